@@ -1,0 +1,85 @@
+"""What the front door needs of the rest of the cell, said by the front door itself.
+
+Worker processes implement :class:`Cell` by RPC over a Unix socket; tests implement it in process. Nothing else
+of the cell is known here. No call of this file may write durably: connecting works while operations and the
+catalog are down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+from tenantry.neon.ids import EndpointId
+
+LeaseId = NewType("LeaseId", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What the door must know to authenticate one login.
+
+    ``verifier`` is Postgres's own text (``SCRAM-SHA-256$4096:salt$StoredKey:ServerKey``). For an endpoint or a
+    role that does not exist it is None, and the door goes on with a deterministic fake one, so that the two
+    cases look and cost the same as a wrong password. ``md5`` says that the role's stored password is an md5
+    hash, which the door cannot serve (it says how to reset it, after the fake exchange).
+    """
+
+    endpoint: EndpointId
+    verifier: str | None
+    md5: bool = False
+    connections_max: int = 0
+    """Client connections that the endpoint may hold at a time; 0 is the worker's own default."""
+    refusal: str | None = None
+    """A text shown *after* a successful authentication instead of waking (endpoint disabled, quota, ...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An awake instance and the lease that keeps it awake until :meth:`Cell.release`."""
+
+    socket_path: str
+    """Full path of the Unix socket, e.g. ``/run/tenantry/ab12/3/.s.PGSQL.5432``."""
+    lease: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes and connections of one endpoint since the last report (plaintext bytes)."""
+
+    endpoint: EndpointId
+    bytes_in: int
+    bytes_out: int
+    connections_opened: int
+    connections_open: int
+
+
+class Cell(Protocol):
+    """The cell as seen by one front door worker.
+
+    Errors raised by these calls are :class:`tenantry.errors.TenantryError`; an unreachable control process is
+    ``Unavailable``.
+    """
+
+    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
+        """Facts for authenticating ``role`` on ``endpoint``. Never wakes anything, never raises NotFound."""
+        ...
+
+    async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
+        """Reports a failed login: the cell refreshes its cache once from an awake instance, rate-limited."""
+        ...
+
+    async def wake(self, endpoint: EndpointId) -> Upstream:
+        """Starts the instance if it sleeps (one start shared by all waiters) and takes a lease.
+
+        Raises StartFailed, Unavailable or LimitReached with a client-safe text.
+        """
+        ...
+
+    async def release(self, lease: LeaseId) -> None:
+        """Gives a lease back. Unknown leases are ignored: release is safe twice."""
+        ...
+
+    async def report(self, traffic: list[Traffic]) -> None:
+        """Adds to the counters of endpoints; called every few seconds and at the end of sessions."""
+        ...
