@@ -1,0 +1,370 @@
+"""Records to rows and back: every statement that the cell ever runs on cell.db.
+
+Record fields and columns have the same names, but for ``Branch.default`` (a word of SQL; ``is_default`` there).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+import types
+import typing
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
+
+from tenantry.cell.model import (
+    ApiKey,
+    Branch,
+    Database,
+    Endpoint,
+    JsonObject,
+    Operation,
+    Project,
+    Role,
+    Spare,
+    Uid,
+)
+from tenantry.errors import Conflict, NotFound, OperatorError
+from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId
+
+Record = TypeVar("Record", Project, Branch, Endpoint, Role, Database, Operation, Spare, ApiKey)
+
+_TABLE: Final[dict[type, str]] = {
+    Project: "project",
+    Branch: "branch",
+    Endpoint: "endpoint",
+    Role: "role",
+    Database: "database",
+    Operation: "operation",
+    Spare: "spare",
+    ApiKey: "api_key",
+}
+_KEY: Final[dict[type, tuple[str, ...]]] = {Role: ("branch_id", "name"), Spare: ("project_id",)}
+_COLUMN: Final[dict[tuple[type, str], str]] = {(Branch, "default"): "is_default"}
+SEARCH_LIMIT_MAX: Final = 400
+
+
+def _to_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _encode(value: object) -> object:
+    match value:
+        case datetime():
+            return _to_text(value)
+        case bool():
+            return int(value)
+        case dict():
+            return json.dumps(value, separators=(",", ":"), sort_keys=True)
+        case _:
+            return value
+
+
+def _decoder(annotation: object) -> Callable[[Any], object]:
+    """How a column's value becomes the field's type; NewTypes and Literals are plain values at run time."""
+    if isinstance(annotation, types.UnionType):
+        inner = [member for member in typing.get_args(annotation) if member is not types.NoneType]
+        decode = _decoder(inner[0])
+        return lambda value: None if value is None else decode(value)
+    if annotation is datetime:
+        return datetime.fromisoformat
+    if annotation is bool:
+        return bool
+    if typing.get_origin(annotation) is dict:
+        return json.loads
+    return lambda value: value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Mapping:
+    table: str
+    fields: tuple[str, ...]
+    columns: tuple[str, ...]
+    decoders: tuple[Callable[[Any], object], ...]
+    key: tuple[str, ...]
+
+
+def _mapping(kind: type) -> _Mapping:
+    hints = typing.get_type_hints(kind)
+    fields = tuple(f.name for f in dataclasses.fields(kind))
+    return _Mapping(
+        table=_TABLE[kind],
+        fields=fields,
+        columns=tuple(_COLUMN.get((kind, name), name) for name in fields),
+        decoders=tuple(_decoder(hints[name]) for name in fields),
+        key=_KEY.get(kind, ("id",)),
+    )
+
+
+_MAPPINGS: Final = {kind: _mapping(kind) for kind in _TABLE}
+
+
+class Tables:
+    """Typed access to one connection. Inside ``State.write`` all calls are one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    # -- the general verbs -------------------------------------------------------------------------------
+
+    def _select(self, kind: type[Record], tail: str, parameters: Iterable[object] = ()) -> list[Record]:
+        m = _MAPPINGS[kind]
+        rows = self._connection.execute(
+            f"select {', '.join(m.columns)} from {m.table} {tail}",  # noqa: S608 - names are ours
+            tuple(parameters),
+        )
+        return [
+            kind(**{f: d(v) for f, d, v in zip(m.fields, m.decoders, row, strict=True)})  # pyright: ignore[reportArgumentType] - decoders follow the annotations
+            for row in rows
+        ]
+
+    def _one(self, kind: type[Record], tail: str, parameters: Iterable[object]) -> Record | None:
+        found = self._select(kind, tail, parameters)
+        return found[0] if found else None
+
+    def insert(self, record: Record) -> None:
+        """Raises Conflict when a row with this identity exists."""
+        m = _MAPPINGS[type(record)]
+        pairs = [
+            (column, _encode(getattr(record, name)))
+            for name, column in zip(m.fields, m.columns, strict=True)
+            if not (type(record) in (Database, ApiKey) and name == "id" and getattr(record, name) == 0)
+        ]
+        extra = ""
+        if isinstance(record, Operation):
+            extra = ", (select coalesce(max(ordinal), 0) + 1 from operation)"
+        columns = ", ".join(column for column, _ in pairs) + (", ordinal" if extra else "")
+        marks = ", ".join("?" for _ in pairs) + extra
+        try:
+            self._connection.execute(
+                f"insert into {m.table} ({columns}) values ({marks})",  # noqa: S608 - names are ours
+                tuple(value for _, value in pairs),
+            )
+        except sqlite3.IntegrityError as error:
+            raise Conflict(f"this {m.table} exists already", table=m.table, reason=str(error)) from error
+
+    def update(self, record: Record) -> None:
+        """Writes every field of the row with the record's key. Raises NotFound when there is none."""
+        m = _MAPPINGS[type(record)]
+        pairs = [(c, _encode(getattr(record, f))) for f, c in zip(m.fields, m.columns, strict=True) if f not in m.key]
+        key = [getattr(record, name) for name in m.key]
+        changed = self._connection.execute(
+            f"update {m.table} set {', '.join(f'{c} = ?' for c, _ in pairs)}"  # noqa: S608 - names are ours
+            f" where {' and '.join(f'{name} = ?' for name in m.key)}",
+            (*(value for _, value in pairs), *key),
+        )
+        if changed.rowcount == 0:
+            raise NotFound(f"{m.table} {'/'.join(map(str, key))} does not exist")
+
+    # -- projects ----------------------------------------------------------------------------------------
+
+    def project(self, project_id: ProjectId) -> Project | None:
+        return self._one(Project, "where id = ?", (project_id,))
+
+    def projects(
+        self, *, after: ProjectId | None = None, limit: int = SEARCH_LIMIT_MAX, search: str | None = None
+    ) -> list[Project]:
+        """Living projects by id, after the cursor; ``search`` matches a part of the name, or the whole id.
+
+        The order is the id's, so that a cursor stays right when its own project is deleted meanwhile.
+        """
+        where = ["deleted_at is null"]
+        parameters: list[object] = []
+        if after is not None:
+            where.append("id > ?")
+            parameters.append(after)
+        if search:
+            where.append("(instr(lower(name), lower(?)) > 0 or id = ?)")
+            parameters += [search, search]
+        return self._select(
+            Project,
+            f"where {' and '.join(where)} order by id limit ?",
+            (*parameters, min(limit, SEARCH_LIMIT_MAX)),
+        )
+
+    def projects_count(self) -> int:
+        return int(self._connection.execute("select count(*) from project").fetchone()[0])
+
+    def delete_project(self, project_id: ProjectId) -> None:
+        """Removes the project with its branches, endpoints, roles and databases; operations stay."""
+        self._connection.execute("update branch set parent_id = null where project_id = ?", (project_id,))
+        self._connection.execute("delete from project where id = ?", (project_id,))
+
+    def uids_taken(self) -> set[int]:
+        return {
+            int(row[0])
+            for row in self._connection.execute(
+                "select uid from project union select uid from spare union select uid from doomed"
+            )
+        }
+
+    # -- branches and endpoints --------------------------------------------------------------------------
+
+    def branch(self, branch_id: BranchId) -> Branch | None:
+        return self._one(Branch, "where id = ?", (branch_id,))
+
+    def branches(self, project_id: ProjectId) -> list[Branch]:
+        return self._select(Branch, "where project_id = ? order by created_at, id", (project_id,))
+
+    def all_branches(self) -> list[Branch]:
+        return self._select(Branch, "order by id")
+
+    def delete_branch(self, branch_id: BranchId) -> None:
+        self._connection.execute("delete from branch where id = ?", (branch_id,))
+
+    def endpoint(self, endpoint_id: EndpointId) -> Endpoint | None:
+        return self._one(Endpoint, "where id = ?", (endpoint_id,))
+
+    def endpoints(self, project_id: ProjectId) -> list[Endpoint]:
+        return self._select(Endpoint, "where project_id = ? order by created_at, id", (project_id,))
+
+    def endpoints_of_branch(self, branch_id: BranchId) -> list[Endpoint]:
+        return self._select(Endpoint, "where branch_id = ? order by created_at, id", (branch_id,))
+
+    def all_endpoints(self) -> list[Endpoint]:
+        return self._select(Endpoint, "order by id")
+
+    def delete_endpoint(self, endpoint_id: EndpointId) -> None:
+        self._connection.execute("delete from endpoint where id = ?", (endpoint_id,))
+
+    # -- roles and databases -----------------------------------------------------------------------------
+
+    def role(self, branch_id: BranchId, name: str) -> Role | None:
+        return self._one(Role, "where branch_id = ? and name = ?", (branch_id, name))
+
+    def roles(self, branch_id: BranchId) -> list[Role]:
+        return self._select(Role, "where branch_id = ? order by name", (branch_id,))
+
+    def delete_role(self, branch_id: BranchId, name: str) -> None:
+        self._connection.execute("delete from role where branch_id = ? and name = ?", (branch_id, name))
+
+    def database(self, branch_id: BranchId, name: str) -> Database | None:
+        return self._one(Database, "where branch_id = ? and name = ?", (branch_id, name))
+
+    def databases(self, branch_id: BranchId) -> list[Database]:
+        return self._select(Database, "where branch_id = ? order by id", (branch_id,))
+
+    def delete_database(self, branch_id: BranchId, name: str) -> None:
+        self._connection.execute("delete from database where branch_id = ? and name = ?", (branch_id, name))
+
+    # -- operations --------------------------------------------------------------------------------------
+
+    def operation(self, operation_id: OperationId) -> Operation | None:
+        return self._one(Operation, "where id = ?", (operation_id,))
+
+    def operations(
+        self, project_id: ProjectId, *, after: OperationId | None = None, limit: int = SEARCH_LIMIT_MAX
+    ) -> list[Operation]:
+        """Newest first, after the cursor."""
+        where = "project_id = ?"
+        parameters: list[object] = [project_id]
+        if after is not None:
+            where += " and ordinal < (select ordinal from operation where id = ?)"
+            parameters.append(after)
+        return self._select(
+            Operation,
+            f"where {where} order by ordinal desc limit ?",
+            (*parameters, min(limit, SEARCH_LIMIT_MAX)),
+        )
+
+    def operations_unfinished(self, project_id: ProjectId | None = None) -> list[Operation]:
+        """Oldest first: the order in which they are carried out."""
+        if project_id is None:
+            return self._select(Operation, "where status in ('scheduling', 'running') order by ordinal")
+        return self._select(
+            Operation,
+            "where status in ('scheduling', 'running') and project_id = ? order by ordinal",
+            (project_id,),
+        )
+
+    # -- spares and doomed directories -------------------------------------------------------------------
+
+    def spares(self) -> list[Spare]:
+        return self._select(Spare, "order by created_at")
+
+    def delete_spare(self, project_id: ProjectId) -> bool:
+        """False when somebody else took it first."""
+        return self._connection.execute("delete from spare where project_id = ?", (project_id,)).rowcount == 1
+
+    def doom(self, path: str, uid: Uid, now: datetime) -> None:
+        """Notes a directory (relative to the data directory) for deletion in the background."""
+        self._connection.execute(
+            "insert or ignore into doomed (path, uid, created_at) values (?, ?, ?)",
+            (path, uid, _to_text(now)),
+        )
+
+    def doomed(self) -> list[str]:
+        return [row[0] for row in self._connection.execute("select path from doomed order by created_at")]
+
+    def undoom(self, path: str) -> None:
+        self._connection.execute("delete from doomed where path = ?", (path,))
+
+    # -- keys and meters ---------------------------------------------------------------------------------
+
+    def api_keys(self) -> list[ApiKey]:
+        return self._select(ApiKey, "where revoked_at is null order by id")
+
+    def api_key(self, key_id: int) -> ApiKey | None:
+        return self._one(ApiKey, "where id = ?", (key_id,))
+
+    def api_key_by_hash(self, key_hash: bytes) -> ApiKey | None:
+        return self._one(ApiKey, "where key_hash = ? and revoked_at is null", (key_hash,))
+
+    def add_to_meter(
+        self,
+        endpoint_id: EndpointId,
+        *,
+        active_seconds: float = 0,
+        compute_seconds: float = 0,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        connections: int = 0,
+    ) -> None:
+        """Adds deltas; an endpoint that is gone meanwhile is passed over."""
+        self._connection.execute(
+            "insert into meter (endpoint_id, active_seconds, compute_seconds, bytes_in, bytes_out, connections)"
+            " select ?1, ?2, ?3, ?4, ?5, ?6 where exists (select 1 from endpoint where id = ?1)"
+            " on conflict (endpoint_id) do update set"
+            " active_seconds = active_seconds + ?2, compute_seconds = compute_seconds + ?3,"
+            " bytes_in = bytes_in + ?4, bytes_out = bytes_out + ?5, connections = connections + ?6",
+            (endpoint_id, active_seconds, compute_seconds, bytes_in, bytes_out, connections),
+        )
+
+    def project_meter(self, project_id: ProjectId) -> JsonObject:
+        """Sums over the project's endpoints: active_seconds, compute_seconds, bytes_in, bytes_out, connections."""
+        row = self._connection.execute(
+            "select coalesce(sum(active_seconds), 0), coalesce(sum(compute_seconds), 0),"
+            " coalesce(sum(bytes_in), 0), coalesce(sum(bytes_out), 0), coalesce(sum(m.connections), 0)"
+            " from meter m join endpoint e on e.id = m.endpoint_id where e.project_id = ?",
+            (project_id,),
+        ).fetchone()
+        names = ("active_seconds", "compute_seconds", "bytes_in", "bytes_out", "connections")
+        return cast("JsonObject", dict(zip(names, row, strict=True)))
+
+
+SCHEMA_VERSION: Final = 1
+
+
+def open_connection(path: str, schema: str, *, read_only: bool) -> sqlite3.Connection:
+    """A connection with the cell's durability settings; the writer creates the schema when the file is new.
+
+    Raises OperatorError when the file belongs to a newer program.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = full")
+    connection.execute("pragma foreign_keys = on")
+    if read_only:
+        connection.execute("pragma query_only = on")
+        return connection
+    version = int(connection.execute("pragma user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise OperatorError(
+            f"{path} was written by a newer tenantry (schema {version}, this one knows {SCHEMA_VERSION})",
+            next_step="upgrade tenantry, or choose another --data directory",
+        )
+    if version == 0:
+        connection.executescript(f"begin; {schema}; pragma user_version = {SCHEMA_VERSION}; commit;")
+    return connection

@@ -1,0 +1,159 @@
+"""State on a real SQLite file: round trips, transactions, transitions."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tenantry.cell.model import (
+    Branch,
+    BuildId,
+    Endpoint,
+    Operation,
+    Project,
+    Role,
+    Uid,
+    check_operation_transition,
+)
+from tenantry.cell.state.state import State
+from tenantry.cell.state.tables import Tables
+from tenantry.errors import Conflict, NotFound
+from tenantry.neon.ids import (
+    BranchId,
+    EndpointId,
+    OperationId,
+    ProjectId,
+    RegionId,
+    new_branch_id,
+    new_endpoint_id,
+    new_operation_id,
+    new_project_id,
+)
+
+NOW = datetime(2026, 11, 24, 10, 41, 0, 123456, tzinfo=UTC)
+
+
+def project(name: str = "ACME", project_id: ProjectId | None = None) -> Project:
+    return Project(
+        id=project_id or new_project_id(),
+        name=name,
+        region_id=RegionId("local"),
+        pg_major=18,
+        uid=Uid(12345),
+        settings={"quota": {"active_time_seconds": 5}},
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+def branch(of: Project) -> Branch:
+    return Branch(
+        id=new_branch_id(), project_id=of.id, name="main", state_changed_at=NOW, default=True,
+        build_id=BuildId("b"), created_at=NOW, updated_at=NOW,
+    )  # fmt: skip
+
+
+async def opened(path: Path) -> State:
+    return await asyncio.to_thread(State, path / "cell.db")
+
+
+async def test_records_come_back_as_they_went(tmp_path: Path) -> None:
+    state = await opened(tmp_path)
+    p = project()
+    b = branch(p)
+    e = Endpoint(id=new_endpoint_id(), project_id=p.id, branch_id=b.id, last_active=NOW, created_at=NOW, updated_at=NOW)
+    r = Role(
+        branch_id=b.id,
+        name="o'neil",
+        verifier=None,
+        password_sealed=b"\x00\xff",
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+    def insert(tables: Tables) -> None:
+        for record in (p, b, e, r):
+            tables.insert(record)
+
+    await state.write(insert)
+    assert await state.read(lambda t: t.project(p.id)) == p
+    assert await state.read(lambda t: t.branches(p.id)) == [b]
+    assert await state.read(lambda t: t.endpoint(e.id)) == e
+    assert await state.read(lambda t: t.role(b.id, "o'neil")) == r
+    await state.write(lambda t: t.update(dataclasses.replace(b, name="prod", default=False)))
+    found = await state.read(lambda t: t.branch(b.id))
+    assert found is not None
+    assert (found.name, found.default) == ("prod", False)
+    await state.close()
+    await state.close()
+    again = await opened(tmp_path)
+    assert await again.read(lambda t: t.projects_count()) == 1
+    await again.close()
+
+
+async def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    state = await opened(tmp_path)
+    p = project()
+
+    def fail(tables: Tables) -> None:
+        tables.insert(p)
+        tables.insert(p)
+
+    with pytest.raises(Conflict):
+        await state.write(fail)
+    assert await state.read(lambda t: t.projects_count()) == 0
+    with pytest.raises(NotFound):
+        await state.write(lambda t: t.update(p))
+    await state.close()
+
+
+async def test_listing_pages_survive_the_deletion_of_their_cursor(tmp_path: Path) -> None:
+    state = await opened(tmp_path)
+    all_ids = sorted(ProjectId(f"p-{n:03}") for n in range(25))
+    await state.write(lambda t: [t.insert(project("Pay", i)) for i in all_ids])
+    first = await state.read(lambda t: t.projects(limit=10))
+    await state.write(lambda t: t.delete_project(first[-1].id))
+    second = await state.read(lambda t: t.projects(after=first[-1].id, limit=100))
+    assert [p.id for p in first + second] == all_ids
+    assert await state.read(lambda t: t.projects(search="pAY", limit=3)) != []
+    assert await state.read(lambda t: t.projects(search="%")) == []
+    await state.close()
+
+
+async def test_operations_are_ordered_and_filtered(tmp_path: Path) -> None:
+    state = await opened(tmp_path)
+    p = project()
+    ids = [new_operation_id() for _ in range(4)]
+
+    def operation(i: OperationId) -> Operation:
+        return Operation(id=i, project_id=p.id, action="start_compute", verb="start", created_at=NOW, updated_at=NOW)
+
+    await state.write(lambda t: [t.insert(operation(i)) for i in ids])
+    done = dataclasses.replace(operation(ids[0]), status="finished")
+    await state.write(lambda t: t.update(done))
+    assert [o.id for o in await state.read(lambda t: t.operations_unfinished(p.id))] == ids[1:]
+    assert [o.id for o in await state.read(lambda t: t.operations(p.id, limit=2))] == ids[:1:-1]
+    assert [o.id for o in await state.read(lambda t: t.operations(p.id, after=ids[2]))] == [ids[1], ids[0]]
+    with pytest.raises(Conflict):
+        check_operation_transition(done, "running")
+    await state.close()
+
+
+async def test_meters_add_up_and_pass_over_the_gone(tmp_path: Path) -> None:
+    state = await opened(tmp_path)
+    p = project()
+    b = branch(p)
+    e = Endpoint(id=new_endpoint_id(), project_id=p.id, branch_id=b.id, created_at=NOW, updated_at=NOW)
+    await state.write(lambda t: [t.insert(p), t.insert(b), t.insert(e)])
+    for _ in range(3):
+        await state.write(lambda t: t.add_to_meter(e.id, bytes_in=5, active_seconds=0.5))
+    await state.write(lambda t: t.add_to_meter(EndpointId("ep-gone"), bytes_in=5))
+    meter = await state.read(lambda t: t.project_meter(p.id))
+    assert (meter["bytes_in"], meter["active_seconds"]) == (15, 1.5)
+    await state.write(lambda t: t.delete_project(p.id))
+    assert await state.read(lambda t: t.branch(BranchId(b.id))) is None
+    await state.close()
