@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, Literal, NewType
 
 from tenantry.errors import Conflict
-from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, RegionId
+from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, RegionId, SnapshotId
 
 BuildId = NewType("BuildId", str)
 """One engine build, e.g. ``pg18.6-embedded-1a2b3c4d``."""
@@ -186,3 +186,318 @@ def check_operation_transition(operation: Operation, to: OperationStatus) -> Non
 def unfinished(operation: Operation) -> bool:
     """Whether the operation still holds its project's turn."""
     return operation.status in ("scheduling", "running")
+
+
+# -- what the API asks for and what changes answer -----------------------------------------------------------
+# In a request, None means "not said" and in a change "leave it as it is".
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectCreate:
+    """A new project; whatever is None takes the cell's default."""
+
+    name: str | None = None
+    region_id: RegionId | None = None
+    """Any label is accepted, so that scripts written for a cloud's regions run unchanged."""
+    pg_major: int | None = None
+    branch_name: str | None = None
+    role_name: str | None = None
+    """Default: the database's name + ``_owner``."""
+    database_name: str | None = None
+    annotations: dict[str, str] = field(default_factory=dict[str, str])
+    """Free labels of the first branch."""
+    min_cu: float | None = None
+    max_cu: float | None = None
+    suspend_timeout_seconds: int | None = None
+    store_passwords: bool = True
+    history_retention_seconds: int | None = None
+    settings: JsonObject = field(default_factory=dict[str, object])
+    default_endpoint_settings: JsonObject = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectChange:
+    name: str | None = None
+    history_retention_seconds: int | None = None
+    settings: JsonObject | None = None
+    """Merged over the stored settings, key by key of the first level."""
+    default_endpoint_settings: JsonObject | None = None
+    """Merged likewise; it holds for endpoints made afterwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolePassword:
+    """A role and its password in clear, on its way to whoever asked for it; None when it is not known."""
+
+    role: Role
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedProject:
+    project: Project
+    branch: Branch
+    endpoint: Endpoint
+    roles: tuple[RolePassword, ...]
+    databases: tuple[Database, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectChanged:
+    project: Project
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredProject:
+    project: Project
+    branches: tuple[Branch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRequest:
+    """Which database as which role; no branch means the default one, no endpoint its read-write one."""
+
+    database_name: str
+    role_name: str
+    branch_id: BranchId | None = None
+    endpoint_id: EndpointId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    endpoint: Endpoint
+    database_name: str
+    role_name: str
+    password: str | None = field(default=None, repr=False)
+    """None when it is not stored, or was changed by SQL since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a project or a branch has consumed since its consumption period began."""
+
+    active_time_seconds: int = 0
+    compute_time_seconds: int = 0
+    written_data_bytes: int = 0
+    data_transfer_bytes: int = 0
+    data_storage_bytes_hour: int = 0
+    synthetic_storage_size: int | None = None
+    last_active_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """Free labels of a branch."""
+
+    branch_id: BranchId
+    value: dict[str, str]
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchEndpointCreate:
+    """An endpoint asked for together with its branch."""
+
+    type: EndpointType = "read_write"
+    min_cu: float | None = None
+    max_cu: float | None = None
+    suspend_timeout_seconds: int | None = None
+    settings: JsonObject = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchCreate:
+    """A new branch; no parent means the default branch, neither LSN nor time means the parent's head."""
+
+    name: str | None = None
+    parent_id: BranchId | None = None
+    parent_lsn: str | None = None
+    parent_timestamp: datetime | None = None
+    init_source: Literal["parent-data", "schema-only"] = "parent-data"
+    protected: bool = False
+    expires_at: datetime | None = None
+    endpoints: tuple[BranchEndpointCreate, ...] = ()
+    annotations: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedBranch:
+    branch: Branch
+    endpoints: tuple[Endpoint, ...]
+    roles: tuple[RolePassword, ...]
+    databases: tuple[Database, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchChange:
+    name: str | None = None
+    protected: bool | None = None
+    expires_at: datetime | None = None
+    never_expires: bool = False
+    """Takes a set expiry away (the request said ``"expires_at": null``)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchRestore:
+    """Back to a point of the source's history; neither LSN nor time means the source's head."""
+
+    source_branch_id: BranchId
+    source_lsn: str | None = None
+    source_timestamp: datetime | None = None
+    preserve_under_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchChanged:
+    branch: Branch
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredBranch:
+    branch: Branch
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaPoint:
+    """A database's schema at a point of a branch's history; neither LSN nor time means now."""
+
+    branch_id: BranchId
+    database_name: str
+    lsn: str | None = None
+    timestamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointCreate:
+    branch_id: BranchId
+    type: EndpointType
+    name: str | None = None
+    min_cu: float | None = None
+    max_cu: float | None = None
+    suspend_timeout_seconds: int | None = None
+    disabled: bool = False
+    pooler_enabled: bool = False
+    settings: JsonObject = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointChange:
+    name: str | None = None
+    branch_id: BranchId | None = None
+    min_cu: float | None = None
+    max_cu: float | None = None
+    suspend_timeout_seconds: int | None = None
+    disabled: bool | None = None
+    pooler_enabled: bool | None = None
+    settings: JsonObject | None = None
+    """Merged over the stored settings, key by key of the first level."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointChanged:
+    endpoint: Endpoint
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleCreate:
+    name: str
+    no_login: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleChanged:
+    role: Role
+    password: str | None = field(default=None, repr=False)
+    """In clear, when this change made it."""
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseCreate:
+    name: str
+    owner_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseChange:
+    name: str | None = None
+    owner_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseChanged:
+    database: Database
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedKey:
+    key: ApiKey
+    clear: str = field(repr=False)
+    """The key itself, shown once and stored nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    id: SnapshotId
+    project_id: ProjectId
+    source_branch_id: BranchId | None
+    name: str
+    lsn: str | None = None
+    timestamp: datetime | None = None
+    """The point of the branch's history that it holds."""
+    manual: bool = True
+    """False when a backup schedule took it."""
+    full_size: int | None = None
+    created_at: datetime
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotCreate:
+    """Neither LSN nor time means the branch's head."""
+
+    name: str | None = None
+    lsn: str | None = None
+    timestamp: datetime | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRestore:
+    """Into a new branch, or (with a target) prepared for taking the target's place at once or later."""
+
+    name: str | None = None
+    target_branch_id: BranchId | None = None
+    finalize_restore: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotChanged:
+    snapshot: Snapshot
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredSnapshot:
+    branch: Branch
+    endpoints: tuple[Endpoint, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSlot:
+    """One line of a branch's backup schedule, in UTC."""
+
+    frequency: Literal["hourly", "daily", "weekly", "monthly", "yearly"]
+    hour: int | None = None
+    day: int | None = None
+    month: int | None = None
+    retention_seconds: int | None = None
