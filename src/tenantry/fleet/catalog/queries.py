@@ -1,0 +1,182 @@
+"""Every question and every change that the catalog knows, by name. Each runs in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+from sqlalchemy import Connection, Executable, RowMapping, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from tenantry.fleet.catalog import models
+from tenantry.fleet.catalog.records import CustomerId, Plan, Tenant, TenantId, TenantState
+from tenantry.neon.ids import ProjectId
+
+_TENANT: Final = select(
+    models.Project.id,
+    models.Customer.id.label("customer_id"),
+    models.Customer.slug,
+    models.Customer.name,
+    models.Customer.email,
+    models.Customer.plan_slug,
+    models.Project.state,
+    models.Project.region,
+    models.Project.pg_version,
+    models.Project.provider_project_id,
+    models.Project.database_name,
+    models.Project.role_name,
+    models.Project.schema_version,
+    models.Project.created_at,
+    models.Project.ready_at,
+    models.Project.deleting_at,
+    models.Project.deleted_at,
+).join(models.Customer, models.Customer.id == models.Project.customer_id)
+
+_LIVE: Final = models.Project.state != "deleted"
+
+
+def _tenant(fields: RowMapping) -> Tenant:
+    return Tenant(
+        id=TenantId(fields["id"]),
+        customer_id=CustomerId(fields["customer_id"]),
+        slug=fields["slug"],
+        name=fields["name"],
+        email=fields["email"],
+        plan=fields["plan_slug"],
+        state=cast(TenantState, fields["state"]),
+        region=fields["region"],
+        pg_version=fields["pg_version"],
+        project_id=None if fields["provider_project_id"] is None else ProjectId(fields["provider_project_id"]),
+        database_name=fields["database_name"],
+        role_name=fields["role_name"],
+        schema_version=fields["schema_version"],
+        created_at=fields["created_at"],
+        ready_at=fields["ready_at"],
+        deleting_at=fields["deleting_at"],
+        deleted_at=fields["deleted_at"],
+    )
+
+
+def plans(connection: Connection) -> list[Plan]:
+    """All plans, smallest first."""
+    table = models.Plan
+    rows = connection.execute(
+        select(table.slug, table.name, table.projects_max, table.price_usd_monthly).order_by(table.projects_max)
+    )
+    return [
+        Plan(slug=slug, name=name, projects_max=projects_max, price_usd_monthly=price)
+        for slug, name, projects_max, price in rows.tuples()
+    ]
+
+
+def intend_tenant(
+    connection: Connection, *, slug: str, name: str, email: str | None, plan: str, region: str, pg_version: int
+) -> Tenant:
+    """Writes down that this tenant shall exist, unless the slug is taken; returns the slug's tenant either way.
+
+    Two processes that call this at once with one slug get the same tenant.
+    """
+    customer = insert(models.Customer).values(slug=slug, name=name, email=email, plan_slug=plan)
+    connection.execute(
+        customer.on_conflict_do_nothing(index_elements=["slug"], index_where=models.Customer.deleted_at.is_(None))
+    )
+    project = insert(models.Project).from_select(
+        ["customer_id", "region", "pg_version"],
+        select(models.Customer.id, text(":region"), text(":pg_version"))
+        .where(models.Customer.slug == slug, models.Customer.deleted_at.is_(None))
+        .params(region=region, pg_version=pg_version),
+    )
+    connection.execute(
+        project.on_conflict_do_nothing(index_elements=["customer_id"], index_where=text("state <> 'deleted'"))
+    )
+    tenant = tenant_by_slug(connection, slug)
+    assert tenant is not None, "the tenant just written is there"
+    return tenant
+
+
+def tenant_by_slug(connection: Connection, slug: str) -> Tenant | None:
+    """The living tenant of this slug."""
+    query = _TENANT.where(models.Customer.slug == slug, models.Customer.deleted_at.is_(None), _LIVE)
+    return _one(connection, query)
+
+
+def hold_tenant(connection: Connection, tenant: TenantId) -> Tenant:
+    """The tenant as it is now, held against every other verb until the transaction ends."""
+    held = _one(connection, _TENANT.where(models.Project.id == tenant).with_for_update(of=models.Project))
+    assert held is not None, "rows of projects are never removed"
+    return held
+
+
+def tenants_page(
+    connection: Connection, *, after: str = "", limit: int, states: Sequence[TenantState] = ()
+) -> list[Tenant]:
+    """Living tenants in the order of their slugs, those behind ``after``."""
+    query = _TENANT.where(models.Customer.deleted_at.is_(None), _LIVE, models.Customer.slug > after)
+    if states:
+        query = query.where(models.Project.state.in_(states))
+    return _all(connection, query.order_by(models.Customer.slug).limit(limit))
+
+
+def unfinished_tenants(connection: Connection, *, limit: int) -> list[Tenant]:
+    """Those whose creation or deletion began and has not ended, oldest first."""
+    # The literal list is the one that the partial index was made with.
+    query = _TENANT.where(text("project.state IN ('creating', 'deleting')")).order_by(models.Project.created_at)
+    return _all(connection, query.limit(limit))
+
+
+def mark_ready(
+    connection: Connection, tenant: TenantId, *, project_id: ProjectId, database_name: str, role_name: str
+) -> Tenant:
+    """Records what the provider made; only a tenant that is being created becomes ready."""
+    table = models.Project
+    changed = connection.execute(
+        update(table)
+        .where(table.id == tenant, table.state == "creating")
+        .values(
+            provider_project_id=project_id,
+            database_name=database_name,
+            role_name=role_name,
+            state="ready",
+            ready_at=func.now(),
+            updated_at=func.now(),
+        )
+    )
+    assert changed.rowcount == 1, "the caller holds a tenant that is being created"
+    return hold_tenant(connection, tenant)
+
+
+def mark_deleting(connection: Connection, tenant: TenantId) -> Tenant:
+    """From now on the tenant is only ever deleted; safe twice."""
+    table = models.Project
+    connection.execute(
+        update(table)
+        .where(table.id == tenant, table.state.in_(["creating", "ready"]))
+        .values(state="deleting", deleting_at=func.now(), updated_at=func.now())
+    )
+    return hold_tenant(connection, tenant)
+
+
+def mark_deleted(connection: Connection, tenant: TenantId) -> None:
+    """The provider has no project of this tenant any more: the row stays as the record, the slug is free."""
+    table = models.Project
+    changed = connection.execute(
+        update(table)
+        .where(table.id == tenant, table.state == "deleting")
+        .values(state="deleted", deleted_at=func.now(), updated_at=func.now())
+    )
+    assert changed.rowcount == 1, "the caller holds a tenant that is being deleted"
+    customer = models.Customer
+    connection.execute(
+        update(customer)
+        .where(customer.id == select(table.customer_id).where(table.id == tenant).scalar_subquery())
+        .values(deleted_at=func.now(), updated_at=func.now())
+    )
+
+
+def _one(connection: Connection, query: Executable) -> Tenant | None:
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _tenant(row)
+
+
+def _all(connection: Connection, query: Executable) -> list[Tenant]:
+    return [_tenant(row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,49 @@
+"""What the catalog hands out: values, free of SQL and of any connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, NewType
+from uuid import UUID
+
+from tenantry.neon.ids import ProjectId
+
+CustomerId = NewType("CustomerId", UUID)
+TenantId = NewType("TenantId", UUID)
+"""The row of a customer's project: known before the provider knows the project."""
+
+TenantState = Literal["creating", "ready", "deleting", "deleted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A customer together with its project."""
+
+    id: TenantId
+    customer_id: CustomerId
+    slug: str
+    name: str
+    email: str | None
+    plan: str
+    state: TenantState
+    region: str
+    pg_version: int
+    project_id: ProjectId | None
+    """The provider's id; None until it is known."""
+    database_name: str | None
+    role_name: str | None
+    schema_version: str | None
+    created_at: datetime
+    ready_at: datetime | None
+    deleting_at: datetime | None
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    slug: str
+    name: str
+    projects_max: int
+    price_usd_monthly: Decimal
