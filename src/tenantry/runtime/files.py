@@ -1,0 +1,526 @@
+"""Every durable write of the project: temporary name, fsync, rename, fsync of the directory.
+
+All of them pass through here so that a ``Recorder`` can watch the order of operations, and a test can rebuild
+the disk as a power cut would leave it after each one: what was not synced is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from tenantry.errors import Defect, OperatorError, Unavailable
+
+Owner = tuple[int, int]
+"""A numeric uid and gid."""
+Buffer = bytes | bytearray | memoryview
+
+REMOVE_ROUNDS_MAX: Final = 8
+"""How often a directory that is refilled while it is emptied is emptied again."""
+LOCK_POLL_SECONDS: Final = 0.02
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+# ---------------------------------------------------------------------------------------------- errors
+
+
+@contextlib.contextmanager
+def explained(action: str, path: Path) -> Generator[None, None, None]:
+    """Turns the OSErrors that only an operator can cure into OperatorError; lets the others pass unchanged."""
+    try:
+        yield
+    except OSError as error:
+        cure = _CURES.get(error.errno or 0)
+        if cure is None:
+            raise
+        reason, next_step = cure
+        raise OperatorError(f"{action} {path}: {reason}", next_step=next_step, path=str(path)) from error
+
+
+_CURES: Final = {
+    errno.ENOSPC: ("the disk is full", "free space or move the data directory to a larger disk, then try again"),
+    errno.EDQUOT: ("the disk quota is used up", "raise the quota or free space, then try again"),
+    errno.EROFS: ("the file system is read-only", "remount it writable; look for disk errors in the kernel log"),
+    errno.EACCES: ("permission denied", "give the user that runs tenantry access to the directory"),
+    errno.EPERM: ("operation not permitted", "give the user that runs tenantry ownership of the directory"),
+    errno.EMFILE: ("too many open files", "raise the open files limit (ulimit -n) of the process"),
+    errno.ENFILE: ("the machine has too many open files", "raise fs.file-max"),
+    errno.EIO: ("the disk reports an input/output error", "look for disk errors in the kernel log"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- writes
+
+
+def write_atomic(
+    path: Path,
+    data: Buffer,
+    *,
+    mode: int = 0o600,
+    owner: Owner | None = None,
+    durable: bool = True,
+    follow_parent: bool = True,
+) -> None:
+    """Makes ``path`` hold ``data``: a reader, also one after a power cut, sees the old file or the new one.
+
+    ``durable=False`` leaves out both fsyncs, for what is written anew before each use. ``follow_parent=False``
+    refuses a symbolic link as parent: for directories that belong to a tenant while we are root.
+    Raises OperatorError for a full disk and its kind.
+    """
+    temporary = f".{path.name}.{os.urandom(4).hex()}.tmp"
+    with explained("cannot write", path):
+        directory = os.open(
+            path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow_parent else os.O_NOFOLLOW)
+        )
+        try:
+            _write_at(directory, temporary, data, mode=mode, owner=owner, sync=durable)
+            _record_file(path.parent / temporary, data, mode, synced=durable)
+            try:
+                os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+            except OSError:
+                _unlink_at(directory, temporary)
+                raise
+            _record("rename", path.parent / temporary, target=path)
+            if durable:
+                os.fsync(directory)
+                _record("fsync_dir", path.parent)
+        finally:
+            os.close(directory)
+
+
+def write_new(path: str, data: Buffer, *, mode: int, owner: Owner | None, sync: bool = False) -> None:
+    """Creates one file that must not exist. Without ``sync`` the caller makes it durable later (``syncfs``).
+
+    Takes a string and raises plain OSError: clones call it a thousand times within 30 ms.
+    """
+    _write_at(None, path, data, mode=mode, owner=owner, sync=sync)
+    _record_file(Path(path), data, mode, synced=sync)
+
+
+def make_directory(path: Path | str, *, mode: int = 0o700, owner: Owner | None = None) -> None:
+    """Makes one directory that must not exist, with exactly this mode. The caller syncs its parent."""
+    os.mkdir(path, mode)  # noqa: PTH102 - str or Path, on the hot path of a clone
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+    _record("mkdir", Path(path), mode=mode)
+
+
+def make_symlink(target: str, path: Path) -> None:
+    path.symlink_to(target)
+    _record("symlink", path, data=os.fsencode(target))
+
+
+def make_hard_link(source: Path, path: Path) -> None:
+    """A second name for the same file; not durable until the directory of ``path`` is synced."""
+    os.link(source, path, follow_symlinks=False)
+    _record("link", source, target=path)
+
+
+def rename_durably(source: Path, destination: Path) -> None:
+    """Renames, then syncs both parents. An existing destination file, or empty directory, is replaced."""
+    with explained("cannot rename to", destination):
+        source.rename(destination)
+        _record("rename", source, target=destination)
+        fsync_dir(destination.parent)
+        if source.parent != destination.parent:
+            fsync_dir(source.parent)
+
+
+def unlink(path: Path) -> None:
+    """Removes one file if it is there. Not durable until the directory is synced."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    _record("unlink", path)
+
+
+def fsync_dir(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _record("fsync_dir", path)
+
+
+def syncfs(path: Path) -> None:
+    """Makes everything written so far to the file system of ``path`` durable.
+
+    Raises OperatorError for a full disk or an input/output error, also one that an earlier write-back met.
+    """
+    with explained("cannot sync the file system of", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(path))
+        finally:
+            os.close(descriptor)
+    _record("syncfs", path)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory and all below it, or one file; what is gone already does not matter.
+
+    Never follows a symbolic link, also not one that appears while it works, and never leaves the tree: as root
+    it runs over trees whose owner is hostile. Not durable until the parent is synced.
+    """
+    try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        _remove_at(parent, path.name, path)
+    finally:
+        os.close(parent)
+
+
+def _remove_at(directory: int, name: str, path: Path) -> None:
+    try:
+        child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        if _unlink_at(directory, name):
+            _record("unlink", path)
+        return
+    try:
+        for _ in range(REMOVE_ROUNDS_MAX):
+            with os.scandir(child) as entries:
+                names = [entry.name for entry in entries]
+            for inner in names:
+                _remove_at(child, inner, path / inner)
+            try:
+                os.rmdir(name, dir_fd=directory)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                continue
+            _record("rmdir", path)
+            return
+    finally:
+        os.close(child)
+    raise Unavailable(
+        f"{path} is refilled while it is removed",
+        next_step="end the process that still writes below it",
+        path=str(path),
+    )
+
+
+def _unlink_at(directory: int, name: str) -> bool:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_at(directory: int | None, name: str, data: Buffer, *, mode: int, owner: Owner | None, sync: bool) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, mode, dir_fd=directory)
+    try:
+        try:
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+            view = memoryview(data).cast("B")
+            written = os.write(descriptor, view) if len(view) else 0
+            while written < len(view):
+                written += os.write(descriptor, view[written:])
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        os.unlink(name, dir_fd=directory)
+        raise
+
+
+# ---------------------------------------------------------------------------------------------- locks
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, *, timeout_seconds: float) -> Generator[None, None, None]:
+    """Holds an flock on ``path`` (made when missing, never removed). Blocks its thread, not longer than told.
+
+    Raises Unavailable when another process keeps the lock.
+    """
+    with explained("cannot lock", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + timeout_seconds
+        while not try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"{path} is locked by another process for more than {timeout_seconds:g} s",
+                    next_step="wait for the other tenantry process, or end it",
+                    path=str(path),
+                )
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """An exclusive flock, or False at once. It belongs to the open file: every process that inherits it holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- access
+
+
+def traversable_for(path: Path, uid: int | None, gid: int | None) -> bool:
+    """Whether a process of this uid and gid without other groups may walk down to ``path`` and into it.
+
+    ``None`` means this process's own. Knows mode bits only: an access control list that grants more is missed,
+    which errs on the side of refusing.
+    """
+    uid = os.geteuid() if uid is None else uid
+    gid = os.getegid() if gid is None else gid
+    if uid == 0:
+        return True
+    resolved = path.resolve()
+    for directory in (resolved, *resolved.parents):
+        try:
+            status = directory.stat()
+        except OSError:
+            return False
+        if status.st_uid == uid:
+            needed = stat.S_IXUSR
+        elif status.st_gid == gid:
+            needed = stat.S_IXGRP
+        else:
+            needed = stat.S_IXOTH
+        if not status.st_mode & needed:
+            return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- recorder
+
+OperationKind = Literal[
+    "create", "write", "fsync", "rename", "link", "symlink", "unlink", "mkdir", "rmdir", "fsync_dir", "syncfs"
+]
+Loss = Literal["unsynced", "data", "nothing"]
+"""What the power cut takes: ``unsynced`` every name and every byte not synced (the strictest reading of POSIX),
+``data`` only bytes, while names survive early (what a journal that orders metadata first does), ``nothing``
+(the process died, the machine did not)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One operation. ``target`` is the new name of a rename or link; ``data`` the bytes of a write."""
+
+    kind: OperationKind
+    path: Path
+    target: Path | None = None
+    data: bytes = b""
+    mode: int = 0
+
+
+@dataclass(slots=True)
+class _File:
+    mode: int
+    data: bytes = b""
+    durable: bytes = b""
+
+
+@dataclass(slots=True)
+class _Link:
+    target: bytes
+
+
+@dataclass(slots=True)
+class _Directory:
+    mode: int
+    entries: dict[str, _Node] = field(default_factory=dict[str, "_Node"])
+    durable: dict[str, _Node] = field(default_factory=dict[str, "_Node"])
+
+
+_Node = _File | _Link | _Directory
+
+
+class Recorder:
+    """Watches the operations of this module below ``root`` while installed (``with Recorder(root) as r``).
+
+    What ``root`` holds at installation counts as durable. One recorder at a time in a process; any thread.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.operations: list[Recorded] = []
+        self._lock = threading.Lock()
+        self._before: list[Recorded] = []
+
+    def __enter__(self) -> Recorder:
+        global _recorder  # noqa: PLW0603 - one observer per process is the point
+        if _recorder is not None:
+            raise Defect("two recorders at once would each see half of the operations")
+        self._before = list(_snapshot(self.root))
+        _recorder = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _recorder  # noqa: PLW0603
+        _recorder = None
+
+    def note(self, operation: Recorded) -> None:
+        with self._lock:
+            self.operations.append(operation)
+
+    def replay(self, prefix_length: int, into: Path, *, loss: Loss = "unsynced") -> None:
+        """Makes ``into`` (which must not exist) hold what a power cut after ``prefix_length`` operations leaves."""
+        if not 0 <= prefix_length <= len(self.operations):
+            raise Defect(f"there are {len(self.operations)} operations, not {prefix_length}")
+        disk = _Disk(self.root)
+        for operation in self._before:
+            disk.apply(operation)
+        disk.sync_all()
+        for operation in self.operations[:prefix_length]:
+            disk.apply(operation)
+        _materialise(disk.top, into, loss)
+
+
+class _Disk:
+    """A model of one file system: each file and directory has what is cached and what is durable."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.top = _Directory(0o700)
+
+    def apply(self, operation: Recorded) -> None:
+        path = operation.path
+        match operation.kind:
+            case "mkdir":
+                self._parent(path).entries[path.name] = _Directory(operation.mode)
+            case "create":
+                self._parent(path).entries[path.name] = _File(operation.mode)
+            case "write":
+                self._file(path).data = operation.data
+            case "fsync":
+                node = self._file(path)
+                node.durable = node.data
+            case "symlink":
+                self._parent(path).entries[path.name] = _Link(operation.data)
+            case "link":
+                assert operation.target is not None
+                node = self._parent(path).entries[path.name]
+                self._parent(operation.target).entries[operation.target.name] = node
+            case "rename":
+                assert operation.target is not None
+                node = self._parent(path).entries.pop(path.name)
+                self._parent(operation.target).entries[operation.target.name] = node
+            case "unlink" | "rmdir":
+                self._parent(path).entries.pop(path.name, None)
+            case "fsync_dir":
+                node = self._at(path)
+                assert isinstance(node, _Directory)
+                node.durable = dict(node.entries)
+            case "syncfs":
+                self.sync_all()
+
+    def sync_all(self) -> None:
+        self._sync(self.top)
+
+    def _sync(self, node: _Node) -> None:
+        if isinstance(node, _File):
+            node.durable = node.data
+        elif isinstance(node, _Directory):
+            node.durable = dict(node.entries)
+            for child in node.entries.values():
+                self._sync(child)
+
+    def _at(self, path: Path) -> _Node:
+        node: _Node = self.top
+        for part in path.relative_to(self._root).parts:
+            assert isinstance(node, _Directory)
+            node = node.entries[part]
+        return node
+
+    def _parent(self, path: Path) -> _Directory:
+        node = self._at(path.parent)
+        assert isinstance(node, _Directory)
+        return node
+
+    def _file(self, path: Path) -> _File:
+        node = self._at(path)
+        assert isinstance(node, _File)
+        return node
+
+
+def _materialise(node: _Node, path: Path, loss: Loss) -> None:
+    match node:
+        case _Directory():
+            path.mkdir(mode=0o700)
+            entries = node.durable if loss == "unsynced" else node.entries
+            for name, child in entries.items():
+                _materialise(child, path / name, loss)
+            path.chmod(node.mode)
+        case _File():
+            path.write_bytes(node.data if loss == "nothing" else node.durable)
+            path.chmod(node.mode)
+        case _Link():
+            path.symlink_to(os.fsdecode(node.target))
+
+
+def _snapshot(root: Path) -> Iterator[Recorded]:
+    for entry in sorted(root.iterdir()):
+        status = entry.lstat()
+        mode = stat.S_IMODE(status.st_mode)
+        if stat.S_ISDIR(status.st_mode):
+            yield Recorded("mkdir", entry, mode=mode)
+            yield from _snapshot(entry)
+        elif stat.S_ISLNK(status.st_mode):
+            yield Recorded("symlink", entry, data=os.fsencode(entry.readlink()))
+        elif stat.S_ISREG(status.st_mode):
+            yield Recorded("create", entry, mode=mode)
+            yield Recorded("write", entry, data=entry.read_bytes())
+
+
+_recorder: Recorder | None = None
+
+
+def _record(kind: OperationKind, path: Path, *, target: Path | None = None, data: bytes = b"", mode: int = 0) -> None:
+    recorder = _recorder
+    if recorder is None:
+        return
+    # Parents are resolved, names are not: an operation is on the link itself, never on what it points to.
+    place = path.parent.resolve() / path.name if path.resolve() != recorder.root else recorder.root
+    goal = None if target is None else target.parent.resolve() / target.name
+    if kind == "syncfs" or place == recorder.root or recorder.root in place.parents:
+        recorder.note(Recorded(kind, place, goal, data, mode))
+
+
+def _record_file(path: Path, data: Buffer, mode: int, *, synced: bool) -> None:
+    if _recorder is None:
+        return
+    _record("create", path, mode=mode)
+    _record("write", path, data=bytes(data))
+    if synced:
+        _record("fsync", path)
