@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from sqlalchemy import CHAR, CheckConstraint, ForeignKey, Index, MetaData, Numeric, SmallInteger, Text, text
-from sqlalchemy.dialects.postgresql import CITEXT, JSONB, TIMESTAMP, UUID
+from sqlalchemy.dialects.postgresql import CITEXT, TIMESTAMP, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING: Final = {
@@ -85,13 +85,14 @@ class Project(Base):
         CheckConstraint("state IN ('creating', 'ready', 'deleting', 'deleted')", name="state"),
         CheckConstraint("state <> 'ready' OR ready_at IS NOT NULL", name="ready_at"),
         CheckConstraint(
-            "state <> 'ready' OR (provider_project_id IS NOT NULL"
-            " AND database_name IS NOT NULL AND role_name IS NOT NULL)",
+            "state <> 'ready' OR num_nulls(provider_project_id, region, pg_version, database_name, role_name) = 0",
             name="ready_is_reachable",
         ),
         CheckConstraint("(state IN ('deleting', 'deleted')) = (deleting_at IS NOT NULL)", name="deleting_at"),
         CheckConstraint("(state = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_at"),
-        CheckConstraint("(migration_format IS NULL) = (ledger IS NULL)", name="ledger"),
+        CheckConstraint(
+            "schema_seen_at IS NOT NULL OR num_nonnulls(schema_version, schema_fingerprint) = 0", name="schema_seen"
+        ),
         # One living project for each customer; also the index of the foreign key for the living.
         Index("project_live_customer_id_key", "customer_id", unique=True, postgresql_where=text("state <> 'deleted'")),
         Index("project_customer_id_idx", "customer_id"),
@@ -104,16 +105,18 @@ class Project(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
     customer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("customer.id"))
     provider_project_id: Mapped[str | None]
-    region: Mapped[str]
-    pg_version: Mapped[int] = mapped_column(SmallInteger)
+    region: Mapped[str | None]
+    """What was asked for; the provider's own default is filled in when the project is ready."""
+    pg_version: Mapped[int | None] = mapped_column(SmallInteger)
     database_name: Mapped[str | None]
     role_name: Mapped[str | None]
     state: Mapped[str] = mapped_column(server_default=text("'creating'"))
     schema_version: Mapped[str | None]
-    """The last migration known to be applied. The ledger in the tenant is the truth, this its cache."""
-    migration_format: Mapped[str | None]
-    ledger: Mapped[list[dict[str, object]] | None] = mapped_column(JSONB())
-    """The tenant's ledger as last seen, so that a plan is made without waking the tenant."""
+    """The newest migration known to be applied. The ledger in the tenant is the truth, this its cache."""
+    schema_fingerprint: Mapped[str | None]
+    """Chains everything applied, so that an edited migration is seen without waking the tenant."""
+    schema_seen_at: Mapped[datetime | None]
+    """When somebody last looked into the ledger; None where nobody has."""
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     ready_at: Mapped[datetime | None]

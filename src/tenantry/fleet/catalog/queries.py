@@ -26,6 +26,8 @@ _TENANT: Final = select(
     models.Project.database_name,
     models.Project.role_name,
     models.Project.schema_version,
+    models.Project.schema_fingerprint,
+    models.Project.schema_seen_at,
     models.Project.created_at,
     models.Project.ready_at,
     models.Project.deleting_at,
@@ -50,6 +52,8 @@ def _tenant(fields: RowMapping) -> Tenant:
         database_name=fields["database_name"],
         role_name=fields["role_name"],
         schema_version=fields["schema_version"],
+        schema_fingerprint=fields["schema_fingerprint"],
+        schema_seen_at=fields["schema_seen_at"],
         created_at=fields["created_at"],
         ready_at=fields["ready_at"],
         deleting_at=fields["deleting_at"],
@@ -70,7 +74,14 @@ def plans(connection: Connection) -> list[Plan]:
 
 
 def intend_tenant(
-    connection: Connection, *, slug: str, name: str, email: str | None, plan: str, region: str, pg_version: int
+    connection: Connection,
+    *,
+    slug: str,
+    name: str,
+    email: str | None,
+    plan: str,
+    region: str | None,
+    pg_version: int | None,
 ) -> Tenant:
     """Writes down that this tenant shall exist, unless the slug is taken; returns the slug's tenant either way.
 
@@ -80,12 +91,12 @@ def intend_tenant(
     connection.execute(
         customer.on_conflict_do_nothing(index_elements=["slug"], index_where=models.Customer.deleted_at.is_(None))
     )
-    project = insert(models.Project).from_select(
-        ["customer_id", "region", "pg_version"],
-        select(models.Customer.id, text(":region"), text(":pg_version"))
+    customer_id = (
+        select(models.Customer.id)
         .where(models.Customer.slug == slug, models.Customer.deleted_at.is_(None))
-        .params(region=region, pg_version=pg_version),
+        .scalar_subquery()
     )
+    project = insert(models.Project).values(customer_id=customer_id, region=region, pg_version=pg_version)
     connection.execute(
         project.on_conflict_do_nothing(index_elements=["customer_id"], index_where=text("state <> 'deleted'"))
     )
@@ -125,7 +136,14 @@ def unfinished_tenants(connection: Connection, *, limit: int) -> list[Tenant]:
 
 
 def mark_ready(
-    connection: Connection, tenant: TenantId, *, project_id: ProjectId, database_name: str, role_name: str
+    connection: Connection,
+    tenant: TenantId,
+    *,
+    project_id: ProjectId,
+    region: str,
+    pg_version: int,
+    database_name: str,
+    role_name: str,
 ) -> Tenant:
     """Records what the provider made; only a tenant that is being created becomes ready."""
     table = models.Project
@@ -134,6 +152,8 @@ def mark_ready(
         .where(table.id == tenant, table.state == "creating")
         .values(
             provider_project_id=project_id,
+            region=region,
+            pg_version=pg_version,
             database_name=database_name,
             role_name=role_name,
             state="ready",
@@ -171,6 +191,24 @@ def mark_deleted(connection: Connection, tenant: TenantId) -> None:
         .where(customer.id == select(table.customer_id).where(table.id == tenant).scalar_subquery())
         .values(deleted_at=func.now(), updated_at=func.now())
     )
+
+
+def record_schema(connection: Connection, slug: str, *, version: str | None, fingerprint: str | None) -> bool:
+    """Caches what the ledger of the slug's tenant says; False when there is no such tenant (any more)."""
+    table = models.Project
+    customer_id = (
+        select(models.Customer.id)
+        .where(models.Customer.slug == slug, models.Customer.deleted_at.is_(None))
+        .scalar_subquery()
+    )
+    changed = connection.execute(
+        update(table)
+        .where(table.customer_id == customer_id, _LIVE)
+        .values(
+            schema_version=version, schema_fingerprint=fingerprint, schema_seen_at=func.now(), updated_at=func.now()
+        )
+    )
+    return changed.rowcount == 1
 
 
 def _one(connection: Connection, query: Executable) -> Tenant | None:

@@ -28,13 +28,17 @@ class Tenant:
     email: str | None
     plan: str
     state: TenantState
-    region: str
-    pg_version: int
+    region: str | None
+    """As asked for until the tenant is ready (None: the provider's default), then as it is."""
+    pg_version: int | None
     project_id: ProjectId | None
     """The provider's id; None until it is known."""
     database_name: str | None
     role_name: str | None
     schema_version: str | None
+    schema_fingerprint: str | None
+    schema_seen_at: datetime | None
+    """None: nobody has looked into this tenant's ledger yet."""
     created_at: datetime
     ready_at: datetime | None
     deleting_at: datetime | None

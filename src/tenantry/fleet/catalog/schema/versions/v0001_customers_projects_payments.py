@@ -51,14 +51,14 @@ _STATEMENTS: Final = (
         id uuid DEFAULT gen_random_uuid() CONSTRAINT project_pkey PRIMARY KEY,
         customer_id uuid NOT NULL CONSTRAINT project_customer_id_fkey REFERENCES customer (id),
         provider_project_id text,
-        region text NOT NULL,
-        pg_version smallint NOT NULL,
+        region text,
+        pg_version smallint,
         database_name text,
         role_name text,
         state text NOT NULL DEFAULT 'creating',
         schema_version text,
-        migration_format text,
-        ledger jsonb,
+        schema_fingerprint text,
+        schema_seen_at timestamptz,
         created_at timestamptz NOT NULL DEFAULT now(),
         updated_at timestamptz NOT NULL DEFAULT now(),
         ready_at timestamptz,
@@ -67,14 +67,15 @@ _STATEMENTS: Final = (
         CONSTRAINT project_state_check CHECK (state IN ('creating', 'ready', 'deleting', 'deleted')),
         CONSTRAINT project_ready_at_check CHECK (state <> 'ready' OR ready_at IS NOT NULL),
         CONSTRAINT project_ready_is_reachable_check CHECK (
-            state <> 'ready' OR (provider_project_id IS NOT NULL
-            AND database_name IS NOT NULL AND role_name IS NOT NULL)
+            state <> 'ready' OR num_nulls(provider_project_id, region, pg_version, database_name, role_name) = 0
         ),
         CONSTRAINT project_deleting_at_check CHECK (
             (state IN ('deleting', 'deleted')) = (deleting_at IS NOT NULL)
         ),
         CONSTRAINT project_deleted_at_check CHECK ((state = 'deleted') = (deleted_at IS NOT NULL)),
-        CONSTRAINT project_ledger_check CHECK ((migration_format IS NULL) = (ledger IS NULL))
+        CONSTRAINT project_schema_seen_check CHECK (
+            schema_seen_at IS NOT NULL OR num_nonnulls(schema_version, schema_fingerprint) = 0
+        )
     )
     """,
     "CREATE UNIQUE INDEX project_live_customer_id_key ON project (customer_id) WHERE state <> 'deleted'",
