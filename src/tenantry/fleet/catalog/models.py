@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from sqlalchemy import CHAR, CheckConstraint, ForeignKey, Index, MetaData, Numeric, SmallInteger, Text, text
-from sqlalchemy.dialects.postgresql import CITEXT, TIMESTAMP, UUID
+from sqlalchemy.dialects.postgresql import CITEXT, JSONB, TIMESTAMP, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING: Final = {
@@ -143,3 +143,38 @@ class Payment(Base):
     """The payment service's own id, so that one payment is recorded once."""
     paid_at: Mapped[datetime]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class MigrationRun(Base):
+    """One run of migrations over the fleet, so that what failed last time is known, also after a kill -9."""
+
+    __tablename__ = "migration_run"
+    __table_args__ = (
+        CheckConstraint("finished_at >= started_at", name="finished_at"),
+        Index("migration_run_started_at_idx", text("started_at DESC")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    format: Mapped[str]
+    directory: Mapped[str]
+    target: Mapped[str | None]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    """None while it runs, and for ever when the runner was killed."""
+    interrupted: Mapped[bool] = mapped_column(server_default=text("false"))
+    counts: Mapped[dict[str, object]] = mapped_column(JSONB())
+
+
+class MigrationFailure(Base):
+    """A tenant that a run could not bring up to date, and why."""
+
+    __tablename__ = "migration_failure"
+    __table_args__ = (Index("migration_failure_project_id_idx", "project_id"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    slug: Mapped[str]
+    """As the tenant was called in that run."""
+    sqlstate: Mapped[str | None]
+    result: Mapped[dict[str, object]] = mapped_column(JSONB())
+    failed_at: Mapped[datetime] = mapped_column(server_default=_NOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -51,3 +52,18 @@ class Plan:
     name: str
     projects_max: int
     price_usd_monthly: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run of migrations as it is remembered. ``counts`` and ``failures`` are the runner's own documents."""
+
+    id: str
+    format: str
+    directory: str
+    target: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    interrupted: bool
+    counts: Mapping[str, object]
+    failures: tuple[Mapping[str, object], ...]

@@ -1,4 +1,4 @@
-"""Plans, customers, their projects and payments."""
+"""Plans, customers, their projects and payments; what runs of migrations left to be done."""
 
 from __future__ import annotations
 
@@ -98,6 +98,33 @@ _STATEMENTS: Final = (
     """,
     "CREATE INDEX payment_customer_id_paid_at_idx ON payment (customer_id, paid_at DESC)",
     "CREATE UNIQUE INDEX payment_reference_key ON payment (reference)",
+    """
+    CREATE TABLE migration_run (
+        id text CONSTRAINT migration_run_pkey PRIMARY KEY,
+        format text NOT NULL,
+        directory text NOT NULL,
+        target text,
+        started_at timestamptz NOT NULL,
+        finished_at timestamptz,
+        interrupted boolean NOT NULL DEFAULT false,
+        counts jsonb NOT NULL,
+        CONSTRAINT migration_run_finished_at_check CHECK (finished_at >= started_at)
+    )
+    """,
+    "CREATE INDEX migration_run_started_at_idx ON migration_run (started_at DESC)",
+    """
+    CREATE TABLE migration_failure (
+        run_id text NOT NULL CONSTRAINT migration_failure_run_id_fkey
+            REFERENCES migration_run (id) ON DELETE CASCADE,
+        project_id uuid NOT NULL CONSTRAINT migration_failure_project_id_fkey REFERENCES project (id),
+        slug text NOT NULL,
+        sqlstate text,
+        result jsonb NOT NULL,
+        failed_at timestamptz NOT NULL DEFAULT now(),
+        CONSTRAINT migration_failure_pkey PRIMARY KEY (run_id, project_id)
+    )
+    """,
+    "CREATE INDEX migration_failure_project_id_idx ON migration_failure (project_id)",
 )
 
 
@@ -107,5 +134,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("payment", "project", "customer", "plan"):
+    for table in ("migration_failure", "migration_run", "payment", "project", "customer", "plan"):
         op.execute(f"DROP TABLE {table}")

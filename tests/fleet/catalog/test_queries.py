@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tenantry.errors import Locked
+from tenantry.fleet.catalog import catalog as connecting
+from tenantry.fleet.catalog import queries
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.neon.ids import ProjectId
+
+
+def intend(catalog: Catalog, slug: str = "acme-corp", **fields: object) -> Tenant:
+    wish = {"name": slug.upper(), "email": None, "plan": "launch", "region": None, "pg_version": None} | fields
+    with catalog.transaction() as connection:
+        return queries.intend_tenant(connection, slug=slug, **wish)  # pyright: ignore[reportArgumentType]
+
+
+def make_ready(catalog: Catalog, slug: str = "acme-corp", project: str = "cool-sun-1") -> Tenant:
+    tenant = intend(catalog, slug)
+    with catalog.transaction() as connection:
+        return queries.mark_ready(
+            connection,
+            tenant.id,
+            project_id=ProjectId(project),
+            region="local",
+            pg_version=18,
+            database_name="neondb",
+            role_name="neondb_owner",
+        )
+
+
+def test_an_intent_is_written_once(catalog: Catalog) -> None:
+    first = intend(catalog, region="eu")
+    assert (first.state, first.region, first.project_id) == ("creating", "eu", None)
+    assert intend(catalog, region="us") == first
+
+
+def test_writers_of_one_name_at_once_get_one_tenant(catalog: Catalog) -> None:
+    gate = threading.Barrier(4)
+
+    def write(_: int) -> Tenant:
+        gate.wait(10)
+        return intend(catalog)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({tenant.id for tenant in pool.map(write, range(4))}) == 1
+
+
+def test_a_tenants_states_in_order(catalog: Catalog) -> None:
+    ready = make_ready(catalog)
+    assert (ready.state, ready.project_id, ready.database_name) == ("ready", "cool-sun-1", "neondb")
+    with catalog.transaction() as connection:
+        assert queries.mark_deleting(connection, ready.id).state == "deleting"
+    with catalog.transaction() as connection:
+        again = queries.mark_deleting(connection, ready.id)
+        assert [tenant.id for tenant in queries.unfinished_tenants(connection, limit=10)] == [ready.id]
+        queries.mark_deleted(connection, ready.id)
+    assert again.state == "deleting"
+    with catalog.transaction() as connection:
+        assert queries.tenant_by_slug(connection, "acme-corp") is None
+        assert queries.tenants_page(connection, limit=10) == []
+        assert queries.unfinished_tenants(connection, limit=10) == []
+
+    # The slug is free again, for a customer of its own.
+    assert intend(catalog).customer_id != ready.customer_id
+
+
+def test_pages_are_in_the_order_of_slugs_and_end(catalog: Catalog) -> None:
+    for slug in ("c", "a", "b"):
+        intend(catalog, slug)
+    make_ready(catalog, "d")
+    with catalog.transaction() as connection:
+        first = queries.tenants_page(connection, limit=2)
+        second = queries.tenants_page(connection, after=first[-1].slug, limit=2)
+        assert [tenant.slug for tenant in first + second] == ["a", "b", "c", "d"]
+        assert queries.tenants_page(connection, after="d", limit=2) == []
+        assert [t.slug for t in queries.tenants_page(connection, limit=9, states=["ready"])] == ["d"]
+
+
+def test_a_held_tenant_makes_others_wait_and_then_say_so(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = intend(catalog)
+    with catalog.transaction() as connection:
+        queries.hold_tenant(connection, tenant.id)
+        monkeypatch.setattr(connecting, "LOCK_SECONDS_MAX", 0.05)
+        with pytest.raises(Locked, match="busy with this tenant"), catalog.transaction() as other:
+            queries.hold_tenant(other, tenant.id)
+        with catalog.transaction() as reader:
+            assert queries.tenant_by_slug(reader, "acme-corp") == tenant
+
+
+def test_the_schema_of_a_tenant_is_remembered_with_the_time_it_was_seen(catalog: Catalog) -> None:
+    assert make_ready(catalog).schema_seen_at is None
+    with catalog.transaction() as connection:
+        assert queries.record_schema(connection, "acme-corp", version=None, fingerprint=None)
+        assert not queries.record_schema(connection, "nobody", version="1", fingerprint="f")
+    with catalog.transaction() as connection:
+        empty = queries.tenant_by_slug(connection, "acme-corp")
+        assert empty is not None
+        assert (empty.schema_version, empty.schema_seen_at is None) == (None, False)
+        queries.record_schema(connection, "acme-corp", version="0001_a", fingerprint="f1")
+    with catalog.transaction() as connection:
+        seen = queries.tenant_by_slug(connection, "acme-corp")
+        assert seen is not None
+        assert (seen.schema_version, seen.schema_fingerprint) == ("0001_a", "f1")
+
+
+def test_runs_of_migrations_are_remembered_the_last_one_first(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "RUNS_KEPT", 2)
+    make_ready(catalog)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    with catalog.transaction() as connection:
+        assert queries.latest_run(connection) is None
+        for number in range(4):
+            queries.begin_run(
+                connection, run_id=f"run-{number}", format="sql", directory="m", target="2",
+                started_at=start + timedelta(hours=number), counts={},
+            )  # fmt: skip
+            queries.add_failure(connection, f"run-{number}", "acme-corp", sqlstate=None, result={"n": number})
+        queries.add_failure(connection, "run-3", "acme-corp", sqlstate="42P07", result={"n": "twice"})
+        queries.add_failure(connection, "run-3", "nobody", sqlstate="42P07", result={})
+        queries.end_run(
+            connection, "run-3", finished_at=start + timedelta(hours=9), interrupted=False, counts={"failed": 1}
+        )
+    with catalog.transaction() as connection:
+        run = queries.latest_run(connection)
+        assert run is not None
+        assert (run.id, run.counts, run.failures) == ("run-3", {"failed": 1}, ({"n": "twice"},))
+        assert connection.exec_driver_sql("SELECT array_agg(id ORDER BY id) FROM migration_run").scalar_one() == [
+            "run-2",
+            "run-3",
+        ]
