@@ -1,7 +1,6 @@
 """Records of the cell and their legal transitions. Pure: no clock, no disk, no network.
 
-The nouns are Neon's. Times are aware datetimes in UTC. ``Head`` is ours: the data directory that a branch runs
-now; its generation grows by one at each swap, and an actor that holds an older generation is refused.
+The nouns are Neon's, but for ``Head``, which is ours. Times are aware datetimes in UTC.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from datetime import datetime
 from typing import Final, Literal, NewType
 
 from tenantry.errors import Conflict
-from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, RegionId, SnapshotId
+from tenantry.neon.ids import BranchId, EndpointId, HeadId, OperationId, ProjectId, RegionId, SnapshotId
 
 BuildId = NewType("BuildId", str)
 """One engine build, e.g. ``pg18.6-embedded-1a2b3c4d``."""
@@ -58,12 +57,30 @@ class Branch:
     state_changed_at: datetime
     default: bool = False
     protected: bool = False
-    head_generation: int = 1
-    build_id: BuildId
+    head_id: HeadId
     logical_size: int | None = None
     expires_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A data directory with the history written in it. A branch runs one head at a time.
+
+    A head begins from a template (no origin) or from another head at ``origin_lsn``; it pins an engine build.
+    """
+
+    id: HeadId
+    project_id: ProjectId
+    branch_id: BranchId
+    generation: int = 1
+    """Grows by one at each swap of the branch's head; whoever holds an older one is refused."""
+    build_id: BuildId
+    timeline: int = 1
+    origin_head_id: HeadId | None = None
+    origin_lsn: str | None = None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +156,7 @@ class Spare:
 
     project_id: ProjectId
     branch_id: BranchId
+    head_id: HeadId
     build_id: BuildId
     uid: Uid
     role_name: str

@@ -16,6 +16,8 @@ BranchId = NewType("BranchId", str)
 EndpointId = NewType("EndpointId", str)
 OperationId = NewType("OperationId", str)
 SnapshotId = NewType("SnapshotId", str)
+HeadId = NewType("HeadId", str)
+"""Ours, not Neon's: one data directory of a branch, with the history that was written in it."""
 RegionId = NewType("RegionId", str)
 RequestId = NewType("RequestId", str)
 
@@ -63,6 +65,10 @@ def new_endpoint_id() -> EndpointId:
 
 def new_snapshot_id() -> SnapshotId:
     return SnapshotId(f"snap-{_words()}-{_suffix()}")
+
+
+def new_head_id() -> HeadId:
+    return HeadId(f"head-{_suffix(12)}")
 
 
 def new_operation_id() -> OperationId:

@@ -13,23 +13,25 @@ from tenantry.cell.model import (
     Branch,
     BuildId,
     Endpoint,
+    Head,
     Operation,
     Project,
     Role,
     Uid,
+    Usage,
     check_operation_transition,
 )
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.errors import Conflict, NotFound
 from tenantry.neon.ids import (
-    BranchId,
     EndpointId,
     OperationId,
     ProjectId,
     RegionId,
     new_branch_id,
     new_endpoint_id,
+    new_head_id,
     new_operation_id,
     new_project_id,
 )
@@ -53,8 +55,13 @@ def project(name: str = "ACME", project_id: ProjectId | None = None) -> Project:
 def branch(of: Project) -> Branch:
     return Branch(
         id=new_branch_id(), project_id=of.id, name="main", state_changed_at=NOW, default=True,
-        build_id=BuildId("b"), created_at=NOW, updated_at=NOW,
+        head_id=new_head_id(),
+        created_at=NOW, updated_at=NOW,
     )  # fmt: skip
+
+
+def head(of: Branch) -> Head:
+    return Head(id=of.head_id, project_id=of.project_id, branch_id=of.id, build_id=BuildId("pg18.6-x"), created_at=NOW)
 
 
 async def opened(path: Path) -> State:
@@ -76,7 +83,7 @@ async def test_records_come_back_as_they_went(tmp_path: Path) -> None:
     )
 
     def insert(tables: Tables) -> None:
-        for record in (p, b, e, r):
+        for record in (p, b, head(b), e, r):
             tables.insert(record)
 
     await state.write(insert)
@@ -148,12 +155,12 @@ async def test_meters_add_up_and_pass_over_the_gone(tmp_path: Path) -> None:
     p = project()
     b = branch(p)
     e = Endpoint(id=new_endpoint_id(), project_id=p.id, branch_id=b.id, created_at=NOW, updated_at=NOW)
-    await state.write(lambda t: [t.insert(p), t.insert(b), t.insert(e)])
+    await state.write(lambda t: [t.insert(p), t.insert(b), t.insert(head(b)), t.insert(e)])
     for _ in range(3):
-        await state.write(lambda t: t.add_to_meter(e.id, bytes_in=5, active_seconds=0.5))
+        await state.write(lambda t: t.add_to_meter(e.id, bytes_out=5, active_seconds=0.5))
     await state.write(lambda t: t.add_to_meter(EndpointId("ep-gone"), bytes_in=5))
-    meter = await state.read(lambda t: t.project_meter(p.id))
-    assert (meter["bytes_in"], meter["active_seconds"]) == (15, 1.5)
+    usage = await state.read(lambda t: t.usage_of_projects([p.id, ProjectId("p-gone")]))
+    assert usage == {p.id: Usage(active_time_seconds=1, data_transfer_bytes=15)}
     await state.write(lambda t: t.delete_project(p.id))
-    assert await state.read(lambda t: t.branch(BranchId(b.id))) is None
+    assert await state.read(lambda t: (t.branch(b.id), t.all_heads(), t.endpoint(e.id))) == (None, [], None)
     await state.close()

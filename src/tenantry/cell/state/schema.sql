@@ -26,8 +26,7 @@ create table branch (
     state_changed_at text not null,
     is_default integer not null,
     protected integer not null,
-    head_generation integer not null,
-    build_id text not null,
+    head_id text not null references head (id) deferrable initially deferred,
     logical_size integer,
     expires_at text,
     created_at text not null,
@@ -35,6 +34,21 @@ create table branch (
     unique (project_id, name)
 ) strict;
 create index branch_by_parent on branch (parent_id);
+
+-- A branch names its head and a head its branch: both are checked when the transaction ends.
+create table head (
+    id text primary key,
+    project_id text not null references project (id) on delete cascade,
+    branch_id text not null references branch (id) on delete cascade deferrable initially deferred,
+    generation integer not null,
+    build_id text not null,
+    timeline integer not null,
+    origin_head_id text,
+    origin_lsn text,
+    created_at text not null
+) strict;
+create index head_by_branch on head (branch_id);
+create index head_by_project on head (project_id);
 
 create table endpoint (
     id text primary key,
@@ -103,6 +117,7 @@ create index operation_unfinished on operation (project_id, ordinal) where statu
 create table spare (
     project_id text primary key,
     branch_id text not null,
+    head_id text not null,
     build_id text not null,
     uid integer not null,
     role_name text not null,
@@ -126,6 +141,13 @@ create table api_key (
     created_at text not null,
     last_used_at text,
     revoked_at text
+) strict;
+
+create table annotation (
+    branch_id text primary key references branch (id) on delete cascade,
+    value text not null,
+    created_at text not null,
+    updated_at text not null
 ) strict;
 
 -- Counters of an endpoint since its creation; deltas come from the front door and from the compute loop.

@@ -10,38 +10,46 @@ import json
 import sqlite3
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from tenantry.cell.model import (
+    Annotation,
     ApiKey,
     Branch,
     Database,
     Endpoint,
-    JsonObject,
+    Head,
     Operation,
     Project,
     Role,
     Spare,
     Uid,
+    Usage,
 )
 from tenantry.errors import Conflict, NotFound, OperatorError
-from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId
+from tenantry.neon.ids import BranchId, EndpointId, HeadId, OperationId, ProjectId
 
-Record = TypeVar("Record", Project, Branch, Endpoint, Role, Database, Operation, Spare, ApiKey)
+Record = TypeVar("Record", Project, Branch, Head, Endpoint, Role, Database, Operation, Spare, ApiKey, Annotation)
 
 _TABLE: Final[dict[type, str]] = {
     Project: "project",
     Branch: "branch",
+    Head: "head",
     Endpoint: "endpoint",
     Role: "role",
     Database: "database",
     Operation: "operation",
     Spare: "spare",
     ApiKey: "api_key",
+    Annotation: "annotation",
 }
-_KEY: Final[dict[type, tuple[str, ...]]] = {Role: ("branch_id", "name"), Spare: ("project_id",)}
+_KEY: Final[dict[type, tuple[str, ...]]] = {
+    Role: ("branch_id", "name"),
+    Spare: ("project_id",),
+    Annotation: ("branch_id",),
+}
 _COLUMN: Final[dict[tuple[type, str], str]] = {(Branch, "default"): "is_default"}
 SEARCH_LIMIT_MAX: Final = 400
 
@@ -211,6 +219,18 @@ class Tables:
     def all_branches(self) -> list[Branch]:
         return self._select(Branch, "order by id")
 
+    def head(self, head_id: HeadId) -> Head | None:
+        return self._one(Head, "where id = ?", (head_id,))
+
+    def heads(self, project_id: ProjectId) -> list[Head]:
+        return self._select(Head, "where project_id = ? order by created_at, id", (project_id,))
+
+    def all_heads(self) -> list[Head]:
+        return self._select(Head, "order by id")
+
+    def delete_head(self, head_id: HeadId) -> None:
+        self._connection.execute("delete from head where id = ?", (head_id,))
+
     def delete_branch(self, branch_id: BranchId) -> None:
         self._connection.execute("delete from branch where id = ?", (branch_id,))
 
@@ -332,16 +352,38 @@ class Tables:
             (endpoint_id, active_seconds, compute_seconds, bytes_in, bytes_out, connections),
         )
 
-    def project_meter(self, project_id: ProjectId) -> JsonObject:
-        """Sums over the project's endpoints: active_seconds, compute_seconds, bytes_in, bytes_out, connections."""
-        row = self._connection.execute(
-            "select coalesce(sum(active_seconds), 0), coalesce(sum(compute_seconds), 0),"
-            " coalesce(sum(bytes_in), 0), coalesce(sum(bytes_out), 0), coalesce(sum(m.connections), 0)"
-            " from meter m join endpoint e on e.id = m.endpoint_id where e.project_id = ?",
-            (project_id,),
-        ).fetchone()
-        names = ("active_seconds", "compute_seconds", "bytes_in", "bytes_out", "connections")
-        return cast("JsonObject", dict(zip(names, row, strict=True)))
+    def usage_of_projects(self, project_ids: Sequence[ProjectId]) -> dict[ProjectId, Usage]:
+        """Sums over each project's endpoints; projects without a counter are left out."""
+        return {ProjectId(key): usage for key, usage in self._usage("e.project_id", project_ids).items()}
+
+    def usage_of_branches(self, branch_ids: Sequence[BranchId]) -> dict[BranchId, Usage]:
+        """Sums over each branch's endpoints; branches without a counter are left out."""
+        return {BranchId(key): usage for key, usage in self._usage("e.branch_id", branch_ids).items()}
+
+    def _usage(self, column: str, keys: Sequence[str]) -> dict[str, Usage]:
+        rows = self._connection.execute(
+            f"select {column}, sum(active_seconds), sum(compute_seconds), sum(bytes_out), max(e.last_active)"  # noqa: S608 - names are ours
+            f" from meter m join endpoint e on e.id = m.endpoint_id"
+            f" where {column} in (select value from json_each(?)) group by 1",
+            (json.dumps(list(keys)),),
+        )
+        return {
+            str(key): Usage(
+                active_time_seconds=int(active),
+                compute_time_seconds=int(compute),
+                data_transfer_bytes=int(sent),
+                last_active_at=None if last is None else datetime.fromisoformat(last),
+            )
+            for key, active, compute, sent, last in rows
+        }
+
+    # -- annotations -------------------------------------------------------------------------------------
+
+    def annotations(self, branch_ids: Sequence[BranchId]) -> dict[BranchId, Annotation]:
+        found = self._select(
+            Annotation, "where branch_id in (select value from json_each(?))", (json.dumps(list(branch_ids)),)
+        )
+        return {annotation.branch_id: annotation for annotation in found}
 
 
 SCHEMA_VERSION: Final = 1

@@ -1,0 +1,326 @@
+"""The cell as its HTTP API sees it: reads are answered here, changes are handed to their verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Never
+
+from tenantry.cell.model import (
+    Annotation,
+    ApiKey,
+    BackupSlot,
+    Branch,
+    BranchChange,
+    BranchChanged,
+    BranchCreate,
+    BranchRestore,
+    Connection,
+    ConnectionRequest,
+    CreatedBranch,
+    CreatedKey,
+    CreatedProject,
+    Database,
+    DatabaseChange,
+    DatabaseChanged,
+    DatabaseCreate,
+    Endpoint,
+    EndpointChange,
+    EndpointChanged,
+    EndpointCreate,
+    Operation,
+    Project,
+    ProjectChange,
+    ProjectChanged,
+    ProjectCreate,
+    RecoveredBranch,
+    RecoveredProject,
+    RestoredSnapshot,
+    Role,
+    RoleChanged,
+    RoleCreate,
+    SchemaPoint,
+    Snapshot,
+    SnapshotChanged,
+    SnapshotCreate,
+    SnapshotRestore,
+    Usage,
+)
+from tenantry.cell.operations import databases, endpoints, roles
+from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project, read_write_endpoint
+from tenantry.cell.operations.create_project import create_project
+from tenantry.cell.operations.delete_project import delete_project
+from tenantry.cell.operations.keys import Keys
+from tenantry.cell.operations.runner import Runner
+from tenantry.cell.operations.spares import Newborn
+from tenantry.cell.operations.update_project import update_project
+from tenantry.cell.state.tables import Tables
+from tenantry.errors import NotFound, NotSupported
+from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, SnapshotId
+
+
+def _later(what: str) -> Never:
+    raise NotSupported(f"{what} is not available in this version of the cell")
+
+
+class Cell:
+    """Implements ``api.ports.CellApi``."""
+
+    def __init__(self, context: Context, runner: Runner, newborn: Newborn, keys: Keys) -> None:
+        self._context = context
+        self._runner = runner
+        self._newborn = newborn
+        self._keys = keys
+
+    def now(self) -> datetime:
+        return self._context.clock.now()
+
+    # -- keys --------------------------------------------------------------------------------------------
+
+    async def authenticate(self, presented_key: str) -> ApiKey | None:
+        return await self._keys.authenticate(presented_key)
+
+    async def list_keys(self) -> Sequence[ApiKey]:
+        return self._keys.living()
+
+    async def create_key(self, name: str) -> CreatedKey:
+        return await self._keys.create(name)
+
+    async def revoke_key(self, key_id: int) -> ApiKey:
+        return await self._keys.revoke(key_id)
+
+    # -- projects ----------------------------------------------------------------------------------------
+
+    async def create_project(self, request: ProjectCreate) -> CreatedProject:
+        return await create_project(self._context, self._newborn, self._runner, request)
+
+    async def list_projects(
+        self, *, after: ProjectId | None, limit: int, search: str | None, deleted: bool
+    ) -> Sequence[Project]:
+        if deleted:
+            return []
+        return await self._context.state.read(lambda tables: tables.projects(after=after, limit=limit, search=search))
+
+    async def get_project(self, project_id: ProjectId) -> Project:
+        return await self._context.state.read(lambda tables: living_project(tables, project_id))
+
+    async def update_project(self, project_id: ProjectId, change: ProjectChange) -> ProjectChanged:
+        return await update_project(self._context, project_id, change)
+
+    async def delete_project(self, project_id: ProjectId) -> Project:
+        return await delete_project(self._context, self._runner, project_id)
+
+    async def recover_project(self, project_id: ProjectId) -> RecoveredProject:
+        _later("recovering a deleted project")
+
+    async def project_usage(self, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Usage]:
+        return await self._context.state.read(lambda tables: tables.usage_of_projects(project_ids))
+
+    async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
+        def find(tables: Tables) -> Endpoint:
+            living_project(tables, project_id)
+            if request.endpoint_id is not None:
+                endpoint = endpoint_of(tables, project_id, request.endpoint_id)
+                if request.branch_id not in (None, endpoint.branch_id):
+                    raise NotFound(f"endpoint {endpoint.id} is not of branch {request.branch_id}")
+                return endpoint
+            if request.branch_id is not None:
+                branch = branch_of(tables, project_id, request.branch_id)
+            else:
+                branch = next(branch for branch in tables.branches(project_id) if branch.default)
+            endpoint = read_write_endpoint(tables, branch)
+            if endpoint is None:
+                raise NotFound(f"branch {branch.id} has no read-write endpoint", next_step="create one")
+            return endpoint
+
+        endpoint = await self._context.state.read(find)
+        await databases.known_database(self._context, project_id, endpoint.branch_id, request.database_name)
+        password = await roles.reveal_password(self._context, project_id, endpoint.branch_id, request.role_name)
+        return Connection(
+            endpoint=self._context.instances.overlay(endpoint),
+            database_name=request.database_name,
+            role_name=request.role_name,
+            password=password,
+        )
+
+    async def list_operations(
+        self, project_id: ProjectId, *, after: OperationId | None, limit: int
+    ) -> Sequence[Operation]:
+        def look(tables: Tables) -> Sequence[Operation]:
+            living_project(tables, project_id)
+            return tables.operations(project_id, after=after, limit=limit)
+
+        return await self._context.state.read(look)
+
+    async def get_operation(self, project_id: ProjectId, operation_id: OperationId) -> Operation:
+        found = await self._context.state.read(lambda tables: tables.operation(operation_id))
+        if found is None or found.project_id != project_id:
+            raise NotFound(f"operation {operation_id} does not exist")
+        return found
+
+    # -- branches ----------------------------------------------------------------------------------------
+
+    async def list_branches(self, project_id: ProjectId, *, deleted: bool) -> Sequence[Branch]:
+        def look(tables: Tables) -> Sequence[Branch]:
+            living_project(tables, project_id)
+            return tables.branches(project_id)
+
+        return await self._context.state.read(look)
+
+    async def get_branch(self, project_id: ProjectId, branch_id: BranchId) -> Branch:
+        return await self._context.state.read(lambda tables: branch_of(tables, project_id, branch_id))
+
+    async def create_branch(self, project_id: ProjectId, request: BranchCreate) -> CreatedBranch:
+        _later("creating a branch")
+
+    async def update_branch(self, project_id: ProjectId, branch_id: BranchId, change: BranchChange) -> BranchChanged:
+        def apply(tables: Tables) -> Branch:
+            branch = branch_of(tables, project_id, branch_id)
+            after = replace(
+                branch,
+                name=branch.name if change.name is None else change.name,
+                protected=branch.protected if change.protected is None else change.protected,
+                expires_at=None if change.never_expires else change.expires_at or branch.expires_at,
+                updated_at=self._context.clock.now(),
+            )
+            tables.update(after)
+            return after
+
+        return BranchChanged(branch=await self._context.state.write(apply))
+
+    async def delete_branch(self, project_id: ProjectId, branch_id: BranchId, *, hard: bool) -> BranchChanged | None:
+        _later("deleting a branch")
+
+    async def set_default_branch(self, project_id: ProjectId, branch_id: BranchId) -> BranchChanged:
+        _later("setting the default branch")
+
+    async def restore_branch(self, project_id: ProjectId, branch_id: BranchId, to: BranchRestore) -> BranchChanged:
+        _later("restoring a branch")
+
+    async def recover_branch(self, project_id: ProjectId, branch_id: BranchId) -> RecoveredBranch:
+        _later("recovering a deleted branch")
+
+    async def finalize_restore(
+        self, project_id: ProjectId, branch_id: BranchId, *, name: str | None
+    ) -> Sequence[Operation]:
+        _later("finalizing a restore")
+
+    async def branch_usage(self, branch_ids: Sequence[BranchId]) -> Mapping[BranchId, Usage]:
+        return await self._context.state.read(lambda tables: tables.usage_of_branches(branch_ids))
+
+    async def annotations(self, branch_ids: Sequence[BranchId]) -> Mapping[BranchId, Annotation]:
+        return await self._context.state.read(lambda tables: tables.annotations(branch_ids))
+
+    async def branch_schema(self, project_id: ProjectId, point: SchemaPoint) -> str:
+        _later("reading a branch's schema")
+
+    async def compare_schema(self, project_id: ProjectId, point: SchemaPoint, base: SchemaPoint | None) -> str:
+        _later("comparing schemas")
+
+    # -- endpoints ---------------------------------------------------------------------------------------
+
+    async def list_endpoints(self, project_id: ProjectId, branch_id: BranchId | None) -> Sequence[Endpoint]:
+        def look(tables: Tables) -> Sequence[Endpoint]:
+            living_project(tables, project_id)
+            if branch_id is None:
+                return tables.endpoints(project_id)
+            return tables.endpoints_of_branch(branch_of(tables, project_id, branch_id).id)
+
+        return [self._context.instances.overlay(e) for e in await self._context.state.read(look)]
+
+    async def get_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> Endpoint:
+        found = await self._context.state.read(lambda tables: endpoint_of(tables, project_id, endpoint_id))
+        return self._context.instances.overlay(found)
+
+    async def create_endpoint(self, project_id: ProjectId, request: EndpointCreate) -> EndpointChanged:
+        _later("creating an endpoint")
+
+    async def update_endpoint(
+        self, project_id: ProjectId, endpoint_id: EndpointId, change: EndpointChange
+    ) -> EndpointChanged:
+        return await endpoints.update_endpoint(self._context, self._runner, project_id, endpoint_id, change)
+
+    async def delete_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> EndpointChanged | None:
+        _later("deleting an endpoint")
+
+    async def start_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> EndpointChanged:
+        return await endpoints.start_endpoint(self._context, self._runner, project_id, endpoint_id)
+
+    async def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> EndpointChanged:
+        return await endpoints.suspend_endpoint(self._context, self._runner, project_id, endpoint_id)
+
+    async def restart_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> EndpointChanged:
+        return await endpoints.restart_endpoint(self._context, self._runner, project_id, endpoint_id)
+
+    # -- roles and databases -----------------------------------------------------------------------------
+
+    async def list_roles(self, project_id: ProjectId, branch_id: BranchId) -> Sequence[Role]:
+        await roles.fresh(self._context, project_id, branch_id)
+        return await self._context.state.read(lambda tables: tables.roles(branch_id))
+
+    async def get_role(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Role:
+        return await roles.known_role(self._context, project_id, branch_id, name)
+
+    async def create_role(self, project_id: ProjectId, branch_id: BranchId, request: RoleCreate) -> RoleChanged:
+        return await roles.create_role(self._context, self._runner, project_id, branch_id, request)
+
+    async def delete_role(self, project_id: ProjectId, branch_id: BranchId, name: str) -> RoleChanged | None:
+        return await roles.delete_role(self._context, self._runner, project_id, branch_id, name)
+
+    async def reveal_password(self, project_id: ProjectId, branch_id: BranchId, name: str) -> str | None:
+        return await roles.reveal_password(self._context, project_id, branch_id, name)
+
+    async def reset_password(self, project_id: ProjectId, branch_id: BranchId, name: str) -> RoleChanged:
+        return await roles.reset_password(self._context, self._runner, project_id, branch_id, name)
+
+    async def list_databases(self, project_id: ProjectId, branch_id: BranchId) -> Sequence[Database]:
+        await roles.fresh(self._context, project_id, branch_id)
+        return await self._context.state.read(lambda tables: tables.databases(branch_id))
+
+    async def get_database(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Database:
+        return await databases.known_database(self._context, project_id, branch_id, name)
+
+    async def create_database(
+        self, project_id: ProjectId, branch_id: BranchId, request: DatabaseCreate
+    ) -> DatabaseChanged:
+        return await databases.create_database(self._context, self._runner, project_id, branch_id, request)
+
+    async def update_database(
+        self, project_id: ProjectId, branch_id: BranchId, name: str, change: DatabaseChange
+    ) -> DatabaseChanged:
+        return await databases.update_database(self._context, self._runner, project_id, branch_id, name, change)
+
+    async def delete_database(self, project_id: ProjectId, branch_id: BranchId, name: str) -> DatabaseChanged | None:
+        return await databases.delete_database(self._context, self._runner, project_id, branch_id, name)
+
+    # -- snapshots ---------------------------------------------------------------------------------------
+
+    async def create_snapshot(
+        self, project_id: ProjectId, branch_id: BranchId, request: SnapshotCreate
+    ) -> SnapshotChanged:
+        _later("taking a snapshot")
+
+    async def list_snapshots(self, project_id: ProjectId) -> Sequence[Snapshot]:
+        await self.get_project(project_id)
+        return []
+
+    async def rename_snapshot(self, project_id: ProjectId, snapshot_id: SnapshotId, name: str | None) -> Snapshot:
+        raise NotFound(f"snapshot {snapshot_id} does not exist")
+
+    async def delete_snapshot(self, project_id: ProjectId, snapshot_id: SnapshotId) -> Sequence[Operation]:
+        raise NotFound(f"snapshot {snapshot_id} does not exist")
+
+    async def restore_snapshot(
+        self, project_id: ProjectId, snapshot_id: SnapshotId, request: SnapshotRestore
+    ) -> RestoredSnapshot:
+        raise NotFound(f"snapshot {snapshot_id} does not exist")
+
+    async def backup_schedule(self, project_id: ProjectId, branch_id: BranchId) -> Sequence[BackupSlot]:
+        await self.get_branch(project_id, branch_id)
+        return []
+
+    async def set_backup_schedule(
+        self, project_id: ProjectId, branch_id: BranchId, schedule: Sequence[BackupSlot]
+    ) -> None:
+        _later("a backup schedule")

@@ -1,0 +1,561 @@
+"""The life of each instance: asleep, starting, awake, stopping; leases keep it awake.
+
+    asleep --wake--> starting --ready--> awake --no lease for its timeout--> stopping --> asleep
+                        \\--failed--> asleep          \\--died--> asleep (and is recovered at once)
+
+All decisions are made on one event loop, so that granting a lease and deciding to stop cannot interleave. Waking
+writes nothing durable. Instances survive the control process: a new one adopts them, and holds a lease for the
+unknown sessions of each until every front door worker has said what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal
+
+import structlog
+
+from tenantry.cell.compute import truth
+from tenantry.cell.compute.admin import Admin, AdminConnection
+from tenantry.cell.compute.engines import EngineStore
+from tenantry.cell.config import CellConfig
+from tenantry.cell.model import Branch, Endpoint, Head, Project
+from tenantry.cell.state.state import State
+from tenantry.cell.state.tables import Tables
+from tenantry.cell.storage.layout import Layout
+from tenantry.errors import NotFound, StartFailed, Unavailable
+from tenantry.neon.ids import EndpointId
+from tenantry.postgres import conf, postmaster
+from tenantry.postgres.control import clean_shutdown
+from tenantry.postgres.postmaster import Postmaster
+from tenantry.runtime.child import wait_exit
+from tenantry.runtime.clock import Clock
+from tenantry.runtime.tasks import Tasks
+
+_log = structlog.get_logger("compute")
+
+ADOPTED: Final = "adopted"
+"""The lease that stands for sessions of an adopted instance which nobody has named yet."""
+RECOVERIES_MAX: Final = 3
+"""Starts in a row after unexpected deaths before the instance is left asleep until somebody connects."""
+ADMIN_LINGER_SECONDS: Final = 2.0
+"""How long the cell's own session outlives the last lease: connecting again soon finds it open."""
+WATCH_SECONDS: Final = 3600.0
+
+Status = Literal["asleep", "starting", "awake", "stopping", "gone"]
+
+_BUSY: Final = (
+    "select count(*) from pg_catalog.pg_stat_activity where backend_type in ('client backend', 'walsender')"
+    " and pid <> pg_catalog.pg_backend_pid() and usename is distinct from 'cloud_admin'"
+)
+
+
+@dataclass(slots=True)
+class Instance:
+    """What the cell knows of one endpoint's process; changed only on the event loop."""
+
+    endpoint_id: EndpointId
+    status: Status = "asleep"
+    running: Postmaster | None = None
+    facts: Facts | None = None
+    leases: dict[str, str] = field(default_factory=dict[str, str])
+    """Lease id to holder (a worker's name, ``adopted``, an operation)."""
+    idle_since: float = 0.0
+    started_at: datetime | None = None
+    last_active: datetime | None = None
+    metered_at: float = 0.0
+    stale: bool = True
+    """The copy of roles and databases may be behind the instance."""
+    deaths: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    starting: asyncio.Task[None] | None = None
+    refreshing: asyncio.Task[None] | None = None
+    refresh_next: asyncio.Task[None] | None = None
+    admin: AdminConnection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The rows that a start needs, read at each start."""
+
+    project: Project
+    branch: Branch
+    head: Head
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    id: str
+    socket_path: str
+
+
+def read_facts(tables: Tables, endpoint_id: EndpointId) -> Facts | None:
+    """The endpoint with its branch, head and project, or None."""
+    endpoint = tables.endpoint(endpoint_id)
+    branch = tables.branch(endpoint.branch_id) if endpoint else None
+    head = tables.head(branch.head_id) if branch else None
+    project = tables.project(endpoint.project_id) if endpoint else None
+    if endpoint is None or branch is None or head is None or project is None:
+        return None
+    return Facts(project, branch, head, endpoint)
+
+
+def effective_settings(facts: Facts, major: int) -> dict[str, str]:
+    """Lean settings for the endpoint's size, then the project's, then the endpoint's own ``pg_settings``."""
+    settings = conf.lean_settings(facts.endpoint.max_cu, major)
+    for source in (facts.project.default_endpoint_settings, facts.endpoint.settings):
+        chosen = source.get("pg_settings")
+        if isinstance(chosen, dict):
+            settings.update({str(name): str(value) for name, value in chosen.items()})  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - validated on entry
+    return settings
+
+
+def suspend_seconds(facts: Facts, config: CellConfig) -> int:
+    """Idle seconds before sleep; -1 is never."""
+    return facts.endpoint.suspend_timeout_seconds or config.suspend_seconds_default
+
+
+class Instances:
+    """All instances of the cell."""
+
+    def __init__(
+        self,
+        *,
+        config: CellConfig,
+        layout: Layout,
+        state: State,
+        engines: EngineStore,
+        admin: Admin,
+        clock: Clock,
+        root: bool,
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._state = state
+        self._engines = engines
+        self._admin = admin
+        self._clock = clock
+        self._root = root
+        self._starts = asyncio.Semaphore(config.starts_max)
+        self._tasks = Tasks("compute")
+        self._known: dict[EndpointId, Instance] = {}
+        self._numbers = itertools.count(1)
+        self._closing = False
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def _instance(self, endpoint_id: EndpointId) -> Instance:
+        instance = self._known.get(endpoint_id)
+        if instance is None:
+            instance = self._known[endpoint_id] = Instance(endpoint_id)
+        return instance
+
+    def status(self, endpoint_id: EndpointId) -> Status:
+        instance = self._known.get(endpoint_id)
+        return instance.status if instance else "asleep"
+
+    def awake(self) -> list[Instance]:
+        """Instances that run now."""
+        return [instance for instance in self._known.values() if instance.status == "awake"]
+
+    def overlay(self, endpoint: Endpoint) -> Endpoint:
+        """The stored endpoint with what is true this moment."""
+        instance = self._known.get(endpoint.id)
+        if instance is None or instance.status in ("asleep", "gone"):
+            return dataclasses.replace(endpoint, state="idle" if endpoint.state == "active" else endpoint.state)
+        return dataclasses.replace(
+            endpoint,
+            state="active" if instance.status in ("awake", "stopping") else "init",
+            started_at=instance.started_at or endpoint.started_at,
+            last_active=self._clock.now() if instance.leases else instance.last_active or endpoint.last_active,
+        )
+
+    # -- waking ------------------------------------------------------------------------------------------
+
+    async def lease(self, endpoint_id: EndpointId, holder: str) -> Lease:
+        """Wakes the instance if it sleeps and keeps it awake until ``release``.
+
+        Everyone who asks while it starts shares the one start. Raises NotFound, Unavailable (disabled, or the cell
+        stops) or StartFailed.
+        """
+        instance = self._instance(endpoint_id)
+        while True:
+            if self._closing:
+                raise Unavailable("the cell is stopping", client_text="the database is shutting down; try again")
+            if instance.status == "gone":
+                raise NotFound(f"endpoint {endpoint_id} does not exist")
+            if instance.status == "awake" and instance.running is not None:
+                lease = Lease(f"{holder}/{next(self._numbers)}", str(instance.running.socket_path))
+                instance.leases[lease.id] = holder
+                instance.stale = True
+                return lease
+            await self._started(instance)
+
+    async def _started(self, instance: Instance) -> None:
+        if instance.starting is None:
+            instance.starting = self._tasks.start(self._start(instance), f"start {instance.endpoint_id}")
+            instance.starting.add_done_callback(lambda _: setattr(instance, "starting", None))
+        await asyncio.shield(instance.starting)
+
+    async def _start(self, instance: Instance) -> None:
+        async with instance.lock:
+            if instance.status in ("awake", "gone"):
+                return
+            facts = await self._state.read(lambda tables: read_facts(tables, instance.endpoint_id))
+            if facts is None:
+                self._known.pop(instance.endpoint_id, None)
+                raise NotFound(f"endpoint {instance.endpoint_id} does not exist")
+            if facts.endpoint.disabled:
+                raise Unavailable(
+                    f"endpoint {instance.endpoint_id} is disabled",
+                    client_text="the endpoint is disabled; enable it through the API",
+                )
+            instance.status = "starting"
+            try:
+                async with self._starts:
+                    await self._start_process(instance, facts)
+            except BaseException:
+                instance.status = "asleep"
+                raise
+
+    async def _start_process(self, instance: Instance, facts: Facts) -> None:
+        engine = self._engines.get(facts.head.build_id)
+        data = self._layout.head_data(facts.project.id, facts.head.id)
+        clean = await asyncio.to_thread(clean_shutdown, data)
+        running = await postmaster.start(
+            engine,
+            data,
+            socket_dir=self._layout.socket_dir(instance.endpoint_id),
+            settings=effective_settings(facts, engine.major),
+            owner=(facts.project.uid, facts.project.uid) if self._root else None,
+            log_path=self._layout.log(instance.endpoint_id),
+            timeout_seconds=self._config.start_seconds_max,
+        )
+        self._run(instance, running, facts, stale=not clean)
+        if not clean:
+            # What was committed just before an unclean stop may be news to us: learn it before anyone asks.
+            self._tasks.start(self._refresh_quietly(instance), f"refresh {instance.endpoint_id}")
+
+    def _run(self, instance: Instance, running: Postmaster, facts: Facts, *, stale: bool) -> None:
+        instance.running, instance.facts, instance.status = running, facts, "awake"
+        instance.started_at = instance.last_active = self._clock.now()
+        instance.idle_since = instance.metered_at = self._clock.monotonic()
+        instance.stale = stale
+        self._tasks.start(self._watch(instance, running), f"watch {instance.endpoint_id}")
+
+    async def _watch(self, instance: Instance, running: Postmaster) -> None:
+        while not await wait_exit(running.identity, WATCH_SECONDS):
+            pass
+        if instance.running is not running or instance.status != "awake":
+            return
+        instance.deaths += 1
+        _log.warning("instance died", endpoint_id=instance.endpoint_id, deaths=instance.deaths)
+        await self._forget_process(instance)
+        if instance.deaths <= RECOVERIES_MAX and not self._closing:
+            try:
+                await self._started(instance)
+            except (StartFailed, NotFound, Unavailable) as error:
+                _log.error("recovery failed", endpoint_id=instance.endpoint_id, error=str(error))
+
+    async def _forget_process(self, instance: Instance) -> None:
+        instance.running, instance.status, instance.stale = None, "asleep", True
+        instance.leases.clear()
+        await self._close_admin(instance)
+
+    # -- leases ------------------------------------------------------------------------------------------
+
+    def release(self, endpoint_id: EndpointId, lease_id: str) -> None:
+        """Gives a lease back; unknown ones are ignored."""
+        instance = self._known.get(endpoint_id)
+        if instance is None or instance.leases.pop(lease_id, None) is None:
+            return
+        self._became_idle(instance)
+
+    def _became_idle(self, instance: Instance) -> None:
+        instance.last_active = self._clock.now()
+        instance.idle_since = self._clock.monotonic()
+        instance.deaths = 0
+
+    def restore_lease(self, endpoint_id: EndpointId, lease_id: str, holder: str) -> bool:
+        """A worker names a lease of an earlier control process. False when its instance does not run."""
+        instance = self._known.get(endpoint_id)
+        if instance is None or instance.status != "awake":
+            return False
+        instance.leases[lease_id] = holder
+        instance.stale = True
+        return True
+
+    def holder_gone(self, holder: str) -> None:
+        """All leases of a dead worker are given back."""
+        for instance in self._known.values():
+            gone = [lease for lease, owner in instance.leases.items() if owner == holder]
+            for lease in gone:
+                del instance.leases[lease]
+            if gone:
+                self._became_idle(instance)
+
+    def settle_adopted(self) -> None:
+        """Every worker has registered or is proved dead: the leases that stood for the unknown end."""
+        self.holder_gone(ADOPTED)
+
+    # -- sleeping ----------------------------------------------------------------------------------------
+
+    async def suspend(self, endpoint_id: EndpointId, *, insist: bool) -> bool:
+        """Puts an instance to sleep; True when it sleeps at the end.
+
+        Without ``insist`` a lease or a busy backend keeps it awake. With it sessions are ended (57P01), as Neon's
+        suspend does.
+        """
+        instance = self._known.get(endpoint_id)
+        if instance is None:
+            return True
+        async with instance.lock:
+            if instance.status != "awake" or instance.running is None:
+                return True
+            if instance.leases and not insist:
+                return False
+            instance.status = "stopping"
+            try:
+                if not insist and await self._busy(instance):
+                    instance.status = "awake"
+                    self._became_idle(instance)
+                    return False
+                await self._refresh_quietly(instance)
+                await self._stop_process(instance)
+            except BaseException:
+                instance.status = "awake" if instance.running is not None else "asleep"
+                raise
+        return True
+
+    async def _busy(self, instance: Instance) -> bool:
+        assert instance.facts is not None
+        try:
+            async with self._admin.session(
+                instance.facts.project.id, self._layout.socket_dir(instance.endpoint_id)
+            ) as connection:
+                row = await (await connection.execute(_BUSY)).fetchone()
+                return row is None or int(row[0]) > 0
+        except Unavailable as error:
+            # An instance that refuses even the cell cannot be shown to be idle: it is left alone.
+            _log.warning("cannot ask whether busy", endpoint_id=instance.endpoint_id, error=str(error))
+            return True
+
+    async def _stop_process(self, instance: Instance) -> None:
+        running = instance.running
+        assert running is not None
+        await self.meter(instance)
+        await self._close_admin(instance)
+        await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
+        instance.running, instance.status, instance.stale = None, "asleep", False
+        instance.leases.clear()
+        now, active = self._clock.now(), instance.last_active
+
+        def note(tables: Tables) -> None:
+            endpoint = tables.endpoint(instance.endpoint_id)
+            if endpoint is not None:
+                tables.update(
+                    dataclasses.replace(
+                        endpoint,
+                        state="idle",
+                        suspended_at=now,
+                        started_at=instance.started_at or endpoint.started_at,
+                        last_active=active or endpoint.last_active,
+                    )
+                )
+
+        await self._state.write(note)
+
+    async def restart(self, endpoint_id: EndpointId) -> None:
+        """Stops (ending sessions) and starts again, so that new settings take hold."""
+        await self.suspend(endpoint_id, insist=True)
+        lease = await self.lease(endpoint_id, "restart")
+        self.release(endpoint_id, lease.id)
+
+    @asynccontextmanager
+    async def asleep(self, endpoint_ids: list[EndpointId]) -> AsyncGenerator[None]:
+        """Keeps these endpoints asleep for the block: their heads may be swapped or read as files.
+
+        Whoever wants to wake one waits. Sessions are ended. Locks are taken in the ids' order.
+        """
+        taken: list[Instance] = []
+        try:
+            for endpoint_id in sorted(endpoint_ids):
+                while True:
+                    await self.suspend(endpoint_id, insist=True)
+                    instance = self._instance(endpoint_id)
+                    await instance.lock.acquire()
+                    if instance.status in ("asleep", "gone"):
+                        taken.append(instance)
+                        break
+                    instance.lock.release()
+            yield
+        finally:
+            for instance in taken:
+                instance.lock.release()
+
+    async def retire(self, endpoint_id: EndpointId) -> None:
+        """Stops the instance for good: whoever asks for it later hears that it does not exist."""
+        await self.suspend(endpoint_id, insist=True)
+        instance = self._instance(endpoint_id)
+        async with instance.lock:
+            if instance.running is not None:
+                await self._stop_process(instance)
+            instance.status = "gone"
+
+    def forget(self, endpoint_id: EndpointId) -> None:
+        """Drops what is remembered of a deleted endpoint."""
+        self._known.pop(endpoint_id, None)
+
+    # -- the truth of roles and databases ----------------------------------------------------------------
+
+    async def refresh(self, endpoint_id: EndpointId) -> None:
+        """Makes the copy of roles and databases as fresh as this call, where the instance is awake and may differ.
+
+        Calls that come while one runs share the next one, so the rate is bounded by the instance's own answer.
+        """
+        instance = self._known.get(endpoint_id)
+        if instance is None or instance.status != "awake" or not instance.stale:
+            return
+        if instance.refresh_next is None:
+            instance.refresh_next = self._tasks.start(
+                self._refresh_after(instance, instance.refreshing), f"refresh {endpoint_id}"
+            )
+        await asyncio.shield(instance.refresh_next)
+
+    async def _refresh_after(self, instance: Instance, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        instance.refreshing, instance.refresh_next = instance.refresh_next, None
+        await self._refresh_quietly(instance)
+
+    async def _refresh_quietly(self, instance: Instance) -> None:
+        """Reads the truth; an instance that cannot answer keeps its copy, which stays marked stale."""
+        facts = instance.facts
+        if facts is None:
+            return
+        clean = not instance.leases
+        try:
+            if instance.admin is None or instance.admin.closed:
+                instance.admin = await self._admin.open(facts.project.id, self._layout.socket_dir(instance.endpoint_id))
+            found = await truth.read(instance.admin)
+        except (Unavailable, OSError, truth.QUERY_ERRORS) as error:
+            _log.warning("roles not refreshed", endpoint_id=instance.endpoint_id, error=str(error))
+            await self._close_admin(instance)
+            return
+        await truth.store(self._state, facts.branch.id, found, self._clock.now())
+        if clean and not instance.leases:
+            instance.stale = False
+
+    async def _close_admin(self, instance: Instance) -> None:
+        admin, instance.admin = instance.admin, None
+        if admin is not None:
+            await admin.close()
+
+    @asynccontextmanager
+    async def admin(self, endpoint_id: EndpointId, database: str = "postgres") -> AsyncGenerator[AdminConnection]:
+        """Wakes the instance and opens a session of the cell's own; for operations, not for the connect path."""
+        lease = await self.lease(endpoint_id, "operation")
+        try:
+            facts = self._instance(endpoint_id).facts
+            assert facts is not None
+            async with self._admin.session(
+                facts.project.id, self._layout.socket_dir(endpoint_id), database
+            ) as connection:
+                yield connection
+        finally:
+            self.release(endpoint_id, lease.id)
+
+    # -- the loops' part ---------------------------------------------------------------------------------
+
+    async def meter(self, instance: Instance) -> None:
+        """Adds the time awake since the last call to the endpoint's counters."""
+        now = self._clock.monotonic()
+        seconds, instance.metered_at = now - instance.metered_at, now
+        cu = instance.facts.endpoint.max_cu if instance.facts else 0.0
+        await self._state.write(
+            lambda tables: tables.add_to_meter(
+                instance.endpoint_id, active_seconds=seconds, compute_seconds=seconds * cu
+            )
+        )
+
+    async def sleep_the_idle(self) -> int:
+        """Looks at all instances and puts those to sleep that were idle for their timeout. How many it did."""
+        now = self._clock.monotonic()
+        slept = 0
+        for instance in self.awake():
+            if instance.leases or instance.facts is None:
+                continue
+            idle = now - instance.idle_since
+            if instance.admin is not None and idle > ADMIN_LINGER_SECONDS and instance.refreshing is None:
+                await self._close_admin(instance)
+            timeout = suspend_seconds(instance.facts, self._config)
+            if timeout >= 0 and idle >= timeout and await self.suspend(instance.endpoint_id, insist=False):
+                slept += 1
+        return slept
+
+    async def settings_changed(self, endpoint_id: EndpointId) -> None:
+        """Reads an endpoint's rows again, so that a new timeout holds at once."""
+        instance = self._known.get(endpoint_id)
+        if instance is not None and instance.facts is not None:
+            facts = await self._state.read(lambda tables: read_facts(tables, endpoint_id))
+            instance.facts = facts or instance.facts
+
+    # -- the cell's start and stop -----------------------------------------------------------------------
+
+    async def adopt(self) -> int:
+        """Finds the postmasters that outlived an earlier control process, and recovers heads that died uncleanly.
+
+        Returns how many instances were adopted. Each holds the lease ``adopted`` until ``settle_adopted``.
+        """
+        everything = await self._state.read(
+            lambda tables: [
+                facts for endpoint in tables.all_endpoints() if (facts := read_facts(tables, endpoint.id)) is not None
+            ]
+        )
+        adopted, unclean = await asyncio.to_thread(self._survey, everything)
+        for facts, running in adopted:
+            instance = self._instance(facts.endpoint.id)
+            self._run(instance, running, facts, stale=True)
+            instance.leases[f"{ADOPTED}/{facts.endpoint.id}"] = ADOPTED
+        for facts in unclean:
+            instance = self._instance(facts.endpoint.id)
+            self._tasks.start(self._recover(instance), f"recover {facts.endpoint.id}")
+        return len(adopted)
+
+    def _survey(self, everything: list[Facts]) -> tuple[list[tuple[Facts, Postmaster]], list[Facts]]:
+        adopted: list[tuple[Facts, Postmaster]] = []
+        unclean: list[Facts] = []
+        for facts in everything:
+            data = self._layout.head_data(facts.project.id, facts.head.id)
+            running = postmaster.adopt(data, self._layout.socket_dir(facts.endpoint.id))
+            if running is not None:
+                adopted.append((facts, running))
+            elif not facts.endpoint.disabled and data.exists() and not clean_shutdown(data):
+                unclean.append(facts)
+        return adopted, unclean
+
+    async def _recover(self, instance: Instance) -> None:
+        try:
+            await self._started(instance)
+        except (StartFailed, NotFound, Unavailable) as error:
+            _log.error("recovery failed", endpoint_id=instance.endpoint_id, error=str(error))
+
+    async def close(self) -> None:
+        """Stops every instance cleanly. Safe twice."""
+        self._closing = True
+        while busy := [i for i in self._known.values() if i.status in ("awake", "starting", "stopping")]:
+            results = await asyncio.gather(
+                *(self.suspend(instance.endpoint_id, insist=True) for instance in busy), return_exceptions=True
+            )
+            for instance, result in zip(busy, results, strict=True):
+                if isinstance(result, BaseException):
+                    _log.error("instance not stopped", endpoint_id=instance.endpoint_id, error=str(result))
+                    instance.status = "gone"
+        await self._tasks.stop()

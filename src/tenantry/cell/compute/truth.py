@@ -1,0 +1,123 @@
+"""What an instance itself says of its roles and databases; cell.db holds a copy of it.
+
+Tenants create roles and change passwords by SQL, so pg_authid and pg_database are the truth. ``changes`` decides
+(pure), ``refresh`` reads and writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import psycopg
+
+from tenantry.cell.compute.admin import ADMIN_ROLE, AdminConnection
+from tenantry.cell.model import Database, Role
+from tenantry.cell.state.state import State
+from tenantry.cell.state.tables import Tables
+from tenantry.neon.ids import BranchId
+
+ROLES_MAX: Final = 10_000
+DATABASES_MAX: Final = 10_000
+QUERY_ERRORS: Final = psycopg.Error
+"""What a query on a dying instance raises."""
+GROUP_ROLE: Final = "neon_superuser"
+
+_ROLES: Final = (
+    "select rolname, rolpassword from pg_catalog.pg_authid"
+    " where rolname <> all (%s) and rolname !~ '^pg_' order by oid limit %s"
+)
+_DATABASES: Final = (
+    "select datname, pg_catalog.pg_get_userbyid(datdba) from pg_catalog.pg_database"
+    " where not datistemplate and datallowconn and datname <> 'postgres' order by oid limit %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Role name to verifier text (or None), and database name to owner."""
+
+    roles: dict[str, str | None]
+    databases: dict[str, str]
+
+
+async def read(connection: AdminConnection) -> Truth:
+    """Reads both in two statements; bounded by ROLES_MAX and DATABASES_MAX."""
+    roles = await connection.execute(_ROLES, ([ADMIN_ROLE, GROUP_ROLE], ROLES_MAX))
+    role_rows = await roles.fetchall()
+    databases = await connection.execute(_DATABASES, (DATABASES_MAX,))
+    return Truth(
+        roles={str(name): verifier for name, verifier in role_rows},
+        databases={str(name): str(owner) for name, owner in await databases.fetchall()},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    roles_new: list[Role]
+    roles_changed: list[Role]
+    roles_gone: list[str]
+    databases_new: list[Database]
+    databases_changed: list[Database]
+    databases_gone: list[str]
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
+def changes(branch_id: BranchId, truth: Truth, roles: list[Role], databases: list[Database], now: datetime) -> Changes:
+    """What must change in the copy. A sealed password whose verifier changed is forgotten: it is another's now."""
+    known_roles = {role.name: role for role in roles}
+    known_databases = {database.name: database for database in databases}
+    return Changes(
+        roles_new=[
+            Role(branch_id=branch_id, name=name, verifier=verifier, created_at=now, updated_at=now)
+            for name, verifier in truth.roles.items()
+            if name not in known_roles
+        ],
+        roles_changed=[
+            dataclasses.replace(known_roles[name], verifier=verifier, password_sealed=None, updated_at=now)
+            for name, verifier in truth.roles.items()
+            if name in known_roles and known_roles[name].verifier != verifier
+        ],
+        roles_gone=[name for name in known_roles if name not in truth.roles],
+        databases_new=[
+            Database(id=0, branch_id=branch_id, name=name, owner_name=owner, created_at=now, updated_at=now)
+            for name, owner in truth.databases.items()
+            if name not in known_databases
+        ],
+        databases_changed=[
+            dataclasses.replace(known_databases[name], owner_name=owner, updated_at=now)
+            for name, owner in truth.databases.items()
+            if name in known_databases and known_databases[name].owner_name != owner
+        ],
+        databases_gone=[name for name in known_databases if name not in truth.databases],
+    )
+
+
+async def store(state: State, branch_id: BranchId, truth: Truth, now: datetime) -> bool:
+    """Makes the copy equal to ``truth``; writes only when something differs. True when it wrote."""
+
+    def difference(tables: Tables) -> Changes:
+        return changes(branch_id, truth, tables.roles(branch_id), tables.databases(branch_id), now)
+
+    if not await state.read(difference):
+        return False
+
+    def apply(tables: Tables) -> None:
+        if tables.branch(branch_id) is None:
+            return
+        found = difference(tables)
+        for name in found.roles_gone:
+            tables.delete_role(branch_id, name)
+        for name in found.databases_gone:
+            tables.delete_database(branch_id, name)
+        for record in (*found.roles_new, *found.databases_new):
+            tables.insert(record)
+        for record in (*found.roles_changed, *found.databases_changed):
+            tables.update(record)
+
+    await state.write(apply)
+    return True

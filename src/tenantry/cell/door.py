@@ -1,0 +1,65 @@
+"""The cell as its front door sees it: whom a login is checked against, and how its instance is woken.
+
+The copy of verifiers is made fresh before it is used wherever SQL may have changed it: while an endpoint is awake
+and has had sessions. Nothing is written durably here but a copy that was behind.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tenantry.cell.compute.admin import ADMIN_ROLE
+from tenantry.cell.operations.context import Context
+from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream
+from tenantry.cell.state.tables import Tables
+from tenantry.neon.ids import EndpointId
+
+CONNECTIONS_PER_CU: Final = 100
+"""Client connections that an endpoint may hold at the door, for each started compute unit."""
+
+
+class Door:
+    """Implements ``proxy.ports.Cell`` for one worker."""
+
+    def __init__(self, context: Context, worker: str) -> None:
+        self._context = context
+        self._worker = worker
+
+    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
+        await self._context.instances.refresh(endpoint)
+
+        def look(tables: Tables) -> Login:
+            found = tables.endpoint(endpoint)
+            known = tables.role(found.branch_id, role) if found and role != ADMIN_ROLE else None
+            verifier = known.verifier if known else None
+            return Login(
+                endpoint=endpoint,
+                verifier=verifier if verifier and verifier.startswith("SCRAM-SHA-256$") else None,
+                md5=bool(verifier and verifier.startswith("md5")),
+                refusal="the endpoint is disabled; enable it through the API" if found and found.disabled else None,
+            )
+
+        return await self._context.state.read(look)
+
+    async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
+        await self._context.instances.refresh(endpoint)
+
+    async def wake(self, endpoint: EndpointId) -> Upstream:
+        lease = await self._context.instances.lease(endpoint, self._worker)
+        return Upstream(socket_path=lease.socket_path, lease=LeaseId(f"{endpoint}/{lease.id}"))
+
+    async def release(self, lease: LeaseId) -> None:
+        endpoint, _, lease_id = lease.partition("/")
+        self._context.instances.release(EndpointId(endpoint), lease_id)
+
+    async def report(self, traffic: list[Traffic]) -> None:
+        def add(tables: Tables) -> None:
+            for item in traffic:
+                tables.add_to_meter(
+                    item.endpoint,
+                    bytes_in=item.bytes_in,
+                    bytes_out=item.bytes_out,
+                    connections=item.connections_opened,
+                )
+
+        await self._context.state.write(add)

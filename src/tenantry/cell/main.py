@@ -1,0 +1,275 @@
+"""The composition root of a cell: opens its data directory, adopts what still runs, and serves until told to stop.
+
+Two processes never share a data directory: the control process holds a lock on it. Front door workers and
+postmasters live on when this process dies, and the next one takes them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvicorn
+
+from tenantry.cell.api.app import build_app
+from tenantry.cell.cell import Cell
+from tenantry.cell.compute.admin import Admin
+from tenantry.cell.compute.engines import SHARED_ENGINES, EngineStore
+from tenantry.cell.compute.instances import Instances
+from tenantry.cell.config import CellConfig, uid_range
+from tenantry.cell.door import Door
+from tenantry.cell.loops.discard import discard_loop
+from tenantry.cell.loops.idle import idle_loop
+from tenantry.cell.loops.loop import Loop
+from tenantry.cell.loops.spares import spares_loop
+from tenantry.cell.model import Uid
+from tenantry.cell.operations import create_project, databases, delete_project, endpoints, roles
+from tenantry.cell.operations.context import Context
+from tenantry.cell.operations.keys import Keys
+from tenantry.cell.operations.runner import Runner
+from tenantry.cell.operations.spares import Newborn
+from tenantry.cell.state.state import State
+from tenantry.cell.state.tables import Tables
+from tenantry.cell.storage.heads import unnamed
+from tenantry.cell.storage.layout import Layout, prepare, run_directory
+from tenantry.errors import OperatorError
+from tenantry.postgres.postmaster import traversable_for
+from tenantry.runtime.clock import SystemClock
+from tenantry.runtime.files import write_atomic
+from tenantry.runtime.sealing import Sealer
+
+_log = structlog.get_logger("cell")
+
+VERBS: Final = (
+    create_project.VERB,
+    delete_project.VERB,
+    endpoints.START,
+    endpoints.SUSPEND,
+    endpoints.APPLY,
+    roles.CREATE,
+    roles.RESET,
+    roles.DELETE,
+    databases.CREATE,
+    databases.CHANGE,
+    databases.DELETE,
+)
+HTTP_CONNECTIONS_MAX: Final = 1_000
+HTTP_BACKLOG: Final = 512
+
+
+def take_lock(path: Path) -> int:
+    """Holds the data directory for this process's life. Raises OperatorError when another cell has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise OperatorError(
+            f"another cell (pid {owner or 'unknown'}) runs on {path.parent}",
+            next_step="stop it first, or choose another --data directory",
+            path=str(path.parent),
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on ``host`` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(address: tuple[str, int], what: str) -> socket.socket:
+    """A listening socket. Raises OperatorError naming the address when it is taken or not this machine's."""
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(HTTP_BACKLOG)
+    except OSError as error:
+        listener.close()
+        taken = error.errno == errno.EADDRINUSE
+        raise OperatorError(
+            f"cannot listen for {what} on {host}:{port}: {'the port is taken' if taken else error.strerror}",
+            next_step=f"stop what uses it, or choose another --{what.lower()} HOST:PORT",
+            host=host,
+            port=port,
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handlers: the cell decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a running cell answers."""
+
+    api_url: str
+    api_key: str
+    postgres_host: str
+    postgres_port: int
+
+
+class RunningCell:
+    """A cell from its start to its end: ``start`` once, ``stop`` as often as one likes."""
+
+    def __init__(self, config: CellConfig) -> None:
+        self._config = config
+        self._root = os.geteuid() == 0
+        data = config.data.absolute()
+        self._layout = Layout(data=data, run=run_directory(data, root=self._root))
+        self._stack = contextlib.AsyncExitStack()
+        self._stopped = False
+
+    async def start(self) -> Addresses:
+        """Answers when everything answers. Raises OperatorError, having undone what it began."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> Addresses:
+        config, layout = self._config, self._layout
+        await asyncio.to_thread(prepare, layout, root=self._root)
+        self._stack.callback(os.close, take_lock(layout.lock))
+        listener = bind(config.http, "HTTP")
+        self._stack.callback(listener.close)
+        state = await asyncio.to_thread(State, layout.database)
+        self._stack.push_async_callback(state.close)
+        sealer = await asyncio.to_thread(Sealer.from_file, layout.key)
+        admin = Admin(sealer)
+        uids = uid_range(config, Path("/proc/self/uid_map").read_text()) if self._root else None
+        engines = EngineStore(
+            await asyncio.to_thread(self._engines_directory, uids), layout.templates, prefer_source=config.engine_source
+        )
+        await asyncio.to_thread(engines.load)
+        clock = SystemClock()
+        instances = Instances(
+            config=config,
+            layout=layout,
+            state=state,
+            engines=engines,
+            admin=admin,
+            clock=clock,
+            root=self._root,
+        )
+        context = Context(
+            config=config,
+            layout=layout,
+            state=state,
+            engines=engines,
+            instances=instances,
+            admin=admin,
+            sealer=sealer,
+            clock=clock,
+            uids=uids,
+            own_uid=Uid(os.getuid()),
+        )
+        await self._clear_unnamed(context)
+        adopted = await instances.adopt()
+        self._stack.push_async_callback(instances.close)
+        runner = Runner(context, VERBS)
+        self._stack.push_async_callback(runner.stop)
+        resumed = await runner.resume()
+        keys = Keys(context)
+        await keys.load()
+        operator_key = await self._operator_key(keys)
+        newborn = Newborn(context)
+        engine = await engines.for_major(config.default_major)
+        _log.info("cell opened", data=str(layout.data), engine=engine.build_id, adopted=adopted, resumed=resumed)
+
+        loops = [idle_loop(context), spares_loop(context, newborn), discard_loop(context)]
+        for loop in loops:
+            loop.start()
+            self._stack.push_async_callback(loop.stop)
+        await self._open_door(context)
+        await self._serve_http(context, Cell(context, runner, newborn, keys), listener, loops)
+        host, port = config.http
+        scheme = "https" if self._needs_tls(host) else "http"
+        return Addresses(
+            api_url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/api/v2",
+            api_key=operator_key,
+            postgres_host=config.postgres[0],
+            postgres_port=config.postgres[1],
+        )
+
+    def _needs_tls(self, host: str) -> bool:
+        return not is_loopback(host) and not self._config.insecure
+
+    def _engines_directory(self, uids: range | None) -> Path:
+        """The data directory's own, unless the uids of projects cannot pass to it."""
+        if uids is None or traversable_for(self._layout.data, uids[0], uids[0]):
+            return self._layout.engines
+        SHARED_ENGINES.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return SHARED_ENGINES
+
+    async def _clear_unnamed(self, context: Context) -> None:
+        """Dooms directories that a crash left without a row."""
+        layout = context.layout
+
+        def names(tables: Tables) -> set[str]:
+            named = set(tables.doomed())
+            for spare in tables.spares():
+                named.add(layout.relative(layout.head(spare.project_id, spare.head_id)))
+            for head in tables.all_heads():
+                named.add(layout.relative(layout.head(head.project_id, head.id)))
+            return named
+
+        named = await context.state.read(names)
+        found = await asyncio.to_thread(unnamed, layout, named)
+        if found:
+            now = context.clock.now()
+            await context.state.write(lambda tables: [tables.doom(path, Uid(uid), now) for path, uid in found])
+            _log.info("directories without a row will be deleted", paths=[path for path, _ in found])
+
+    async def _operator_key(self, keys: Keys) -> str:
+        """The key of whoever runs this cell: in a file only they can read, and hashed like every other."""
+        path = self._layout.operator_key
+        if not path.exists():
+            await asyncio.to_thread(write_atomic, path, f"tenantry_{secrets.token_urlsafe(32)}".encode())
+        clear = path.read_text().strip()
+        if await keys.authenticate(clear) is None:
+            await keys.create("operator", clear)
+        return clear
+
+    async def _open_door(self, context: Context) -> None:
+        raise NotImplementedError
+
+    async def _serve_http(
+        self, context: Context, cell: Cell, listener: socket.socket, loops: list[Loop]
+    ) -> None:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """Drains the door, stops every instance and closes the data directory. Safe twice."""
+        if self._stopped:
+            return
+        self._stopped = True
+        await self._stack.aclose()

@@ -1,0 +1,34 @@
+"""Passwords of roles: made, hashed for Postgres, sealed for the one who may read them again."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from tenantry.cell.operations.context import Context
+from tenantry.neon.ids import BranchId
+from tenantry.postgres import scram
+
+_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_LENGTH: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NewPassword:
+    clear: str = field(repr=False)
+    verifier: str = field(repr=False)
+    sealed: bytes = field(repr=False)
+
+
+def place(branch_id: BranchId, role_name: str) -> str:
+    """Where a sealed password belongs: it opens nowhere else."""
+    return f"role:{branch_id}:{role_name}"
+
+
+async def new_password(context: Context, branch_id: BranchId, role_name: str) -> NewPassword:
+    """A random password (95 bits) with its verifier; hashing runs on a thread."""
+    clear = "npg_" + "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    verifier = await asyncio.to_thread(scram.make_verifier, clear)
+    return NewPassword(clear, verifier, context.sealer.seal(clear, place=place(branch_id, role_name)))

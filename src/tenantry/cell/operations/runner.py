@@ -1,0 +1,133 @@
+"""Carries operations out, one project's after another, and goes on after a crash where the last step ended."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from tenantry.cell.model import Operation
+from tenantry.cell.operations.context import Context, Verb
+from tenantry.errors import Defect, TenantryError
+from tenantry.neon.ids import OperationId, ProjectId
+from tenantry.runtime.failpoints import failpoint
+from tenantry.runtime.tasks import Tasks
+
+_log = structlog.get_logger("operations")
+
+ATTEMPTS_MAX: Final = 5
+"""How often one step is tried before its operation has failed."""
+RETRY_SECONDS: Final = (0.1, 0.5, 2.0, 5.0)
+WAIT_SECONDS_MAX: Final = 30.0
+"""How long an API call waits for its operations before it answers that they are running."""
+
+
+class Runner:
+    """Runs the unfinished operations of each project in the order in which they were written down."""
+
+    def __init__(self, context: Context, verbs: Sequence[Verb]) -> None:
+        self._context = context
+        self._verbs: Mapping[str, Verb] = {verb.name: verb for verb in verbs}
+        self._tasks = Tasks("operations")
+        self._running: dict[ProjectId, asyncio.Task[None]] = {}
+        self._awaited: set[OperationId] = set()
+        self._failures: dict[OperationId, TenantryError] = {}
+
+    async def resume(self) -> int:
+        """Takes up what an earlier control process left unfinished. How many projects have such work."""
+        unfinished = await self._context.state.read(lambda tables: tables.operations_unfinished())
+        projects = {operation.project_id for operation in unfinished}
+        for project_id in projects:
+            self.poke(project_id)
+        return len(projects)
+
+    def poke(self, project_id: ProjectId) -> asyncio.Task[None]:
+        """Makes sure that somebody works on the project's unfinished operations; call it after writing them down."""
+        task = self._running.get(project_id)
+        if task is None or task.done():
+            task = self._tasks.start(self._work(project_id), f"project {project_id}")
+            self._running[project_id] = task
+            task.add_done_callback(lambda done: self._running.pop(project_id, None) if done is task else None)
+        return task
+
+    async def finish(self, operations: Sequence[Operation]) -> tuple[Operation, ...]:
+        """Runs these operations (of one project) and answers them as they are at the end.
+
+        Raises what a failed one raised. After WAIT_SECONDS_MAX they are answered as they are, still running.
+        """
+        if not operations:
+            return ()
+        ids = {operation.id for operation in operations}
+        self._awaited |= ids
+        try:
+            await asyncio.wait([self.poke(operations[0].project_id)], timeout=WAIT_SECONDS_MAX)
+            failures = [error for i in ids if (error := self._failures.pop(i, None)) is not None]
+        finally:
+            self._awaited -= ids
+        if failures:
+            raise failures[0]
+        return await self._context.state.read(
+            lambda tables: tuple(tables.operation(operation.id) or operation for operation in operations)
+        )
+
+    async def _work(self, project_id: ProjectId) -> None:
+        while True:
+            waiting = await self._context.state.read(lambda tables: tables.operations_unfinished(project_id))
+            if not waiting:
+                return
+            await self._carry_out(waiting[0], waiting[1:])
+
+    async def _carry_out(self, operation: Operation, later: Sequence[Operation]) -> None:
+        verb = self._verbs[operation.verb]
+        for number, step in enumerate(verb.steps[operation.step :], start=operation.step):
+            failpoint(f"{verb.name}.{number}.before")
+            for attempt in range(ATTEMPTS_MAX):
+                try:
+                    await step(self._context, operation)
+                    break
+                except TenantryError as error:
+                    operation = dataclasses.replace(operation, failures_count=operation.failures_count + 1)
+                    if error.blame == "client" or attempt == ATTEMPTS_MAX - 1:
+                        await self._fail(operation, error, later)
+                        return
+                    _log.warning("step failed, trying again", verb=verb.name, step=number, error=str(error))
+                    await asyncio.sleep(RETRY_SECONDS[attempt])
+                except Exception as error:  # noqa: BLE001 - the boundary of the service: a defect fails its operation only
+                    _log.error("defect in an operation", verb=verb.name, step=number, exc_info=error)
+                    await self._fail(operation, Defect(f"{type(error).__name__}: {error}"), later)
+                    return
+            failpoint(f"{verb.name}.{number}.after")
+            last = number == len(verb.steps) - 1
+            operation = await self._note(operation, step=number + 1, finished=last)
+
+    async def _note(self, operation: Operation, *, step: int, finished: bool) -> Operation:
+        now = self._context.clock.now()
+        after = dataclasses.replace(
+            operation,
+            step=step,
+            status="finished" if finished else "running",
+            updated_at=now,
+            finished_at=now if finished else None,
+        )
+        await self._context.state.write(lambda tables: tables.update(after))
+        return after
+
+    async def _fail(self, operation: Operation, error: TenantryError, later: Sequence[Operation]) -> None:
+        """The operation has failed, and what was to come after it is skipped."""
+        now = self._context.clock.now()
+        failed = dataclasses.replace(
+            operation, status="failed", error=error.client_text, updated_at=now, finished_at=now
+        )
+        skipped = [dataclasses.replace(o, status="skipped", updated_at=now, finished_at=now) for o in later]
+        log = _log.info if error.blame == "client" else _log.error
+        log("operation failed", operation_id=operation.id, verb=operation.verb, error=str(error))
+        if operation.id in self._awaited:
+            self._failures[operation.id] = error
+        await self._context.state.write(lambda tables: [tables.update(o) for o in (failed, *skipped)])
+
+    async def stop(self) -> None:
+        """Leaves what is unfinished for the next start. Safe twice."""
+        await self._tasks.stop()
