@@ -8,11 +8,14 @@ catalog are down.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
 from tenantry.neon.ids import EndpointId
 
 LeaseId = NewType("LeaseId", str)
+
+ADMIN_ROLE: Final = "cloud_admin"
+"""The cell's own role in every instance; the door refuses its name like a wrong password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +85,12 @@ class Cell(Protocol):
 
     async def report(self, traffic: list[Traffic]) -> None:
         """Adds to the counters of endpoints; called every few seconds and at the end of sessions."""
+        ...
+
+
+class Forwarder(Protocol):
+    """Takes cancel requests to the worker whose key it is; the door's own control side implements it."""
+
+    async def forward_cancel(self, worker: int, pid: int, secret: bytes) -> None:
+        """Returns when the instance has taken the request; an unknown worker or key does nothing."""
         ...

@@ -1,0 +1,94 @@
+"""Cancel requests: keys of our own, each standing for a session's socket and its instance's real key.
+
+A key begins with the number of the worker that made it, so that a request which the kernel handed to another
+worker finds its way. With protocol 3.0 a key is 32 bits and tenants' process ids collide, so the process id
+shown is random too: 55 secret bits together. With protocol 3.2 the process id is the real one and the key has
+31 secret bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from tenantry.cell.proxy.conn import PeerGone, connect_unix
+from tenantry.postgres import wire
+
+WORKERS_MAX: Final = 256
+"""One byte of each key names the worker."""
+CANCEL_SECONDS: Final = 5.0
+_KEY_BYTES_3_2: Final = 32
+
+_log = structlog.get_logger("proxy.cancel")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a client is given as its backend's key."""
+
+    pid: int
+    secret: bytes = field(repr=False)
+
+    @property
+    def worker(self) -> int:
+        return self.secret[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a cancel request goes, and the key that its instance knows."""
+
+    socket_path: str
+    pid: int
+    secret: bytes = field(repr=False)
+
+
+class Cancels:
+    """The keys of one worker's sessions."""
+
+    def __init__(self, worker: int) -> None:
+        assert 0 <= worker < WORKERS_MAX
+        self._worker = bytes([worker])
+        self._targets: dict[Key, Target] = {}
+
+    def mint(self, version: int, target: Target) -> Key:
+        """A new key for ``target``, until :meth:`drop`."""
+        while True:
+            if version >= wire.PROTOCOL_3_2:
+                key = Key(target.pid, self._worker + secrets.token_bytes(_KEY_BYTES_3_2 - 1))
+            else:
+                # Some clients read the process id as signed and take zero for "none".
+                key = Key(secrets.randbelow(2**31 - 1) + 1, self._worker + secrets.token_bytes(3))
+            if key not in self._targets:
+                self._targets[key] = target
+                return key
+
+    def drop(self, key: Key) -> None:
+        """Forgets a key. Safe twice."""
+        self._targets.pop(key, None)
+
+    def find(self, key: Key) -> Target | None:
+        return self._targets.get(key)
+
+    async def cancel(self, key: Key) -> None:
+        """Passes a cancel request on and waits until the instance has taken it; unknown keys do nothing."""
+        target = self.find(key)
+        if target is None:
+            return
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                conn = await connect_unix(target.socket_path)
+                try:
+                    await conn.send(wire.cancel_request(target.pid, target.secret))
+                    while True:
+                        await conn.fill()
+                finally:
+                    conn.close()
+        except PeerGone:
+            return  # The instance closes when it has read the request, and that is all the answer there is.
+        except TimeoutError:
+            _log.warning("an instance did not take a cancel request in time", seconds=CANCEL_SECONDS)

@@ -1,0 +1,110 @@
+"""Accepting clients on one listening socket, and letting them go in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Final
+
+import structlog
+
+from tenantry.cell.proxy import refusals
+from tenantry.cell.proxy.conn import Conn
+from tenantry.cell.proxy.session import House, serve
+
+ACCEPTS_PER_TURN: Final = 64
+_OUT_OF_FILES_SECONDS: Final = 0.1
+_KEEPALIVE_IDLE_SECONDS: Final = 60
+_KEEPALIVE_INTERVAL_SECONDS: Final = 10
+_KEEPALIVE_PROBES: Final = 6
+
+_log = structlog.get_logger("proxy.door")
+
+
+class Door:
+    """Accepts until it is drained. ``stop`` is safe twice."""
+
+    def __init__(self, listener: socket.socket, house: House) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._house = house
+        self._loop = asyncio.get_running_loop()
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._resume: asyncio.TimerHandle | None = None
+        self._open = False
+
+    @property
+    def sessions(self) -> int:
+        return len(self._sessions)
+
+    def open(self) -> None:
+        """Begins to accept."""
+        self._open = True
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._accept_failed(error)
+                return
+            # AF_INET and AF_INET6 addresses both begin with the host.
+            self._welcome(sock, str(address[0]))
+
+    def _accept_failed(self, error: OSError) -> None:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            # The backlog would wake us again at once, and nothing gets better by asking.
+            _log.error("cannot accept a client", reason=error.strerror)
+            self._loop.remove_reader(self._listener.fileno())
+            self._resume = self._loop.call_later(_OUT_OF_FILES_SECONDS, self.open)
+
+    def _welcome(self, sock: socket.socket, address: str) -> None:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # A client that vanished without a word would otherwise keep its instance awake for hours.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_SECONDS)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_SECONDS)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+        except OSError:
+            sock.close()  # Gone between its arrival and our greeting.
+            return
+        task = self._loop.create_task(self._serve(sock, address))
+        self._sessions.add(task)
+        task.add_done_callback(self._session_over)
+
+    async def _serve(self, sock: socket.socket, address: str) -> None:
+        try:
+            await serve(Conn(sock), address, self._house)
+        except Exception:  # noqa: BLE001
+            # The service boundary: a defect met by one client must not become the others'.
+            _log.exception("a session failed in a way that nobody foresaw", address=address)
+
+    def _session_over(self, task: asyncio.Task[None]) -> None:
+        self._sessions.discard(task)
+
+    def close(self) -> None:
+        """Accepts no more; sessions go on. Safe twice."""
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Closes the listener, lets sessions end by themselves for ``seconds``, then ends them. Safe twice."""
+        self.close()
+        if self._sessions:
+            await asyncio.wait(set(self._sessions), timeout=seconds)
+        for relay in list(self._house.relays):
+            relay.stop(refusals.shutting_down())
+        if self._sessions:
+            await asyncio.wait(set(self._sessions), timeout=1.0)
+        for task in list(self._sessions):
+            task.cancel()
+        await asyncio.gather(*self._sessions, return_exceptions=True)

@@ -1,0 +1,160 @@
+"""How much one address, one endpoint and the whole worker may take; every table here is bounded."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from tenantry.cell.proxy.refusals import INVALID_AUTHORIZATION, TOO_MANY_CONNECTIONS, Refusal
+from tenantry.cell.proxy.settings import Settings
+from tenantry.neon.ids import EndpointId
+
+FAILURE_TABLE_MAX: Final = 10_000
+"""Addresses, and pairs of address and endpoint, whose failed logins are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """``burst`` failures at once, then one every ``seconds_per_failure``."""
+
+    burst: int
+    seconds_per_failure: float
+
+
+PER_ADDRESS: Final = Allowance(burst=100, seconds_per_failure=0.1)
+PER_ADDRESS_AND_ENDPOINT: Final = Allowance(burst=10, seconds_per_failure=1.0)
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: for IPv6 its /64, of which one client has all."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+class FailureTable:
+    """Recent failures by name: for each, the moment at which all of them will be forgiven."""
+
+    def __init__(self, allowance: Allowance, now: Callable[[], float], size_max: int = FAILURE_TABLE_MAX) -> None:
+        self._allowance = allowance
+        self._now = now
+        self._size_max = size_max
+        self._forgiven_at: OrderedDict[Hashable, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._forgiven_at)
+
+    def wait_seconds(self, name: Hashable) -> float:
+        """How long ``name`` must wait until it may fail once more; 0 when it may now."""
+        forgiven_at = self._forgiven_at.get(name)
+        if forgiven_at is None:
+            return 0.0
+        owed = forgiven_at - self._now()
+        if owed <= 0:
+            del self._forgiven_at[name]
+            return 0.0
+        return max(0.0, owed - (self._allowance.burst - 1) * self._allowance.seconds_per_failure)
+
+    def failed(self, name: Hashable) -> None:
+        """Counts one failure; when the table is full, the name that failed longest ago is forgotten."""
+        now = self._now()
+        since = max(self._forgiven_at.get(name, now), now)
+        self._forgiven_at[name] = since + self._allowance.seconds_per_failure
+        self._forgiven_at.move_to_end(name)
+        if len(self._forgiven_at) > self._size_max:
+            self._forgiven_at.popitem(last=False)
+
+
+class Limits:
+    """The counts of one worker."""
+
+    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
+        self._settings = settings
+        self._connections = 0
+        self._handshakes = 0
+        self._handshakes_of: dict[str, int] = {}
+        self._sessions_of: dict[EndpointId, int] = {}
+        self._by_address = FailureTable(PER_ADDRESS, now)
+        self._by_pair = FailureTable(PER_ADDRESS_AND_ENDPOINT, now)
+
+    @property
+    def connections(self) -> int:
+        return self._connections
+
+    @contextmanager
+    def connection(self) -> Generator[None]:
+        """One of the worker's connections. Raises Refusal when all are taken."""
+        if self._connections >= self._settings.connections_max:
+            raise Refusal(TOO_MANY_CONNECTIONS, "the server has too many connections", next_step="try later")
+        self._connections += 1
+        try:
+            yield
+        finally:
+            self._connections -= 1
+
+    @contextmanager
+    def handshake(self, network: str) -> Generator[None]:
+        """One of the worker's, and of the address's, unproved connections. Raises Refusal."""
+        of_address = self._handshakes_of.get(network, 0)
+        if self._handshakes >= self._settings.handshakes_max or of_address >= self._settings.handshakes_per_address_max:
+            raise Refusal(TOO_MANY_CONNECTIONS, "too many clients are logging in", next_step="try later")
+        self._handshakes += 1
+        self._handshakes_of[network] = of_address + 1
+        try:
+            yield
+        finally:
+            self._handshakes -= 1
+            left = self._handshakes_of[network] - 1
+            if left:
+                self._handshakes_of[network] = left
+            else:
+                del self._handshakes_of[network]
+
+    @contextmanager
+    def session(self, endpoint: EndpointId, sessions_max: int) -> Generator[None]:
+        """One of an endpoint's sessions; 0 means the worker's own bound. Raises Refusal."""
+        bound = sessions_max or self._settings.connections_per_endpoint_max
+        count = self._sessions_of.get(endpoint, 0)
+        if count >= bound:
+            raise Refusal(
+                TOO_MANY_CONNECTIONS,
+                f"the endpoint has its {bound} connections already",
+                next_step="close some, or use a pool in the application",
+            )
+        self._sessions_of[endpoint] = count + 1
+        try:
+            yield
+        finally:
+            left = self._sessions_of[endpoint] - 1
+            if left:
+                self._sessions_of[endpoint] = left
+            else:
+                del self._sessions_of[endpoint]
+
+    def check_failures(self, network: str, endpoint: EndpointId) -> None:
+        """Raises Refusal while too many logins from there have failed.
+
+        Asked twice: before the exchange, and again before its proof is looked at, so that many exchanges begun
+        at once get no more guesses than one after the other.
+        """
+        wait = max(self._by_address.wait_seconds(network), self._by_pair.wait_seconds((network, endpoint)))
+        if wait > 0:
+            raise Refusal(
+                INVALID_AUTHORIZATION,
+                "too many failed logins from this address",
+                next_step=f"try again in {wait:.0f} seconds" if wait >= 1 else "try again in a second",
+            )
+
+    def login_failed(self, network: str, endpoint: EndpointId) -> None:
+        self._by_address.failed(network)
+        self._by_pair.failed((network, endpoint))

