@@ -10,16 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-_LEAVES_A_PROCESS = """
+_LEAVES_AN_ORPHAN = """
 import os, subprocess, sys
-from pathlib import Path
 
 def test_leaves_one(workdir):
-    child = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(100)", {argument}], {how}, start_new_session=True
-    )
-    Path({pid_file!r}).write_text(str(child.pid))
-    child.returncode = 0  # nobody waits for it
+    launcher = 'setsid "$@" >{pid_file}.out 2>&1 & echo $! >{pid_file}'
+    sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
+    subprocess.run(["sh", "-c", launcher, "sh", *sleeper, {argument}], {how}, check=True)
 """
 
 
@@ -56,7 +53,7 @@ def test_a_process_left_behind_fails_the_run_and_is_killed(
     workdir: Path, how: str, argument: str, parallel: str
 ) -> None:
     pid_file = workdir / "pid"
-    source = _LEAVES_A_PROCESS.format(how=how, argument=argument, pid_file=str(pid_file))
+    source = _LEAVES_AN_ORPHAN.format(how=how, argument=argument, pid_file=pid_file)
     outcome = _run(workdir, source, "-n", parallel)
     assert outcome.returncode == 1, outcome.stdout
     assert "1 passed, 1 error" in outcome.stdout
@@ -67,7 +64,7 @@ def test_a_process_left_behind_fails_the_run_and_is_killed(
 
 def test_what_a_killed_worker_left_is_ended_by_the_run(workdir: Path) -> None:
     pid_file = workdir / "pid"
-    source = _LEAVES_A_PROCESS.format(how="cwd='/'", argument="''", pid_file=str(pid_file))
+    source = _LEAVES_AN_ORPHAN.format(how="cwd='/'", argument="''", pid_file=pid_file)
     outcome = _run(workdir, source + "    os.kill(os.getpid(), 9)\n", "-n", "1", "--max-worker-restart=0")
     assert outcome.returncode != 0
     pid = int(pid_file.read_text())
