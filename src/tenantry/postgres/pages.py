@@ -42,7 +42,7 @@ def page_checksum(page: bytes | bytearray | memoryview, block_number: int) -> in
     return ((result ^ block_number) % 65535) + 1
 
 
-def with_checksum(page: bytearray, block_number: int) -> None:
+def set_checksum(page: bytearray, block_number: int) -> None:
     """Stores the page's checksum in its header."""
     struct.pack_into("<H", page, _CHECKSUM_OFFSET, page_checksum(page, block_number))
 
@@ -64,9 +64,25 @@ def _crc_table() -> tuple[int, ...]:
 _CRC_TABLE: Final = _crc_table()
 
 
+class RunningCrc:
+    """CRC-32C (Castagnoli) of all that was fed so far. For hundreds of bytes, not for megabytes."""
+
+    def __init__(self) -> None:
+        self._state = _MASK
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        state = self._state
+        for byte in data:
+            state = _CRC_TABLE[(state ^ byte) & 0xFF] ^ (state >> 8)
+        self._state = state
+
+    @property
+    def value(self) -> int:
+        return self._state ^ _MASK
+
+
 def crc32c(data: bytes | bytearray | memoryview) -> int:
-    """CRC-32C (Castagnoli), as pg_control and WAL records carry it. For hundreds of bytes, not for megabytes."""
-    crc = _MASK
-    for byte in data:
-        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    return crc ^ _MASK
+    """CRC-32C as pg_control and WAL records carry it."""
+    crc = RunningCrc()
+    crc.feed(data)
+    return crc.value
