@@ -17,7 +17,8 @@ from tenantry.neon.ids import ProjectId
 def intend(catalog: Catalog, slug: str = "acme-corp", **fields: object) -> Tenant:
     wish = {"name": slug.upper(), "email": None, "plan": "launch", "region": None, "pg_version": None} | fields
     with catalog.transaction() as connection:
-        return queries.intend_tenant(connection, slug=slug, **wish)  # pyright: ignore[reportArgumentType]
+        tenant, _ = queries.intend_tenant(connection, slug=slug, **wish)  # pyright: ignore[reportArgumentType]
+    return tenant
 
 
 def make_ready(catalog: Catalog, slug: str = "acme-corp", project: str = "cool-sun-1") -> Tenant:
@@ -96,17 +97,17 @@ def test_a_held_tenant_makes_others_wait_and_then_say_so(catalog: Catalog, monke
 def test_the_schema_of_a_tenant_is_remembered_with_the_time_it_was_seen(catalog: Catalog) -> None:
     assert make_ready(catalog).schema_seen_at is None
     with catalog.transaction() as connection:
-        assert queries.record_schema(connection, "acme-corp", version=None, fingerprint=None)
-        assert not queries.record_schema(connection, "nobody", version="1", fingerprint="f")
+        assert queries.record_schema(connection, "acme-corp", version=None, format="drizzle", fingerprint="f0")
+        assert not queries.record_schema(connection, "nobody", version="1", format="sql", fingerprint="f")
     with catalog.transaction() as connection:
         empty = queries.tenant_by_slug(connection, "acme-corp")
         assert empty is not None
         assert (empty.schema_version, empty.schema_seen_at is None) == (None, False)
-        queries.record_schema(connection, "acme-corp", version="0001_a", fingerprint="f1")
+        queries.record_schema(connection, "acme-corp", version="0001_a", format="drizzle", fingerprint="f1")
     with catalog.transaction() as connection:
         seen = queries.tenant_by_slug(connection, "acme-corp")
         assert seen is not None
-        assert (seen.schema_version, seen.schema_fingerprint) == ("0001_a", "f1")
+        assert (seen.schema_version, seen.schema_format, seen.schema_fingerprint) == ("0001_a", "drizzle", "f1")
 
 
 def test_runs_of_migrations_are_remembered_the_last_one_first(

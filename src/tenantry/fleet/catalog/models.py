@@ -91,7 +91,9 @@ class Project(Base):
         CheckConstraint("(state IN ('deleting', 'deleted')) = (deleting_at IS NOT NULL)", name="deleting_at"),
         CheckConstraint("(state = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_at"),
         CheckConstraint(
-            "schema_seen_at IS NOT NULL OR num_nonnulls(schema_version, schema_fingerprint) = 0", name="schema_seen"
+            "num_nulls(schema_format, schema_fingerprint, schema_seen_at) IN (0, 3)"
+            " AND (schema_version IS NULL OR schema_format IS NOT NULL)",
+            name="schema_seen",
         ),
         # One living project for each customer; also the index of the foreign key for the living.
         Index("project_live_customer_id_key", "customer_id", unique=True, postgresql_where=text("state <> 'deleted'")),
@@ -113,6 +115,8 @@ class Project(Base):
     state: Mapped[str] = mapped_column(server_default=text("'creating'"))
     schema_version: Mapped[str | None]
     """The newest migration known to be applied. The ledger in the tenant is the truth, this its cache."""
+    schema_format: Mapped[str | None]
+    """The format of migrations whose ledger was read: drizzle or sql."""
     schema_fingerprint: Mapped[str | None]
     """Chains everything applied, so that an edited migration is seen without waking the tenant."""
     schema_seen_at: Mapped[datetime | None]

@@ -30,6 +30,7 @@ _TENANT: Final = select(
     models.Project.database_name,
     models.Project.role_name,
     models.Project.schema_version,
+    models.Project.schema_format,
     models.Project.schema_fingerprint,
     models.Project.schema_seen_at,
     models.Project.created_at,
@@ -56,6 +57,7 @@ def _tenant(fields: RowMapping) -> Tenant:
         database_name=fields["database_name"],
         role_name=fields["role_name"],
         schema_version=fields["schema_version"],
+        schema_format=fields["schema_format"],
         schema_fingerprint=fields["schema_fingerprint"],
         schema_seen_at=fields["schema_seen_at"],
         created_at=fields["created_at"],
@@ -86,10 +88,11 @@ def intend_tenant(
     plan: str,
     region: str | None,
     pg_version: int | None,
-) -> Tenant:
+) -> tuple[Tenant, bool]:
     """Writes down that this tenant shall exist, unless the slug is taken; returns the slug's tenant either way.
 
-    Two processes that call this at once with one slug get the same tenant.
+    The second value says whether it was written now. Two processes that call this at once with one slug get the
+    same tenant, and one of them True.
     """
     customer = insert(models.Customer).values(slug=slug, name=name, email=email, plan_slug=plan)
     connection.execute(
@@ -101,12 +104,12 @@ def intend_tenant(
         .scalar_subquery()
     )
     project = insert(models.Project).values(customer_id=customer_id, region=region, pg_version=pg_version)
-    connection.execute(
+    written = connection.execute(
         project.on_conflict_do_nothing(index_elements=["customer_id"], index_where=text("state <> 'deleted'"))
     )
     tenant = tenant_by_slug(connection, slug)
     assert tenant is not None, "the tenant just written is there"
-    return tenant
+    return tenant, written.rowcount == 1
 
 
 def tenant_by_slug(connection: Connection, slug: str) -> Tenant | None:
@@ -197,7 +200,7 @@ def mark_deleted(connection: Connection, tenant: TenantId) -> None:
     )
 
 
-def record_schema(connection: Connection, slug: str, *, version: str | None, fingerprint: str | None) -> bool:
+def record_schema(connection: Connection, slug: str, *, version: str | None, format: str, fingerprint: str) -> bool:
     """Caches what the ledger of the slug's tenant says; False when there is no such tenant (any more)."""
     table = models.Project
     customer_id = (
@@ -209,7 +212,11 @@ def record_schema(connection: Connection, slug: str, *, version: str | None, fin
         update(table)
         .where(table.customer_id == customer_id, _LIVE)
         .values(
-            schema_version=version, schema_fingerprint=fingerprint, schema_seen_at=func.now(), updated_at=func.now()
+            schema_version=version,
+            schema_format=format,
+            schema_fingerprint=fingerprint,
+            schema_seen_at=func.now(),
+            updated_at=func.now(),
         )
     )
     return changed.rowcount == 1

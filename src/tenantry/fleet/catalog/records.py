@@ -37,6 +37,7 @@ class Tenant:
     database_name: str | None
     role_name: str | None
     schema_version: str | None
+    schema_format: str | None
     schema_fingerprint: str | None
     schema_seen_at: datetime | None
     """None: nobody has looked into this tenant's ledger yet."""

@@ -57,6 +57,7 @@ _STATEMENTS: Final = (
         role_name text,
         state text NOT NULL DEFAULT 'creating',
         schema_version text,
+        schema_format text,
         schema_fingerprint text,
         schema_seen_at timestamptz,
         created_at timestamptz NOT NULL DEFAULT now(),
@@ -74,7 +75,8 @@ _STATEMENTS: Final = (
         ),
         CONSTRAINT project_deleted_at_check CHECK ((state = 'deleted') = (deleted_at IS NOT NULL)),
         CONSTRAINT project_schema_seen_check CHECK (
-            schema_seen_at IS NOT NULL OR num_nonnulls(schema_version, schema_fingerprint) = 0
+            num_nulls(schema_format, schema_fingerprint, schema_seen_at) IN (0, 3)
+            AND (schema_version IS NULL OR schema_format IS NOT NULL)
         )
     )
     """,

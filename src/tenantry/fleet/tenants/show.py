@@ -1,0 +1,25 @@
+"""Show one tenant: what the catalog knows, and what its provider says of it now. Wakes nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.tenants.find import find_tenant
+from tenantry.fleet.tenants.ports import Provider, ProviderEndpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    tenant: Tenant
+    endpoints: Sequence[ProviderEndpoint]
+
+
+def show_tenant(catalog: Catalog, provider: Provider, name: str) -> Shown:
+    """Raises NotFound."""
+    tenant = find_tenant(catalog, name)
+    if tenant.state != "ready" or tenant.project_id is None:
+        return Shown(tenant, ())
+    return Shown(tenant, provider.endpoints(tenant.project_id))
