@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,12 @@ def identity_of(pid: int) -> Identity | None:
 def alive(identity: Identity) -> bool:
     """Whether exactly this process still runs. A zombie counts as dead."""
     return identity_of(identity.pid) == identity
+
+
+def started_at(identity: Identity) -> float:
+    """When it started, in seconds of the wall clock as that is set now."""
+    since_boot = identity.start_ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
 
 
 def parent_of(identity: Identity) -> int | None:
@@ -131,8 +138,8 @@ def spawn(
     return Identity(process.pid, status.start_ticks)
 
 
-def _open_pidfd(identity: Identity) -> int | None:
-    """A descriptor of exactly this process, or None when it is gone."""
+def open_pidfd(identity: Identity) -> int | None:
+    """A descriptor of exactly this process, readable when it ends; None when it is gone. The caller closes it."""
     try:
         descriptor = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -151,7 +158,7 @@ def _open_pidfd(identity: Identity) -> int | None:
 
 async def wait_exit(identity: Identity, timeout_seconds: float) -> bool:
     """Waits until the process has ended, our child or not. False when it still runs after the time."""
-    descriptor = _open_pidfd(identity)
+    descriptor = open_pidfd(identity)
     if descriptor is None:
         return True
     loop = asyncio.get_running_loop()
@@ -173,7 +180,7 @@ def kill(identity: Identity, signal_number: signal.Signals) -> bool:
 
     Raises OperatorError when we may not signal it.
     """
-    descriptor = _open_pidfd(identity)
+    descriptor = open_pidfd(identity)
     if descriptor is None:
         return False
     try:

@@ -105,7 +105,8 @@ def write_new(path: str, data: Buffer, *, mode: int, owner: Owner | None, sync: 
     Takes a string and raises plain OSError: clones call it a thousand times within 30 ms.
     """
     _write_at(None, path, data, mode=mode, owner=owner, sync=sync)
-    _record_file(Path(path), data, mode, synced=sync)
+    if _recorder is not None:
+        _record_file(Path(path), data, mode, synced=sync)
 
 
 def make_directory(path: Path | str, *, mode: int = 0o700, owner: Owner | None = None) -> None:
@@ -118,7 +119,8 @@ def make_directory(path: Path | str, *, mode: int = 0o700, owner: Owner | None =
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
-    _record("mkdir", Path(path), mode=mode)
+    if _recorder is not None:
+        _record("mkdir", Path(path), mode=mode)
 
 
 def make_symlink(target: str, path: Path) -> None:
