@@ -24,14 +24,14 @@ RequestId = NewType("RequestId", str)
 ID_PATTERN: Final = re.compile(r"^[a-z0-9-]{1,60}$")
 ENDPOINT_PATTERN: Final = re.compile(r"^ep-[a-z]+-[a-z]+-[a-z0-9]+$")
 
-_ADJECTIVES: Final = (
+_ADJECTIVES: Final = (  # noqa: SIM905 - a hundred words read better as a text
     "amber bold brave bright calm clear cool crisp dawn deep eager early fancy fresh gentle golden green happy "
     "hidden holy icy jolly keen kind late lively long lucky mellow misty mute noble odd old patient plain "
     "polished proud quiet rapid red rough round royal shiny shy silent small snowy soft solitary sparkling "
     "spring square steep still summer sweet tight twilight wandering warm weathered white wild winter wispy "
     "withered young"
 ).split()
-_NOUNS: Final = (
+_NOUNS: Final = (  # noqa: SIM905
     "art band bar base bird block boat bonus bread breeze brook bush butterfly cake cell cherry cloud credit "
     "darkness dawn dew disk dream dust feather field fire firefly flower fog forest frog frost glade glitter "
     "grass hall hat haze heart hill king lab lake leaf limit math meadow mode moon morning mountain mouse mud "
