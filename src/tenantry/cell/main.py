@@ -34,36 +34,22 @@ from tenantry.cell.loops.idle import idle_loop
 from tenantry.cell.loops.loop import Loop
 from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
-from tenantry.cell.operations import create_project, databases, delete_project, endpoints, roles
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
+from tenantry.cell.operations.verbs import VERBS
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage.heads import unnamed
 from tenantry.cell.storage.layout import Layout, prepare, run_directory
 from tenantry.errors import OperatorError
-from tenantry.postgres.postmaster import traversable_for
 from tenantry.runtime.clock import SystemClock
-from tenantry.runtime.files import write_atomic
+from tenantry.runtime.files import traversable_for, write_atomic
 from tenantry.runtime.sealing import Sealer
 
 _log = structlog.get_logger("cell")
 
-VERBS: Final = (
-    create_project.VERB,
-    delete_project.VERB,
-    endpoints.START,
-    endpoints.SUSPEND,
-    endpoints.APPLY,
-    roles.CREATE,
-    roles.RESET,
-    roles.DELETE,
-    databases.CREATE,
-    databases.CHANGE,
-    databases.DELETE,
-)
 HTTP_CONNECTIONS_MAX: Final = 1_000
 HTTP_BACKLOG: Final = 512
 
@@ -262,9 +248,7 @@ class RunningCell:
     async def _open_door(self, context: Context) -> None:
         raise NotImplementedError
 
-    async def _serve_http(
-        self, context: Context, cell: Cell, listener: socket.socket, loops: list[Loop]
-    ) -> None:
+    async def _serve_http(self, context: Context, cell: Cell, listener: socket.socket, loops: list[Loop]) -> None:
         raise NotImplementedError
 
     async def stop(self) -> None:

@@ -28,6 +28,7 @@ class EngineStore:
         self._templates = templates
         self._prefer_source = prefer_source
         self._installed: dict[BuildId, Engine] = {}
+        self._chosen: dict[int, Engine] = {}
         self._template: dict[BuildId, Template] = {}
         self._lock = asyncio.Lock()
 
@@ -49,9 +50,15 @@ class EngineStore:
         return engine
 
     async def for_major(self, major: int) -> Engine:
-        """The build that new heads of ``major`` get, installed on first use. Raises as ``engines.choose`` does."""
-        async with self._lock:
-            return await asyncio.to_thread(self._for_major, major)
+        """The build that new heads of ``major`` get, installed on first use. Raises as ``engines.choose`` does.
+
+        Chosen once in a cell's life: what the machine gets later is seen at the next start.
+        """
+        if major not in self._chosen:
+            async with self._lock:
+                if major not in self._chosen:
+                    self._chosen[major] = await asyncio.to_thread(self._for_major, major)
+        return self._chosen[major]
 
     def _for_major(self, major: int) -> Engine:
         found = engines.choose(engines.discover(extra_dirs=[self._directory]), major, prefer_source=self._prefer_source)

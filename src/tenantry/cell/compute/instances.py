@@ -34,7 +34,7 @@ from tenantry.neon.ids import EndpointId
 from tenantry.postgres import conf, postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.postmaster import Postmaster
-from tenantry.runtime.child import wait_exit
+from tenantry.runtime.child import alive, wait_exit
 from tenantry.runtime.clock import Clock
 from tenantry.runtime.tasks import Tasks
 
@@ -330,9 +330,14 @@ class Instances:
                 await self._refresh_quietly(instance)
                 await self._stop_process(instance)
             except BaseException:
-                instance.status = "awake" if instance.running is not None else "asleep"
+                # Stopping failed half-way: what is true is what still runs.
+                instance.status = "awake" if self._runs(instance) else "asleep"
                 raise
         return True
+
+    @staticmethod
+    def _runs(instance: Instance) -> bool:
+        return instance.running is not None and alive(instance.running.identity)
 
     async def _busy(self, instance: Instance) -> bool:
         assert instance.facts is not None

@@ -233,8 +233,8 @@ async def _give_names(context: Context, work: Operation) -> None:
     role, database = str(work.argument["role_name"]), str(work.argument["database_name"])
     async with context.instances.admin(endpoint.id) as admin:
         for kind, catalogue, column, old, new in (
-            ("ROLE", "pg_roles", "rolname", ROLE, role),
-            ("DATABASE", "pg_database", "datname", DATABASE, database),
+            (sql.SQL("role"), "pg_roles", "rolname", ROLE, role),
+            (sql.SQL("database"), "pg_database", "datname", DATABASE, database),
         ):
             found = await admin.execute(
                 sql.SQL("select 1 from pg_catalog.{} where {} = %s").format(
@@ -244,7 +244,7 @@ async def _give_names(context: Context, work: Operation) -> None:
             )
             if old != new and await found.fetchone() is not None:
                 await admin.execute(
-                    sql.SQL("alter {} {} rename to {}").format(sql.SQL(kind), sql.Identifier(old), sql.Identifier(new))
+                    sql.SQL("alter {} {} rename to {}").format(kind, sql.Identifier(old), sql.Identifier(new))
                 )
 
 

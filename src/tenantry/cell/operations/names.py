@@ -74,7 +74,7 @@ def check_settings(settings: Mapping[str, object]) -> None:
     for name, value in chosen.items():  # pyright: ignore[reportUnknownVariableType] - checked next
         if not isinstance(name, str) or not isinstance(value, str) or len(value) > SETTING_VALUE_MAX:
             raise InvalidInput("pg_settings must be an object of strings", field="pg_settings")
-        if not _SETTING.match(name) or _FORBIDDEN_SETTINGS.match(name) or "\n" in value or "\0" in value:
+        if not _SETTING.fullmatch(name) or _FORBIDDEN_SETTINGS.fullmatch(name) or "\n" in value or "\0" in value:
             raise InvalidInput(
                 f"the setting {name!r} cannot be changed here", next_step="leave it out", field=f"pg_settings.{name}"
             )

@@ -31,6 +31,7 @@ from tenantry.cell.model import (
 from tenantry.errors import Conflict, NotFound, OperatorError
 from tenantry.neon.ids import BranchId, EndpointId, HeadId, OperationId, ProjectId
 
+AnyRecord = Project | Branch | Head | Endpoint | Role | Database | Operation | Spare | ApiKey | Annotation
 Record = TypeVar("Record", Project, Branch, Head, Endpoint, Role, Database, Operation, Spare, ApiKey, Annotation)
 
 _TABLE: Final[dict[type, str]] = {
@@ -132,7 +133,7 @@ class Tables:
         found = self._select(kind, tail, parameters)
         return found[0] if found else None
 
-    def insert(self, record: Record) -> None:
+    def insert(self, record: AnyRecord) -> None:
         """Raises Conflict when a row with this identity exists."""
         m = _MAPPINGS[type(record)]
         pairs = [
@@ -153,7 +154,7 @@ class Tables:
         except sqlite3.IntegrityError as error:
             raise Conflict(f"this {m.table} exists already", table=m.table, reason=str(error)) from error
 
-    def update(self, record: Record) -> None:
+    def update(self, record: AnyRecord) -> None:
         """Writes every field of the row with the record's key. Raises NotFound when there is none."""
         m = _MAPPINGS[type(record)]
         pairs = [(c, _encode(getattr(record, f))) for f, c in zip(m.fields, m.columns, strict=True) if f not in m.key]
