@@ -1,7 +1,8 @@
 """What migrations need of the rest of the fleet. Whoever has the catalog provides it; nothing here knows how.
 
-Every method is called from the runner's worker threads, up to ``RunOptions.jobs`` of them at once, so
-implementations are safe for threads. They raise ``TenantryError``; anything else counts as a defect of ours.
+``Tenants.dsn`` and ``Tenants.record`` are called from the runner's worker threads, up to ``RunOptions.jobs`` of them
+at once; everything else from the thread that called the runner. Implementations raise ``TenantryError``; anything
+else counts as a defect of ours.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ RunId = NewType("RunId", str)
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """Where a tenant's schema stands: what the ledger said when somebody last looked.
+    """Where a tenant's schema stands: what its ledger said when somebody last looked.
 
-    ``version`` is the newest applied migration (``0001_wide_hulk`` of Drizzle, ``0001`` of plain SQL), or None for
-    a ledger that is empty. ``fingerprint`` chains the versions and checksums of everything applied, so that a
-    migration edited after it was applied is seen without waking anybody.
+    ``format`` says whose ledger it was (``drizzle``, ``sql``). ``version`` is the newest applied migration
+    (``0001_wide_hulk`` of Drizzle, ``0001`` of plain SQL), or None when nothing is applied. ``fingerprint`` chains
+    format, versions and checksums of everything applied (64 hexadecimal digits), so that a migration edited after it
+    was applied is seen without waking anybody, and the cache of a tenant stays small however long its history is.
     """
 
+    format: str
     version: str | None
-    fingerprint: str | None = None
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Tenants(Protocol):
         ...
 
     def record(self, slug: TenantSlug, state: SchemaState) -> None:
-        """Caches what the tenant's ledger says now. Idempotent; the last call wins."""
+        """Caches what the tenant's ledger says now, all three fields at once. Idempotent; the last call wins."""
         ...
 
 

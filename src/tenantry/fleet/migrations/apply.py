@@ -1,0 +1,226 @@
+"""Migrates one tenant: read its ledger under a lock, apply what is pending in the same transaction, commit.
+
+Knows nothing of other tenants. What can go wrong with a tenant is part of its result, not an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import psycopg
+
+from tenantry.errors import TenantryError
+from tenantry.fleet.migrations.formats.base import Format, Judgement, Migration, next_state
+from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, refused
+from tenantry.fleet.migrations.ports import SchemaState, TenantSlug
+from tenantry.fleet.migrations.results import Failure, MigrationFailed, TenantResult
+from tenantry.fleet.migrations.session import Stopped, TenantSession, connect, sql_failure
+from tenantry.runtime.failpoints import failpoint
+
+LOCK_SECONDS_DEFAULT: Final = 5.0
+CONNECT_SECONDS_DEFAULT: Final = 15.0
+CONNECT_DEADLINE_SECONDS_DEFAULT: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long one tenant may take at what."""
+
+    lock_seconds: float = LOCK_SECONDS_DEFAULT
+    """Waiting for a lock, ours or a table's. Never 0: a migration that waits holds up every session behind it."""
+    statement_seconds: float = 0.0
+    """One statement of a migration; 0, the default, is no bound, since rewriting a large table takes its time."""
+    connect_seconds: float = CONNECT_SECONDS_DEFAULT
+    """One attempt to connect, waking the tenant included."""
+    connect_deadline_seconds: float = CONNECT_DEADLINE_SECONDS_DEFAULT
+    """All attempts to connect together."""
+
+
+class Halt:
+    """What the operator wants of a run under way. Set by one thread, read by the workers."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        """No further transaction is begun."""
+        self.cancelling = False
+        """Transactions under way are rolled back."""
+        self._sessions: dict[TenantSlug, TenantSession] = {}
+
+    @contextmanager
+    def session(self, slug: TenantSlug, connection: psycopg.Connection) -> Generator[TenantSession]:
+        """The session of one tenant, for as long as it can be cancelled. Closes the connection."""
+        # Closing, not leaving psycopg's own context: that one would commit what is open.
+        with closing(connection):
+            session = TenantSession(connection)
+            self._sessions[slug] = session
+            try:
+                yield session
+            finally:
+                del self._sessions[slug]
+
+    def cancel(self) -> None:
+        """Stops, and asks every server to end what it does for us; each asking is bounded."""
+        self.stopping = self.cancelling = True
+        for session in list(self._sessions.values()):
+            session.cancel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migrator:
+    """Migrates tenants to the newest version of one folder. Threads share it."""
+
+    folder: Format
+    dsn: Callable[[TenantSlug], str]
+    bounds: Bounds
+    accept_edited: bool
+    halt: Halt
+
+    def migrate(self, slug: TenantSlug) -> TenantResult:
+        """Brings one tenant to the newest version, or says why not. ``seconds`` is left for the caller."""
+        try:
+            with self.halt.session(slug, self._connect(slug, lambda: self.halt.stopping)) as session:
+                return self._transaction(slug, session)
+        except Stopped:
+            return TenantResult(slug=slug, outcome="not_started")
+        except MigrationFailed as error:
+            return TenantResult(slug=slug, outcome="failed", failure=error.failure)
+
+    def _connect(self, slug: TenantSlug, stopping: Callable[[], bool]) -> psycopg.Connection:
+        try:
+            dsn = self.dsn(slug)
+        except TenantryError as error:
+            raise MigrationFailed(Failure(kind="connect", message=error.message, next_step=error.next_step)) from error
+        return connect(
+            dsn,
+            deadline_seconds=self.bounds.connect_deadline_seconds,
+            connect_seconds=self.bounds.connect_seconds,
+            stopping=stopping,
+        )
+
+    def _transaction(self, slug: TenantSlug, session: TenantSession) -> TenantResult:
+        if self.halt.stopping:
+            raise Stopped
+        try:
+            session.begin(lock_seconds=self.bounds.lock_seconds)
+            session.take_lock()
+            judgement = self.folder.judge(self.folder.read_ledger(session))
+        except psycopg.Error as error:
+            raise MigrationFailed(sql_failure(error, lost=not session.alive)) from error
+        failpoint("migrate.judged")
+        notes = judgement.notes
+        if self.accept_edited:
+            notes += tuple(each.message for each in judgement.objections if each.kind == "edited")
+        objection = next(
+            (each for each in judgement.objections if not (self.accept_edited and each.kind == "edited")), None
+        )
+        base = TenantResult(slug=slug, outcome="current", state=judgement.state, notes=notes)
+        if objection is not None:
+            session.rollback()
+            failure = Failure(
+                kind=objection.kind,
+                message=objection.message,
+                next_step=objection.next_step,
+                migration=objection.version,
+            )
+            return replace(base, outcome="failed", failure=failure)
+        if not judgement.pending:
+            session.rollback()
+            return base
+        try:
+            self._apply(judgement, session)
+            self._commit(session)
+        except MigrationFailed as error:
+            session.rollback()
+            if error.failure.kind == "outcome_unknown":
+                return self._settled(base, judgement, error.failure)
+            return replace(base, outcome="failed", failure=error.failure)
+        failpoint("migrate.committed")
+        return _applied(base, judgement)
+
+    def _apply(self, judgement: Judgement, session: TenantSession) -> None:
+        for migration in judgement.pending:
+            _refuse(migration)
+        try:
+            self.folder.create_ledger(session)
+            session.allow_statements(
+                lock_seconds=self.bounds.lock_seconds, statement_seconds=self.bounds.statement_seconds
+            )
+        except psycopg.Error as error:
+            failure = sql_failure(error, lost=not session.alive)
+            raise MigrationFailed(replace(failure, message=f"making the ledger: {failure.message}")) from error
+        for migration in judgement.pending:
+            if self.halt.cancelling:
+                raise MigrationFailed(
+                    Failure(kind="cancelled", message="cancelled by the operator", migration=migration.version)
+                )
+            try:
+                self.folder.apply(session, migration)
+            except psycopg.Error as error:
+                failure = sql_failure(error, lost=not session.alive)
+                message = f"writing the ledger row: {failure.message}"
+                raise MigrationFailed(replace(failure, message=message, migration=migration.version)) from error
+            failpoint("migrate.applied")
+
+    def _commit(self, session: TenantSession) -> None:
+        try:
+            session.commit()
+        except psycopg.Error as error:
+            failure = sql_failure(error, lost=not session.alive, committing=True)
+            if session.alive:
+                raise MigrationFailed(failure) from error
+            raise MigrationFailed(
+                replace(
+                    failure,
+                    kind="outcome_unknown",
+                    message=f"the connection was lost while committing: {failure.message}",
+                    next_step="run again: the tenant's ledger tells whether it was committed",
+                )
+            ) from error
+
+    def _settled(self, base: TenantResult, judged: Judgement, unknown: Failure) -> TenantResult:
+        """Asks the ledger, once, whether a commit whose answer was lost took place."""
+        try:
+            connection = self._connect(base.slug, lambda: False)
+            with closing(connection):
+                session = TenantSession(connection)
+                # The lock is free only when the lost transaction is over.
+                session.begin(lock_seconds=self.bounds.lock_seconds)
+                session.take_lock()
+                now = self.folder.judge(self.folder.read_ledger(session))
+        except (MigrationFailed, psycopg.Error):
+            return replace(base, outcome="failed", state=None, failure=unknown)
+        if now.state == _after(judged):
+            return _applied(base, judged)
+        failure = replace(unknown, kind="connection_lost", next_step="nothing of this run was kept; run again")
+        return replace(base, outcome="failed", state=now.state, failure=failure)
+
+
+def _applied(base: TenantResult, judgement: Judgement) -> TenantResult:
+    versions = tuple(migration.version for migration in judgement.pending)
+    return replace(base, outcome="applied", applied=versions, state=_after(judgement))
+
+
+def _after(judgement: Judgement) -> SchemaState:
+    state = judgement.state
+    for migration in judgement.pending:
+        state = next_state(state, migration.version, migration.checksum)
+    return state
+
+
+def _refuse(migration: Migration) -> None:
+    found = refused(migration)
+    if found is not None:
+        raise MigrationFailed(
+            Failure(
+                kind="refused",
+                message=f"{found.excerpt}: {found.reason}",
+                next_step=REFUSED_NEXT_STEP,
+                migration=migration.version,
+                file=migration.file,
+                statement=found.statement,
+                line=found.line,
+            )
+        )

@@ -1,0 +1,240 @@
+"""What every format can do: list its migrations, read a tenant's ledger, judge what is pending, apply one.
+
+Reading the folder and judging are pure once the files are loaded; a ``Session`` is a tenant's open transaction, which
+the runner begins and ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, LiteralString, Protocol
+
+from tenantry.errors import InvalidInput
+from tenantry.fleet.migrations import tenant_sql
+from tenantry.fleet.migrations.ports import SchemaState
+from tenantry.fleet.migrations.results import Failure, MigrationFailed
+from tenantry.fleet.migrations.statements import Obstacle, Statement, split
+
+MIGRATION_BYTES_MAX: Final = 16 * 1024 * 1024
+MIGRATIONS_MAX: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a migration that is sent to the server at once: its text, and where it lies in the file."""
+
+    text: str
+    offset: int
+    """Characters of the file before this segment."""
+    statements: tuple[Statement, ...]
+    statements_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A statement that cannot be part of the migration's transaction."""
+
+    obstacle: Obstacle
+    statement: int
+    line: int
+    excerpt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One migration of a folder. ``version`` is its name in the catalog, unique within the folder."""
+
+    version: str
+    name: str
+    file: str
+    """The file's name, relative to the folder."""
+    checksum: str
+    text: str = field(repr=False)
+    segments: tuple[Segment, ...] = field(repr=False)
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The first statement that cannot run inside a transaction, if there is one."""
+        for segment in self.segments:
+            for number, statement in enumerate(segment.statements, segment.statements_before + 1):
+                if obstacle := statement.obstacle:
+                    line, _ = self.line_and_column(segment.offset + statement.start)
+                    excerpt = " ".join(segment.text[statement.start : statement.end].split())[:80]
+                    return Refusal(obstacle, number, line, excerpt)
+        return None
+
+    def line_and_column(self, offset: int) -> tuple[int, int]:
+        """The line and column, both from 1, of the character at ``offset`` of the file."""
+        before = self.text[:offset]
+        return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One applied migration as the tenant's ledger has it: the format's key, and the checksum of what was applied."""
+
+    key: str
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a tenant's ledger does not fit this folder."""
+
+    kind: Literal["edited", "out_of_order", "ahead"]
+    version: str
+    message: str
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a ledger means for a folder. A tenant with objections must not be migrated."""
+
+    state: SchemaState
+    pending: tuple[Migration, ...]
+    objections: tuple[Objection, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """A tenant's open transaction, as a format sees it."""
+
+    def query(self, sql: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """One statement of ours (``tenant_sql``); its rows, or none."""
+        ...
+
+    def run(self, migration: Migration) -> None:
+        """Sends the migration's segments. Raises MigrationFailed with the statement's place."""
+        ...
+
+
+class Format(Protocol):
+    """A folder of migrations in one tool's format."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def migrations(self) -> Sequence[Migration]:
+        """All migrations, oldest first. Loaded once; the folder may change afterwards without effect."""
+        ...
+
+    def read_ledger(self, session: Session) -> Sequence[LedgerRow] | None:
+        """What is applied; None when the tenant has no ledger yet. Changes nothing."""
+        ...
+
+    def judge(self, ledger: Sequence[LedgerRow] | None) -> Judgement:
+        """What is pending and what does not fit. Pure."""
+        ...
+
+    def create_ledger(self, session: Session) -> None:
+        """Makes the ledger's table if it is missing."""
+        ...
+
+    def apply(self, session: Session, migration: Migration) -> None:
+        """The migration and its ledger row. Raises MigrationFailed."""
+        ...
+
+
+def only_through(migrations: Sequence[Migration], version: str | None) -> tuple[Migration, ...]:
+    """The migrations up to ``version``, as if the later ones were not written yet; all of them without a version.
+
+    Raises InvalidInput for a version that the folder lacks.
+    """
+    if version is None:
+        return tuple(migrations)
+    for index, migration in enumerate(migrations):
+        if migration.version == version:
+            return tuple(migrations[: index + 1])
+    newest = migrations[-1].version if migrations else "none"
+    raise InvalidInput(f"the folder has no version {version!r}", next_step=f"its newest is {newest}")
+
+
+def read_rows(session: Session, table: LiteralString, sql: LiteralString) -> list[tuple[object, ...]] | None:
+    """The rows of the ledger ``table``, or None when there is no such table. Raises MigrationFailed for a flood."""
+    if session.query(tenant_sql.TABLE_EXISTS, [table]) != [(True,)]:
+        return None
+    rows = session.query(sql, [tenant_sql.LEDGER_ROWS_MAX])
+    if len(rows) == tenant_sql.LEDGER_ROWS_MAX:
+        message = f"the ledger {table} has {len(rows)} rows or more, which no folder of migrations has"
+        raise MigrationFailed(Failure(kind="ahead", message=message, next_step="look at that table in the tenant"))
+    return rows
+
+
+def empty_state(format_name: str) -> SchemaState:
+    """The state of a tenant to which nothing is applied."""
+    return SchemaState(format_name, None, hashlib.sha256(format_name.encode()).hexdigest())
+
+
+def next_state(state: SchemaState, version: str, checksum: str) -> SchemaState:
+    """The state after one more migration."""
+    link = f"{state.fingerprint}\0{version}\0{checksum}"
+    return SchemaState(state.format, version, hashlib.sha256(link.encode()).hexdigest())
+
+
+def state_of(format_name: str, applied: Iterable[tuple[str, str]]) -> SchemaState:
+    """The state after ``applied``, pairs of version and checksum, oldest first."""
+    state = empty_state(format_name)
+    for version, checksum in applied:
+        state = next_state(state, version, checksum)
+    return state
+
+
+def edited(migration: Migration) -> Objection:
+    return Objection(
+        "edited",
+        migration.version,
+        f"{migration.file} was edited after it was applied here",
+        "restore the file and put the change into a new migration; or accept edited files, if only its form changed",
+    )
+
+
+def ahead(version: str) -> Objection:
+    return Objection(
+        "ahead",
+        version,
+        f"the tenant's ledger has {version}, which this folder lacks",
+        "roll out the folder that this tenant was migrated with, or a newer one",
+    )
+
+
+def read_text(path: Path) -> str:
+    """A migration's text, byte for byte. Raises InvalidInput for what no tenant could be sent."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(
+            f"the migration {path} cannot be read: {error.strerror}",
+            next_step="restore the file; a folder with a migration missing is not rolled out",
+        ) from error
+    if len(raw) > MIGRATION_BYTES_MAX:
+        raise InvalidInput(
+            f"{path} has {len(raw)} bytes; a migration has at most {MIGRATION_BYTES_MAX}",
+            next_step="load data another way than through a migration",
+        )
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 (byte {error.start})", next_step="save it as UTF-8") from error
+    if "\0" in text:
+        raise InvalidInput(f"{path} has a NUL character, which SQL cannot hold", next_step="remove it")
+    return text
+
+
+def segments_of(texts: Iterable[str], separator: str = "") -> tuple[Segment, ...]:
+    """The segments of a file that was split at ``separator``."""
+    segments: list[Segment] = []
+    offset = before = 0
+    for text in texts:
+        statements = split(text)
+        segments.append(Segment(text, offset, statements, before))
+        offset += len(text) + len(separator)
+        before += len(statements)
+    return tuple(segments)

@@ -1,0 +1,132 @@
+"""Folders of plain SQL: ``0001_users.sql``, or a timestamp for the number; the ledger is ``tenantry.migrations``.
+
+The number is the version and gives the order. ``NAME.up.sql`` is the same as ``NAME.sql``; ``NAME.down.sql`` is the
+way back and is not part of a rollout. Checksums ignore the difference between CRLF and LF, so that a checkout on
+another system is the same folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tenantry.errors import InvalidInput
+from tenantry.fleet.migrations import tenant_sql
+from tenantry.fleet.migrations.formats.base import (
+    MIGRATIONS_MAX,
+    Judgement,
+    LedgerRow,
+    Migration,
+    Objection,
+    Session,
+    ahead,
+    edited,
+    only_through,
+    read_rows,
+    read_text,
+    segments_of,
+    state_of,
+)
+
+NAME: Final = "sql"
+_FILE: Final = re.compile(r"(?P<version>[0-9]{1,32})[_-](?P<name>.+?)(?:\.up)?\.sql")
+_DOWN: Final = ".down.sql"
+
+
+class SqlFolder:
+    """One folder of plain SQL files, loaded."""
+
+    name: str = NAME
+
+    def __init__(self, directory: Path, *, through: str | None = None) -> None:
+        """``through`` leaves out the migrations after that version.
+
+        Raises InvalidInput for a file whose name says no version, and for two files of one version.
+        """
+        self.directory = directory
+        loaded = sorted(_load(directory), key=lambda each: int(each.version))
+        self.migrations: tuple[Migration, ...] = only_through(loaded, through)
+
+    def read_ledger(self, session: Session) -> Sequence[LedgerRow] | None:
+        rows = read_rows(session, tenant_sql.SQL_TABLE, tenant_sql.SQL_READ)
+        if rows is None:
+            return None
+        return [LedgerRow(str(version), str(checksum)) for version, checksum in rows]
+
+    def judge(self, ledger: Sequence[LedgerRow] | None) -> Judgement:
+        checksums = {row.key: row.checksum for row in ledger or ()}
+        newest = max((index for index, each in enumerate(self.migrations) if each.version in checksums), default=-1)
+        applied: list[tuple[str, str]] = []
+        objections: list[Objection] = []
+        for migration in self.migrations[: newest + 1]:
+            checksum = checksums.get(migration.version)
+            if checksum is None:
+                objections.append(_out_of_order(migration, self.migrations[newest]))
+                continue
+            if checksum != migration.checksum:
+                objections.append(edited(migration))
+            applied.append((migration.version, checksum))
+        ours = {migration.version for migration in self.migrations}
+        newest_order = _order(self.migrations[newest].version) if newest >= 0 else (-1, "")
+        # A file of the distant past may be gone from the folder; one newer than all we know means an old folder.
+        beyond = sorted((key for key in checksums if key not in ours and _order(key) > newest_order), key=_order)
+        for version in beyond:
+            applied.append((version, checksums[version]))
+            objections.append(ahead(version))
+        return Judgement(
+            state=state_of(NAME, applied), pending=self.migrations[newest + 1 :], objections=tuple(objections)
+        )
+
+    def create_ledger(self, session: Session) -> None:
+        session.query(tenant_sql.SQL_CREATE_SCHEMA)
+        session.query(tenant_sql.SQL_CREATE_TABLE)
+
+    def apply(self, session: Session, migration: Migration) -> None:
+        session.run(migration)
+        session.query(tenant_sql.SQL_INSERT, [migration.version, migration.name, migration.checksum])
+
+
+def _order(version: str) -> tuple[int, str]:
+    """Numbers in their order; what is no number was not written by us and counts as newer than all."""
+    return (int(version), version) if version.isascii() and version.isdigit() else (10**33, version)
+
+
+def _out_of_order(migration: Migration, newest: Migration) -> Objection:
+    return Objection(
+        "out_of_order",
+        migration.version,
+        f"{migration.file} was never applied here, and the newer {newest.file} was",
+        "give the file a number above the newest one",
+    )
+
+
+def _load(directory: Path) -> list[Migration]:
+    loaded: dict[int, Migration] = {}
+    for path in sorted(directory.glob("*.sql")):
+        if path.name.endswith(_DOWN):
+            continue
+        parts = _FILE.fullmatch(path.name)
+        if parts is None:
+            raise InvalidInput(
+                f"{path} has a name without a version", next_step="name it like 0001_users.sql, or move it away"
+            )
+        text = read_text(path)
+        migration = Migration(
+            version=parts["version"],
+            name=parts["name"],
+            file=path.name,
+            checksum=hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest(),
+            text=text,
+            segments=segments_of([text]),
+        )
+        twin = loaded.setdefault(int(parts["version"]), migration)
+        if twin is not migration:
+            raise InvalidInput(
+                f"{twin.file} and {migration.file} have the same version", next_step="give one of them another number"
+            )
+    if len(loaded) > MIGRATIONS_MAX:
+        raise InvalidInput(f"{directory} has {len(loaded)} migrations; {MIGRATIONS_MAX} are the most")
+    return list(loaded.values())

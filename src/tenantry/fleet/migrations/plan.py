@@ -1,0 +1,157 @@
+"""Who is behind by what: decided from the folder and the catalog alone, without waking anybody. Pure.
+
+The catalog is a cache, so a plan may be wrong about a tenant that another tool has migrated since; the run reads each
+ledger before it acts, and only a tenant that the plan calls current is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from tenantry.fleet.migrations.formats.base import Format, Migration, empty_state, next_state
+from tenantry.fleet.migrations.ports import SchemaState, TenantRef
+
+Standing = Literal["current", "behind", "unknown", "edited", "ahead"]
+"""``unknown``: nobody has read its ledger in this format. ``edited``: it has this version of other files.
+``ahead``: it has a version that the folder lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPlan:
+    """One tenant's place in a plan."""
+
+    tenant: TenantRef
+    standing: Standing
+    pending: tuple[str, ...]
+    """Versions that it lacks; for ``unknown`` the most that it can lack, for ``edited`` and ``ahead`` none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A pending migration that cannot run inside a transaction."""
+
+    version: str
+    file: str
+    statement: int
+    line: int
+    excerpt: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run will do. ``tenants`` has every selected tenant once, in the order it was given."""
+
+    format: str
+    directory: str
+    target: str | None
+    """The folder's newest version; None for an empty folder."""
+    tenants: tuple[TenantPlan, ...]
+    refused: tuple[Refused, ...]
+    """Not empty: nothing is run."""
+    accept_edited: bool = False
+
+    @property
+    def to_visit(self) -> tuple[TenantPlan, ...]:
+        """The tenants that the run connects to."""
+        return tuple(each for each in self.tenants if each.standing != "current")
+
+    def of(self, standing: Standing) -> tuple[TenantPlan, ...]:
+        return tuple(each for each in self.tenants if each.standing == standing)
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "format": self.format,
+            "directory": self.directory,
+            "target": self.target,
+            "refused": [
+                {"version": each.version, "file": each.file, "statement": each.statement, "line": each.line,
+                 "excerpt": each.excerpt, "reason": each.reason}
+                for each in self.refused
+            ],
+            "tenants": [
+                {
+                    "tenant": each.tenant.slug,
+                    "standing": each.standing,
+                    "schema_version": each.tenant.known.version if each.tenant.known else None,
+                    "pending": list(each.pending),
+                }
+                for each in self.tenants
+            ],
+        }  # fmt: skip
+
+
+REFUSED_NEXT_STEP: Final = "take the statement out of the migration; apply it to the tenants by hand where it is needed"
+_REASONS: Final = {
+    "outside_transaction": "it cannot run inside a transaction, and each tenant is migrated in one",
+    "transaction_control": "it would end the tenant's transaction, which holds the ledger row",
+    "copy_stream": "COPY from or to the client has no client here",
+    "psql_command": "it is a command of psql, not SQL",
+}
+
+
+def make_plan(
+    folder: Format, tenants: Iterable[TenantRef], *, accept_edited: bool = False, trust_catalog: bool = True
+) -> Plan:
+    """The plan for ``tenants``.
+
+    ``accept_edited`` takes files that changed after they were applied as applied. Without ``trust_catalog`` every
+    tenant is unknown, and a run asks each of them.
+    """
+    states = states_of(folder)
+    index_of = {migration.version: index for index, migration in enumerate(folder.migrations)}
+    versions = tuple(migration.version for migration in folder.migrations)
+    planned: list[TenantPlan] = []
+    for tenant in tenants:
+        applied, standing = _standing(folder.name, tenant.known if trust_catalog else None, states, index_of)
+        if accept_edited and standing == "edited":
+            standing = "current" if applied == len(versions) else "behind"
+        pending = versions[applied:] if standing in {"behind", "unknown"} else ()
+        planned.append(TenantPlan(tenant, standing, pending))
+    wanted = {version for each in planned for version in each.pending}
+    return Plan(
+        format=folder.name,
+        directory=str(folder.directory),
+        target=versions[-1] if versions else None,
+        tenants=tuple(planned),
+        refused=tuple(
+            found for migration in folder.migrations if migration.version in wanted and (found := refused(migration))
+        ),
+        accept_edited=accept_edited,
+    )
+
+
+def refused(migration: Migration) -> Refused | None:
+    """Why this migration is not run, or None."""
+    found = migration.refusal
+    if found is None:
+        return None
+    reason = _REASONS[found.obstacle]
+    return Refused(migration.version, migration.file, found.statement, found.line, found.excerpt, reason)
+
+
+def states_of(folder: Format) -> tuple[SchemaState, ...]:
+    """The state after each number of migrations, from none to all."""
+    states = [empty_state(folder.name)]
+    for migration in folder.migrations:
+        states.append(next_state(states[-1], migration.version, migration.checksum))
+    return tuple(states)
+
+
+def _standing(
+    format_name: str, known: SchemaState | None, states: tuple[SchemaState, ...], index_of: dict[str, int]
+) -> tuple[int, Standing]:
+    """How many of the folder's migrations the tenant has by the catalog, and what to call that."""
+    if known is None or known.format != format_name:
+        return 0, "unknown"
+    if known.version is None:
+        applied = 0
+    elif known.version in index_of:
+        applied = index_of[known.version] + 1
+    else:
+        return 0, "ahead"
+    if known != states[applied]:
+        return applied, "edited"
+    return applied, "current" if applied == len(states) - 1 else "behind"

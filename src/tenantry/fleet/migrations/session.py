@@ -1,0 +1,250 @@
+"""One connection to one tenant: opening it within bounds, its transaction, and the place of an error in its file.
+
+A migration's segment is sent as it stands in one simple-protocol message, as psql and node-postgres do, so what
+works with them works here; the number of results that came before the error tells which statement failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, LiteralString
+
+import psycopg
+import stamina
+from psycopg import errors as pg
+from psycopg import generators, pq
+from psycopg.conninfo import conninfo_to_dict
+
+from tenantry.errors import Defect
+from tenantry.fleet.migrations import tenant_sql
+from tenantry.fleet.migrations.formats.base import Migration, Segment
+from tenantry.fleet.migrations.results import Failure, MigrationFailed
+
+CONNECT_ATTEMPTS_MAX: Final = 6
+CONNECT_PAUSE_SECONDS_FIRST: Final = 0.1
+CONNECT_PAUSE_SECONDS_MAX: Final = 2.0
+CANCEL_SECONDS_MAX: Final = 5.0
+ERROR_TEXT_LENGTH_MAX: Final = 2_000
+"""Characters of a server's message that are kept; a migration may raise a text of any length."""
+
+_FINAL_WORDS: Final = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "unknown endpoint")
+"""Refusals that asking again does not change. libpq gives no SQLSTATE for a failed connection, only the text."""
+
+KEEPALIVE_IDLE_SECONDS: Final = 30
+KEEPALIVE_INTERVAL_SECONDS: Final = 10
+KEEPALIVE_COUNT: Final = 3
+"""A long statement has no timeout of ours, so a vanished host is noticed by TCP, within a minute."""
+
+_NEXT_STEPS: Final[dict[str, str]] = {
+    "55P03": "a session holds a lock on the table; run again when it has ended, or raise the lock timeout",
+    "57014": "the statement took longer than the statement timeout; raise it, or split the migration",
+    "23505": "mend the tenant's duplicate rows, then run again",
+    "23514": "mend the tenant's rows that break the new check, then run again",
+    "23502": "fill the tenant's empty values, then run again",
+    "23503": "mend the tenant's dangling references, then run again",
+    "42501": "the tenant's owner lacks a right that the migration needs; grant it, then run again",
+    "53100": "the tenant's disk is full; make room, then run again",
+    "25001": "this statement cannot run inside a transaction; move it out of the migration",
+    "55P04": "a new enum value is usable only after its transaction; add it in a rollout of its own, before this one",
+    "40P01": "the tenant's own sessions were in the way; run again",
+}
+
+
+class Stopped(Exception):  # noqa: N818 - a signal that nothing was begun, not an error
+    """The run is being stopped, and this tenant's transaction has not begun."""
+
+
+def connect(
+    dsn: str, *, deadline_seconds: float, connect_seconds: float, stopping: Callable[[], bool]
+) -> psycopg.Connection:
+    """A connection in autocommit mode, tried again within the deadline while the tenant wakes or restarts.
+
+    Raises MigrationFailed of the kind ``connect``, or Stopped.
+    """
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # Its message quotes the string, which has the password in it.
+        raise Defect("the tenant's connection string is not one that libpq reads") from None
+    try:
+        for attempt in stamina.retry_context(
+            on=_worth_another_try,
+            attempts=CONNECT_ATTEMPTS_MAX,
+            timeout=deadline_seconds,
+            wait_initial=CONNECT_PAUSE_SECONDS_FIRST,
+            wait_max=CONNECT_PAUSE_SECONDS_MAX,
+        ):
+            with attempt:
+                if stopping():
+                    raise Stopped
+                return psycopg.connect(
+                    dsn,
+                    autocommit=True,
+                    prepare_threshold=None,
+                    connect_timeout=max(2, round(connect_seconds)),
+                    application_name="tenantry migrate",
+                    client_encoding="utf8",
+                    keepalives_idle=KEEPALIVE_IDLE_SECONDS,
+                    keepalives_interval=KEEPALIVE_INTERVAL_SECONDS,
+                    keepalives_count=KEEPALIVE_COUNT,
+                )
+    except psycopg.OperationalError as error:
+        raise MigrationFailed(
+            Failure(
+                kind="connect",
+                sqlstate=error.sqlstate,
+                message=shortened(" ".join(str(error).split())),
+                next_step="see that the tenant's endpoint answers (`tenantry psql`), then run again",
+            )
+        ) from error
+    raise Defect("retrying ended without a connection and without an error")
+
+
+def _worth_another_try(error: Exception) -> bool:
+    return isinstance(error, psycopg.OperationalError) and not any(word in str(error) for word in _FINAL_WORDS)
+
+
+class TenantSession:
+    """A tenant's transaction. One thread uses it; ``cancel`` may come from another."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+
+    def query(self, sql: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """One statement of ours; its rows, or none."""
+        cursor = self._connection.execute(sql, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def begin(self, *, lock_seconds: float, read_only: bool = False) -> None:
+        """Opens the transaction, with our own bounds until ``allow_statements``."""
+        self.query(tenant_sql.BEGIN_READING if read_only else tenant_sql.BEGIN)
+        self._set_timeouts(lock_seconds, tenant_sql.LEDGER_SECONDS_MAX)
+
+    def take_lock(self) -> None:
+        """Waits, as long as the lock timeout says, for another runner. Raises MigrationFailed (``locked``)."""
+        try:
+            self.query(tenant_sql.TAKE_LOCK, [tenant_sql.ADVISORY_LOCK_KEY])
+        except pg.LockNotAvailable as error:
+            raise MigrationFailed(
+                Failure(
+                    kind="locked",
+                    sqlstate=error.sqlstate,
+                    message="another runner is migrating this tenant",
+                    next_step="run again when it has finished",
+                )
+            ) from error
+
+    def allow_statements(self, *, lock_seconds: float, statement_seconds: float) -> None:
+        """The bounds for the migrations' own statements; 0 seconds is no bound."""
+        self._set_timeouts(lock_seconds, statement_seconds)
+
+    def _set_timeouts(self, lock_seconds: float, statement_seconds: float) -> None:
+        self.query(tenant_sql.SET_TIMEOUTS, [f"{round(lock_seconds * 1000)}ms", f"{round(statement_seconds * 1000)}ms"])
+
+    def run(self, migration: Migration) -> None:
+        """Sends the migration's segments. Raises MigrationFailed with the statement's place."""
+        for segment in migration.segments:
+            try:
+                done, error = self._send(segment.text)
+            except psycopg.OperationalError as broken:
+                failure = replace(sql_failure(broken, lost=True), migration=migration.version, file=migration.file)
+                raise MigrationFailed(failure) from broken
+            if error is not None:
+                plain = sql_failure(error, lost=not self.alive)
+                raise MigrationFailed(_placed(plain, error, migration, segment, done)) from error
+        if not self._in_transaction:
+            raise Defect(f"{migration.file} left the transaction it was run in", migration=migration.version)
+
+    def _send(self, text: str) -> tuple[int, psycopg.Error | None]:
+        """How many statements succeeded, and the error of the one after them."""
+        connection = self._connection
+        connection.pgconn.send_query(text.encode())
+        done = 0
+        for result in connection.wait(generators.execute(connection.pgconn)):
+            if result.status in {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH}:
+                # Only closing leaves the copy mode from here; the transaction goes with it.
+                connection.close()
+                return done, pg.FeatureNotSupported("COPY from or to the client is not possible in a migration")
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                return done, pg.error_from_result(result, encoding="utf-8")
+            done += result.status != pq.ExecStatus.EMPTY_QUERY
+        return done, None
+
+    @property
+    def _in_transaction(self) -> bool:
+        return self._connection.pgconn.transaction_status == pq.TransactionStatus.INTRANS
+
+    def commit(self) -> None:
+        """Commits. Raises psycopg.Error when the server refuses, Defect when it rolled back instead."""
+        cursor = self._connection.execute(tenant_sql.COMMIT)
+        if cursor.statusmessage != tenant_sql.COMMIT:
+            raise Defect(f"the server answered {cursor.statusmessage} to COMMIT")
+
+    def rollback(self) -> None:
+        """Ends the transaction without a trace; safe on a connection that is gone."""
+        try:
+            if self.alive:
+                self.query(tenant_sql.ROLLBACK)
+        except psycopg.Error:
+            # A server that does not take the ROLLBACK has lost the connection, and rolls back because of that.
+            return
+
+    @property
+    def alive(self) -> bool:
+        return not self._connection.closed and not self._connection.broken
+
+    def cancel(self) -> None:
+        """Asks the server to end the statement that runs now; what cannot be asked is left to run."""
+        try:
+            self._connection.cancel_safe(timeout=CANCEL_SECONDS_MAX)
+        except psycopg.Error:
+            # The connection is gone, or its server unreachable: then there is nothing to cancel, or no way to.
+            return
+
+
+def sql_failure(error: psycopg.Error, *, lost: bool, committing: bool = False) -> Failure:
+    """What a failed statement of ours, or a failed commit, means for the tenant."""
+    message = shortened(error.diag.message_primary or " ".join(str(error).split()))
+    if lost:
+        return Failure(
+            kind="connection_lost",
+            sqlstate=error.sqlstate,
+            message=f"the connection was lost: {message}",
+            next_step="nothing of this run was kept; run again",
+        )
+    return Failure(
+        kind="cancelled" if _by_user(error) else "sql",
+        sqlstate=error.sqlstate,
+        message=f"the commit failed: {message}" if committing else message,
+        detail=shortened(error.diag.message_detail or "") or None,
+        hint=shortened(error.diag.message_hint or "") or None,
+        next_step=_NEXT_STEPS.get(error.sqlstate or "", "mend the cause in this tenant, then run again"),
+    )
+
+
+def _by_user(error: psycopg.Error) -> bool:
+    # One SQLSTATE for both: a statement timeout says so in its text.
+    return isinstance(error, pg.QueryCanceled) and "timeout" not in (error.diag.message_primary or "")
+
+
+def _placed(plain: Failure, error: psycopg.Error, migration: Migration, segment: Segment, done: int) -> Failure:
+    """The failure of a statement of ``segment``, of which ``done`` succeeded before, placed in its file."""
+    place = replace(plain, migration=migration.version, file=migration.file)
+    pointer = error.diag.statement_position
+    if pointer is not None and pointer.isdigit():
+        # A syntax error fails the whole message before its first statement runs: the pointer knows better than done.
+        within = int(pointer) - 1
+        number = max((i for i, each in enumerate(segment.statements) if each.start <= within), default=done)
+        line, column = migration.line_and_column(segment.offset + within)
+        place = replace(place, line=line, column=column, position=segment.offset + within + 1)
+    else:
+        number = done
+        if done < len(segment.statements):
+            line, _ = migration.line_and_column(segment.offset + segment.statements[done].start)
+            place = replace(place, line=line)
+    return replace(place, statement=segment.statements_before + number + 1)
+
+
+def shortened(text: str) -> str:
+    return text[:ERROR_TEXT_LENGTH_MAX]

@@ -1,0 +1,169 @@
+"""Where the fleet stands: versions and tenants by the catalog, the last run's failures; the ledgers, when asked.
+
+Reading the catalog wakes nobody. ``check_ledgers`` connects to every tenant, changes nothing there and tells where
+the catalog's cache disagrees.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+import psycopg
+
+from tenantry.errors import TenantryError
+from tenantry.fleet.migrations.apply import Bounds
+from tenantry.fleet.migrations.formats.base import Format
+from tenantry.fleet.migrations.plan import Plan, Standing, make_plan
+from tenantry.fleet.migrations.ports import RunLog, SchemaState, TenantRef, Tenants, TenantSlug
+from tenantry.fleet.migrations.results import Failure, MigrationFailed, RunRecord, TenantResult
+from tenantry.fleet.migrations.session import TenantSession, connect, sql_failure
+
+NEVER_READ: Final = "unknown"
+"""The version of a tenant whose ledger nobody has read."""
+NOTHING_APPLIED: Final = "none"
+"""The version of a tenant whose ledger is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """How many tenants stand at one version. ``place`` is its index in the folder, None for a version not in it."""
+
+    version: str
+    tenants: int
+    place: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The fleet by the catalog."""
+
+    plan: Plan
+    versions: tuple[VersionRow, ...]
+    """Newest first; versions without tenants are left out."""
+    standings: dict[Standing, int]
+    last_run: RunRecord | None
+    last_failures: tuple[TenantResult, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            **self.plan.as_dict(),
+            "versions": [{"version": row.version, "tenants": row.tenants} for row in self.versions],
+            "standings": dict(self.standings),
+            "last_run": self.last_run.as_dict() if self.last_run else None,
+            "last_failures": [result.as_dict() for result in self.last_failures],
+        }
+
+
+def read_status(folder: Format, tenants: Iterable[TenantRef], log: RunLog | None = None) -> Status:
+    """The fleet's versions by the catalog, against ``folder``, and what failed in the last run."""
+    plan = make_plan(folder, tenants)
+    place_of = {migration.version: place for place, migration in enumerate(folder.migrations)}
+    counted = Counter(_version_of(each.tenant.known, folder.name) for each in plan.tenants)
+    rows = [VersionRow(version, count, place_of.get(version)) for version, count in counted.items()]
+    latest = log.latest() if log is not None else None
+    return Status(
+        plan=plan,
+        versions=tuple(sorted(rows, key=_newest_first)),
+        standings=dict(Counter(each.standing for each in plan.tenants)),
+        last_run=latest[0] if latest else None,
+        last_failures=latest[1] if latest else (),
+    )
+
+
+def _version_of(known: SchemaState | None, format_name: str) -> str:
+    if known is None or known.format != format_name:
+        return NEVER_READ
+    return known.version or NOTHING_APPLIED
+
+
+def _newest_first(row: VersionRow) -> tuple[int, int, str]:
+    """Versions the folder lacks come first (they are newer), then its own, then nothing applied, then unknown."""
+    if row.place is not None:
+        return 1, -row.place, row.version
+    last = {NOTHING_APPLIED: 2, NEVER_READ: 3}
+    return last.get(row.version, 0), 0, row.version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerCheck:
+    """What one tenant's ledger says, beside what the catalog says. ``ledger`` is None where it could not be read."""
+
+    slug: TenantSlug
+    catalog: SchemaState | None
+    ledger: SchemaState | None
+    pending: tuple[str, ...] = ()
+    objections: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the catalog's cache is right; a ledger that was not read is no agreement."""
+        return self.ledger is not None and self.ledger == self.catalog
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "tenant": self.slug,
+            "agrees": self.agrees,
+            "catalog_version": self.catalog.version if self.catalog else None,
+            "ledger_version": self.ledger.version if self.ledger else None,
+            "pending": list(self.pending),
+            "objections": list(self.objections),
+            "failure": str(self.failure) if self.failure else None,
+        }
+
+
+def check_ledgers(
+    folder: Format,
+    selected: Iterable[TenantRef],
+    tenants: Tenants,
+    *,
+    jobs: int,
+    bounds: Bounds | None = None,
+) -> Iterator[LedgerCheck]:
+    """Reads each tenant's ledger, ``jobs`` at a time, in the order given. Wakes tenants; changes nothing anywhere."""
+    waiting = iter(selected)
+    reading = bounds or Bounds()
+
+    def check(tenant: TenantRef) -> LedgerCheck:
+        return _check(folder, tenant, tenants.dsn, reading)
+
+    with ThreadPoolExecutor(jobs, thread_name_prefix="ledger") as pool:
+        # In batches, so that a fleet of any size has a bounded number of tasks and results waiting.
+        while batch := list(islice(waiting, jobs * 4)):
+            yield from pool.map(check, batch)
+
+
+def _check(folder: Format, tenant: TenantRef, dsn: Callable[[TenantSlug], str], bounds: Bounds) -> LedgerCheck:
+    try:
+        connection = connect(
+            dsn(tenant.slug),
+            deadline_seconds=bounds.connect_deadline_seconds,
+            connect_seconds=bounds.connect_seconds,
+            stopping=lambda: False,
+        )
+        with closing(connection):
+            session = TenantSession(connection)
+            session.begin(lock_seconds=bounds.lock_seconds, read_only=True)
+            judgement = folder.judge(folder.read_ledger(session))
+            session.rollback()
+    except MigrationFailed as error:
+        return LedgerCheck(slug=tenant.slug, catalog=tenant.known, ledger=None, failure=error.failure)
+    except psycopg.Error as error:
+        failure = sql_failure(error, lost=False)
+        return LedgerCheck(slug=tenant.slug, catalog=tenant.known, ledger=None, failure=failure)
+    except TenantryError as error:
+        failure = Failure(kind="connect", message=error.message, next_step=error.next_step)
+        return LedgerCheck(slug=tenant.slug, catalog=tenant.known, ledger=None, failure=failure)
+    return LedgerCheck(
+        slug=tenant.slug,
+        catalog=tenant.known,
+        ledger=judgement.state,
+        pending=tuple(migration.version for migration in judgement.pending),
+        objections=tuple(each.message for each in judgement.objections),
+    )

@@ -1,0 +1,108 @@
+"""A small fleet: databases of one real server as tenants, and a catalog in memory that remembers what it is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tenantry.errors import NotFound
+from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
+from tenantry.fleet.migrations.results import RunRecord, TenantResult
+
+
+@dataclass
+class Fleet:
+    """Tenants and RunLog in memory. ``asked`` has the slug of each tenant whose DSN somebody wanted, in order."""
+
+    dsns: dict[TenantSlug, str]
+    known: dict[TenantSlug, SchemaState] = field(default_factory=dict)
+    asked: list[TenantSlug] = field(default_factory=list)
+    runs: list[RunRecord] = field(default_factory=list)
+    failures: list[TenantResult] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def select(self, slugs: Sequence[str] | None = None) -> list[TenantRef]:
+        wanted = list(self.dsns) if slugs is None else [TenantSlug(slug) for slug in slugs]
+        if missing := [slug for slug in wanted if slug not in self.dsns]:
+            raise NotFound(f"no tenant {missing[0]}")
+        return [TenantRef(slug, self.known.get(slug)) for slug in wanted]
+
+    def dsn(self, slug: TenantSlug) -> str:
+        with self.lock:
+            self.asked.append(slug)
+        return self.dsns[slug]
+
+    def record(self, slug: TenantSlug, state: SchemaState) -> None:
+        with self.lock:
+            self.known[slug] = state
+
+    def began(self, run: RunRecord) -> None:
+        self.runs.append(run)
+        self.failures = []
+
+    def tenant_finished(self, run_id: RunId, result: TenantResult) -> None:
+        assert run_id == self.runs[-1].run_id
+        if result.outcome == "failed":
+            self.failures.append(result)
+
+    def ended(self, run: RunRecord) -> None:
+        self.runs[-1] = run
+
+    def latest(self) -> tuple[RunRecord, tuple[TenantResult, ...]] | None:
+        return (self.runs[-1], tuple(self.failures)) if self.runs else None
+
+    def sql(self, slug: str, statement: str) -> list[tuple[object, ...]]:
+        """Runs one statement in a tenant, as its application would."""
+        with psycopg.connect(self.dsns[TenantSlug(slug)], autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def new_fleet(new_database: Callable[[], str]) -> Callable[[int], Fleet]:
+    """Makes a fleet of empty tenants ``t0``, ``t1`` and so on."""
+    return lambda size: Fleet({TenantSlug(f"t{number}"): new_database() for number in range(size)})
+
+
+def write_sql_folder(directory: Path, **files: str) -> Path:
+    """A plain SQL folder: ``_0001_users="create table ..."`` is the file ``0001_users.sql``."""
+    directory.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (directory / f"{name.removeprefix('_')}.sql").write_text(text)
+    return directory
+
+
+def write_drizzle_folder(directory: Path, *migrations: tuple[str, int, str]) -> Path:
+    """A Drizzle folder of migrations: tag, ``when`` and text."""
+    (directory / "meta").mkdir(parents=True, exist_ok=True)
+    entries = [
+        {"idx": index, "version": "7", "when": when, "tag": tag, "breakpoints": True}
+        for index, (tag, when, _) in enumerate(migrations)
+    ]
+    journal = {"version": "7", "dialect": "postgresql", "entries": entries}
+    (directory / "meta/_journal.json").write_text(json.dumps(journal))
+    for tag, _, text in migrations:
+        (directory / f"{tag}.sql").write_text(text)
+    return directory
+
+
+@pytest.fixture
+def sql_folder(tmp_path: Path) -> Callable[..., Path]:
+    return lambda **files: write_sql_folder(tmp_path / "migrations", **files)
+
+
+@pytest.fixture
+def drizzle_folder(tmp_path: Path) -> Callable[..., Path]:
+    return lambda *migrations: write_drizzle_folder(tmp_path / "drizzle", *migrations)
+
+
+@pytest.fixture(scope="session")
+def example_folder() -> Path:
+    """The example project's folder, as drizzle-kit made it."""
+    return Path(__file__).parents[3] / "examples/tasks/drizzle"
