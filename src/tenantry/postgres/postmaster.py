@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import stat
@@ -30,7 +31,7 @@ SOCKET_PATH_BYTES_MAX: Final = 107
 LOG_TAIL_LINES_MAX: Final = 20
 LOG_TAIL_BYTES_MAX: Final = 8_192
 LOG_BYTES_MAX: Final = 1_048_576
-"""A log that is larger when its instance starts is put aside as ``<name>.1``."""
+"""A log that is larger is emptied, when its instance starts and whenever ``bound_log`` is called."""
 
 POLL_SECONDS_FIRST: Final = 0.001
 POLL_SECONDS_MAX: Final = 0.02
@@ -45,6 +46,9 @@ CLOCK_SKEW_SECONDS_MAX: Final = 15.0
 StopMode = Literal["smart", "fast", "immediate"]
 Stopped = Literal["gone", "smart", "fast", "immediate", "killed"]
 """How it ended: ``gone`` before we came; after ``smart`` and ``fast`` it was a clean stop."""
+
+_IPC_RMID: Final = 0
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _SIGNALS: Final = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -85,18 +89,20 @@ async def start(
         launched = await asyncio.shield(launch)
     except asyncio.CancelledError:
         # The thread cannot be cancelled: wait for what it started, to end it.
-        launched = await launch
-        await _end(launched.postmaster)
+        await asyncio.wait([launch])
+        if launch.exception() is None:
+            os.close(launch.result().data_fd)
+            await _end(launch.result().postmaster)
         raise
-    postmaster = launched.postmaster
+    ready = False
     try:
         await _until_ready(launched, deadline, timeout_seconds)
-    except (StartFailed, asyncio.CancelledError, OSError):
-        await _end(postmaster)
-        raise
+        ready = True
     finally:
         os.close(launched.data_fd)
-    return postmaster
+        if not ready:
+            await _end(launched.postmaster)
+    return launched.postmaster
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ def _launch(
             conf.write_configuration(
                 data, {**settings, "unix_socket_directories": str(reach_socket), "port": "5432"}, owner=owner
             )
-            log_start = _bound_log(log_path)
+            log_start = bound_log(log_path)
             identity = child.spawn(
                 [engine.program("postgres"), "-D", str(reach_data)],
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "GMT"},
@@ -172,8 +178,7 @@ def _lock(data: Path, data_fd: int, deadline: float) -> None:
                 pid=living.pid,
                 path=str(data),
             )
-        for orphan in _orphans_in(data):
-            child.kill(orphan, signal.SIGKILL)
+        _kill_orphans(data)
         if time.monotonic() >= deadline:
             raise Unavailable(
                 f"{data} is locked by a process that is no postmaster",
@@ -213,15 +218,20 @@ def _prepare_socket_directory(socket_dir: Path, owner: files.Owner | None) -> in
     return descriptor
 
 
-def _bound_log(log_path: Path) -> int:
-    """Puts a large log aside; returns where this start's lines will begin."""
+def bound_log(log_path: Path) -> int:
+    """Empties a log that has grown over ``LOG_BYTES_MAX``, its last lines kept in ``<name>.1``; returns its size.
+
+    Safe while Postgres writes to it (it appends). Raises OperatorError.
+    """
     try:
         size = log_path.lstat().st_size
     except FileNotFoundError:
         return 0
     if size <= LOG_BYTES_MAX:
         return size
-    log_path.replace(log_path.with_name(f"{log_path.name}.1"))
+    kept = log_tail(log_path, since=size - LOG_TAIL_BYTES_MAX)
+    files.write_atomic(log_path.with_name(f"{log_path.name}.1"), kept.encode(), durable=False)
+    os.truncate(log_path, 0)
     return 0
 
 
@@ -327,17 +337,20 @@ async def stop(postmaster: Postmaster, *, mode: StopMode = "fast", timeout_secon
     """
     identity = postmaster.identity
     how: Stopped = "gone"
+    group: list[Identity] = []
     if child.kill(identity, _SIGNALS[mode]):
         how = mode
         if not await child.wait_exit(identity, timeout_seconds):
             how = "immediate"
-            group = child.descendants(identity)
             child.kill(identity, signal.SIGQUIT)
             if mode == "immediate" or not await child.wait_exit(identity, IMMEDIATE_SECONDS_MAX):
                 how = "killed"
                 group = _kill_group(identity)
-            await _until_gone([identity, *group], postmaster.data)
-    # Children of a postmaster that ended before us go by themselves, unless one is deep in a computation.
+    if how in ("gone", "killed"):
+        # Children of a dead postmaster go by themselves, unless one is deep in a computation.
+        group += await asyncio.to_thread(_kill_orphans, postmaster.data)
+        await _until_gone([identity, *group], postmaster.data)
+        await asyncio.to_thread(_release_memory, postmaster.data)
     return how
 
 
@@ -349,6 +362,39 @@ def _kill_group(identity: Identity) -> list[Identity]:
     for member in group:
         child.kill(member, signal.SIGKILL)
     return group
+
+
+def _kill_orphans(data: Path) -> list[Identity]:
+    orphans = _orphans_in(data)
+    for orphan in orphans:
+        child.kill(orphan, signal.SIGKILL)
+    return orphans
+
+
+def _release_memory(data: Path) -> None:
+    """Removes the System V segment of a killed postmaster: the machine has 4,096 of them, and a deleted tenant would
+    keep its own for ever.
+
+    Only where dynamic shared memory is in files: the other kind is found by Postgres through this segment. What
+    postmaster.pid says is believed only for a segment of the directory's owner, made by the dead postmaster and
+    attached by nobody.
+    """
+    try:
+        data_fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        lines = _pid_file(data_fd)
+        if len(lines) < 7 or not files.try_lock(data_fd) or not any((data / "pg_dynshmem").glob("mmap.*")):
+            return
+        owner = os.fstat(data_fd).st_uid
+        segment = lines[6].split()[-1] if lines[6].split() else ""
+        for line in Path("/proc/sysvipc/shm").read_text(encoding="ascii").splitlines()[1:]:
+            _, identifier, _, _, creator, _, attached, uid, *_ = line.split()
+            if identifier == segment and creator == lines[0] and attached == "0" and uid == str(owner):
+                _libc.shmctl(int(identifier), _IPC_RMID, None)
+    finally:
+        os.close(data_fd)
 
 
 async def _until_gone(group: list[Identity], data: Path) -> None:

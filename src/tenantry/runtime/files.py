@@ -439,7 +439,9 @@ class _Disk:
                 node = self._parent(path).entries.pop(path.name)
                 self._parent(operation.target).entries[operation.target.name] = node
             case "unlink" | "rmdir":
-                self._parent(path).entries.pop(path.name, None)
+                # What other programs made was not recorded; its removal changes nothing that is modelled.
+                with contextlib.suppress(KeyError):
+                    self._parent(path).entries.pop(path.name)
             case "fsync_dir":
                 node = self._at(path)
                 assert isinstance(node, _Directory)
