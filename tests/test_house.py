@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -131,3 +132,10 @@ def test_links_between_documents_lead_somewhere() -> None:
         if "://" not in target and not (document.parent / target).exists()
     ]
     assert not dead
+
+
+def test_every_uid_can_run_the_tests_engine(engine_directory: Path) -> None:
+    somebody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    command = [engine_directory / "bin" / "postgres", "--version"]
+    outcome = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True, **somebody)
+    assert outcome.stdout.startswith("postgres (PostgreSQL) 18.")
