@@ -20,11 +20,12 @@ import pytest
 import uvloop
 
 from tenantry.cell.proxy.cancel import Cancels
+from tenantry.cell.proxy.certificates import Tls
 from tenantry.cell.proxy.door import Door
 from tenantry.cell.proxy.limits import Limits
 from tenantry.cell.proxy.metering import Meter
 from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream
-from tenantry.cell.proxy.session import House, Tls
+from tenantry.cell.proxy.session import House
 from tenantry.cell.proxy.settings import Settings
 from tenantry.errors import StartFailed
 from tenantry.neon.ids import EndpointId
@@ -35,7 +36,6 @@ ENDPOINT = EndpointId("ep-cool-sun-a1b2c3d4")
 ROLE, PASSWORD, DATABASE = "app", "pass word/ü", "appdb"
 ADMIN_PASSWORD = "admin-secret"
 UID = 65534  # initdb wants a user that has a name
-PASSED_THROUGH: dict[str, str] = {"options": f"endpoint={ENDPOINT}"}
 
 
 @dataclass
@@ -202,29 +202,54 @@ class StaticCell:
         raise AssertionError("a lone worker forwards nothing")
 
 
-@dataclass
-class OpenDoor:
-    """A door in a thread with a loop of its own, as clients see it."""
+class LoopThread:
+    """An event loop in a thread of its own, so that tests may use blocking clients."""
 
-    cell: StaticCell
-    house: House
-    door: Door
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self.loop.set_debug(True)
+        self.loop.slow_callback_duration = 0.5
+        self._thread = threading.Thread(target=self.loop.run_forever, name="loop of a test")
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(40)
+
+    def close(self) -> None:
+        async def cancel_all() -> None:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        self.run(cancel_all())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+@pytest.fixture
+def loop_thread() -> Iterator[LoopThread]:
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+class ClientSide:
+    """How tests reach a door."""
+
     port: int
-    loop: asyncio.AbstractEventLoop
 
     def dsn(self, **changes: Any) -> str:
         words: dict[str, Any] = {
             "host": "127.0.0.1", "port": self.port, "user": ROLE, "password": PASSWORD, "dbname": DATABASE,
-            "sslmode": "disable", "gssencmode": "disable", "connect_timeout": 10, **PASSED_THROUGH, **changes,
+            "sslmode": "disable", "gssencmode": "disable", "connect_timeout": 10,
+            "options": f"endpoint={ENDPOINT}", **changes,
         }  # fmt: skip
         return psycopg.conninfo.make_conninfo(**words)
 
     def connect(self, **changes: Any) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(self.dsn(**changes), autocommit=True)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine on the door's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
     def raw(self, *packets: bytes) -> socket.socket:
         """A bare connection that has sent ``packets``."""
@@ -234,20 +259,30 @@ class OpenDoor:
         return sock
 
 
+@dataclass
+class OpenDoor(ClientSide):
+    """A door in this process, on a loop in a thread."""
+
+    cell: StaticCell
+    house: House
+    door: Door
+    port: int
+    thread: LoopThread
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the door's loop."""
+        return self.thread.run(work)
+
+
 DoorMaker = Callable[..., OpenDoor]
 
 
 @pytest.fixture
-def open_door(instance: Instance) -> Iterator[DoorMaker]:
+def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker]:
     """Opens doors; each keyword is a setting, ``tls`` gives one with TLS, ``cell`` changes the cell."""
-    closing: list[Callable[[], None]] = []
+    opened: list[tuple[Door, Tasks]] = []
 
-    def make(*, tls: Callable[[], Tls] | None = None, cell: StaticCell | None = None, **settings: Any) -> OpenDoor:
-        loop = uvloop.new_event_loop()
-        loop.set_debug(True)
-        loop.slow_callback_duration = 0.5
-        thread = threading.Thread(target=loop.run_forever, name="door")
-        thread.start()
+    def make(*, tls: Tls | None = None, cell: StaticCell | None = None, **settings: Any) -> OpenDoor:
         the_cell = cell or StaticCell(instance)
         tasks = Tasks("test door")
 
@@ -257,35 +292,28 @@ def open_door(instance: Instance) -> Iterator[DoorMaker]:
             house = House(
                 cell=the_cell,
                 settings=chosen,
-                limits=Limits(chosen, loop.time),
+                limits=Limits(chosen, asyncio.get_running_loop().time),
                 meter=meter,
                 cancels=Cancels(7),
                 forwarder=the_cell,
                 tasks=tasks,
                 worker=7,
-                tls=tls() if tls else None,
+                tls=tls,
             )
             tasks.start(meter.run(), "meter")
             listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
             door = Door(listener, house)
             door.open()
-            return OpenDoor(the_cell, house, door, listener.getsockname()[1], loop)
+            opened.append((door, tasks))
+            return OpenDoor(the_cell, house, door, listener.getsockname()[1], loop_thread)
 
-        opened = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
-
-        async def stop() -> None:
-            await opened.door.drain(0)
-            await tasks.stop()
-
-        def close() -> None:
-            asyncio.run_coroutine_threadsafe(stop(), loop).result(20)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
-            loop.close()
-
-        closing.append(close)
-        return opened
+        return loop_thread.run(start())
 
     yield make
-    for close in reversed(closing):
-        close()
+
+    async def stop() -> None:
+        for door, tasks in opened:
+            await door.drain(0)
+            await tasks.stop()
+
+    loop_thread.run(stop())

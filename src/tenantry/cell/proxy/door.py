@@ -15,6 +15,8 @@ from tenantry.cell.proxy.session import House, serve
 
 ACCEPTS_PER_TURN: Final = 64
 _OUT_OF_FILES_SECONDS: Final = 0.1
+_CUT_SECONDS: Final = 1.0
+"""What a stopped relay's session may take to clean up, before it is cancelled."""
 _KEEPALIVE_IDLE_SECONDS: Final = 60
 _KEEPALIVE_INTERVAL_SECONDS: Final = 10
 _KEEPALIVE_PROBES: Final = 6
@@ -33,6 +35,8 @@ class Door:
         self._sessions: set[asyncio.Task[None]] = set()
         self._resume: asyncio.TimerHandle | None = None
         self._open = False
+        self._until: float | None = None
+        self._look = asyncio.Event()
 
     @property
     def sessions(self) -> int:
@@ -86,6 +90,7 @@ class Door:
 
     def _session_over(self, task: asyncio.Task[None]) -> None:
         self._sessions.discard(task)
+        self._look.set()
 
     def close(self) -> None:
         """Accepts no more; sessions go on. Safe twice."""
@@ -96,15 +101,32 @@ class Door:
             self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
 
-    async def drain(self, seconds: float) -> None:
-        """Closes the listener, lets sessions end by themselves for ``seconds``, then ends them. Safe twice."""
+    async def drain(self, seconds: float | None) -> None:
+        """Accepts no more, and returns when the last session is over.
+
+        Sessions may go on for ``seconds``, or for ever when None; then they are told and ended. A second call may
+        shorten the time of the first.
+        """
         self.close()
-        if self._sessions:
-            await asyncio.wait(set(self._sessions), timeout=seconds)
+        if seconds is not None:
+            until = self._loop.time() + seconds
+            self._until = until if self._until is None else min(until, self._until)
+            self._look.set()
+        while self._sessions:
+            self._look.clear()
+            try:
+                async with asyncio.timeout_at(self._until):
+                    await self._look.wait()
+            except TimeoutError:
+                await self._cut()
+
+    async def _cut(self) -> None:
         for relay in list(self._house.relays):
             relay.stop(refusals.shutting_down())
-        if self._sessions:
-            await asyncio.wait(set(self._sessions), timeout=1.0)
-        for task in list(self._sessions):
+        sessions = set(self._sessions)
+        if not sessions:
+            return
+        await asyncio.wait(sessions, timeout=_CUT_SECONDS)
+        for task in sessions:
             task.cancel()
-        await asyncio.gather(*self._sessions, return_exceptions=True)
+        await asyncio.gather(*sessions, return_exceptions=True)

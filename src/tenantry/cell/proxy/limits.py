@@ -79,7 +79,7 @@ class Limits:
     """The counts of one worker."""
 
     def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
-        self._settings = settings
+        self.settings = settings
         self._connections = 0
         self._handshakes = 0
         self._handshakes_of: dict[str, int] = {}
@@ -94,7 +94,7 @@ class Limits:
     @contextmanager
     def connection(self) -> Generator[None]:
         """One of the worker's connections. Raises Refusal when all are taken."""
-        if self._connections >= self._settings.connections_max:
+        if self._connections >= self.settings.connections_max:
             raise Refusal(TOO_MANY_CONNECTIONS, "the server has too many connections", next_step="try later")
         self._connections += 1
         try:
@@ -106,7 +106,7 @@ class Limits:
     def handshake(self, network: str) -> Generator[None]:
         """One of the worker's, and of the address's, unproved connections. Raises Refusal."""
         of_address = self._handshakes_of.get(network, 0)
-        if self._handshakes >= self._settings.handshakes_max or of_address >= self._settings.handshakes_per_address_max:
+        if self._handshakes >= self.settings.handshakes_max or of_address >= self.settings.handshakes_per_address_max:
             raise Refusal(TOO_MANY_CONNECTIONS, "too many clients are logging in", next_step="try later")
         self._handshakes += 1
         self._handshakes_of[network] = of_address + 1
@@ -123,7 +123,7 @@ class Limits:
     @contextmanager
     def session(self, endpoint: EndpointId, sessions_max: int) -> Generator[None]:
         """One of an endpoint's sessions; 0 means the worker's own bound. Raises Refusal."""
-        bound = sessions_max or self._settings.connections_per_endpoint_max
+        bound = sessions_max or self.settings.connections_per_endpoint_max
         count = self._sessions_of.get(endpoint, 0)
         if count >= bound:
             raise Refusal(

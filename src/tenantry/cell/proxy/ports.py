@@ -13,6 +13,8 @@ from typing import Final, NewType, Protocol
 from tenantry.neon.ids import EndpointId
 
 LeaseId = NewType("LeaseId", str)
+WorkerId = NewType("WorkerId", str)
+"""One worker process for certain: its slot, pid and start time. Never used again after its death."""
 
 ADMIN_ROLE: Final = "cloud_admin"
 """The cell's own role in every instance; the door refuses its name like a wrong password."""
@@ -75,7 +77,8 @@ class Cell(Protocol):
     async def wake(self, endpoint: EndpointId) -> Upstream:
         """Starts the instance if it sleeps (one start shared by all waiters) and takes a lease.
 
-        Raises StartFailed, Unavailable or LimitReached with a client-safe text.
+        Raises StartFailed, Unavailable or LimitReached with a client-safe text. A caller that is cancelled has
+        taken no lease.
         """
         ...
 
@@ -93,4 +96,24 @@ class Forwarder(Protocol):
 
     async def forward_cancel(self, worker: int, pid: int, secret: bytes) -> None:
         """Returns when the instance has taken the request; an unknown worker or key does nothing."""
+        ...
+
+
+class Staff(Protocol):
+    """The cell as seen by the door's own control side, which starts workers and answers their calls."""
+
+    def cell_for(self, worker: WorkerId) -> Cell:
+        """The cell as this worker sees it. Asked once for each worker."""
+        ...
+
+    async def worker_registered(self, worker: WorkerId, leases: list[LeaseId]) -> None:
+        """A worker has come, or come back after one of the two was out of reach, and holds these leases.
+
+        Leases of an earlier control process are among them: the cell counts them from now on. What the worker
+        does not name and this process has given it is released by the door itself.
+        """
+        ...
+
+    async def worker_gone(self, worker: WorkerId) -> None:
+        """A worker is proved dead, and its sessions with it: whatever it held is free."""
         ...

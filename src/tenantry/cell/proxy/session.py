@@ -7,7 +7,6 @@ messages or in work done.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import structlog
 
 from tenantry.cell.proxy import refusals, upstream
 from tenantry.cell.proxy.cancel import Cancels, Key, Target
+from tenantry.cell.proxy.certificates import ALPN, Tls
 from tenantry.cell.proxy.conn import Conn, PeerGone
 from tenantry.cell.proxy.limits import Limits, network_of
 from tenantry.cell.proxy.metering import Meter
@@ -30,21 +30,12 @@ from tenantry.neon.ids import EndpointId
 from tenantry.postgres import scram, wire
 from tenantry.runtime.tasks import Tasks
 
-ALPN: Final = "postgresql"
 _ENCRYPTION_REQUESTS_MAX: Final = 2
 """One for GSSAPI and one for TLS, as in Postgres."""
 _WAKE_ATTEMPTS_MAX: Final = 3
 """An instance may be on its way down just when its door is opened; a new wake then finds it asleep."""
 
 _log = structlog.get_logger("proxy.session")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """The context to serve TLS with, and the hash by which a login is bound to its certificate (or None)."""
-
-    context: ssl.SSLContext = field(repr=False)
-    channel_binding: bytes | None = field(repr=False)
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Self
 
 LISTEN_BACKLOG: Final = 4096
 
@@ -18,6 +18,8 @@ class Settings:
     """From accept to a proved password, whatever the client does in between."""
     wake_seconds: float = 60.0
     """From a proved password to a ready session."""
+    patience_seconds: float = 10.0
+    """How long a new client waits for a control process that is not there."""
     connections_max: int = 10_000
     """Of one worker, before and after authentication."""
     handshakes_max: int = 4_096
@@ -28,3 +30,13 @@ class Settings:
     failed_login_seconds: float = 0.1
     """How long every failed login takes to be told, so that its reason does not show in its time."""
     report_seconds: float = 5.0
+    drain_seconds: float = 10.0
+    """How long sessions may go on after a worker was told to end."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "secret": self.secret.hex()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        given: dict[str, Any] = {**value, "secret": bytes.fromhex(value["secret"])}
+        return cls(**given)

@@ -1,0 +1,190 @@
+"""One front door process: ``python -m tenantry.cell.proxy.worker``, started by the supervisor.
+
+It is given a listening socket and the path of the control process's socket, and learns everything else there. It
+outlives the control process: sessions go on, new clients wait, and the next control process is registered with.
+Left alone for too long, it closes its listener and ends with its last session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import resource
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from tenantry.cell.proxy import certificates
+from tenantry.cell.proxy.cancel import Cancels, Key
+from tenantry.cell.proxy.certificates import Pair, Tls
+from tenantry.cell.proxy.door import Door
+from tenantry.cell.proxy.limits import Limits
+from tenantry.cell.proxy.metering import Meter
+from tenantry.cell.proxy.remote_cell import RemoteCell
+from tenantry.cell.proxy.session import House
+from tenantry.cell.proxy.settings import Settings
+from tenantry.runtime.tasks import Tasks
+
+ORPHANED_SECONDS: Final = 600.0
+"""How long a worker waits for a control process before it stops to accept."""
+_ORPHAN_LOOK_SECONDS: Final = 5.0
+_GC_THRESHOLDS: Final = (50_000, 20, 50)
+"""Sessions make few cycles and long-lived objects are many; looking often costs more than it finds."""
+_DESCRIPTORS_PER_CONNECTION: Final = 2
+_DESCRIPTORS_OTHER: Final = 64
+
+_log = structlog.get_logger("proxy.worker")
+
+
+class Worker:
+    """The process's parts, from the first welcome to the last session."""
+
+    def __init__(self, listener: socket.socket, rpc_path: Path, slot: int, version: str) -> None:
+        self._listener = listener
+        self._slot = slot
+        self._tasks = Tasks("worker")
+        self._told_to_end = asyncio.Event()
+        self._seconds: float | None = None
+        """How long sessions may go on then; None: as long as they like."""
+        self._house: House | None = None
+        self._door: Door | None = None
+        self._remote = RemoteCell(
+            rpc_path,
+            slot,
+            version,
+            listener,
+            welcome=self._welcomed,
+            handlers={"cancel": self._cancel, "drain": self._asked_to_drain},
+        )
+
+    async def run(self) -> None:
+        """Serves until it is told to end, or left alone, and the sessions have ended."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        registering = self._tasks.start(self._remote.run(), "remote cell")
+        self._tasks.start(self._watch_for_orphaning(), "orphaning")
+        await self._told_to_end.wait()
+        if self._door is not None and self._house is not None:
+            await self._door.drain(self._seconds)
+            await self._house.meter.report()
+        registering.cancel()
+        await self._remote.stop()
+        await self._tasks.stop()
+
+    def _signalled(self) -> None:
+        self._end(self._house.settings.drain_seconds if self._house is not None else 0.0)
+
+    def _end(self, seconds: float | None) -> None:
+        """Ends the worker after its sessions; a second call may shorten their time."""
+        _log.info("told to end", sessions=self._door.sessions if self._door else 0, seconds=seconds)
+        if not self._told_to_end.is_set():
+            self._seconds = seconds
+            self._told_to_end.set()
+        elif self._door is not None:
+            self._tasks.start(self._door.drain(seconds), "sooner")
+
+    async def _welcomed(self, welcome: dict[str, Any]) -> None:
+        """Takes what the control process says; at the first time, opens."""
+        settings = _within_descriptors(Settings.from_json(welcome["settings"]))
+        self._remote.patience_seconds = settings.patience_seconds
+        tls = await asyncio.to_thread(_load, welcome["tls"])
+        if self._house is None:
+            self._open(settings, tls)
+        else:
+            self._house.settings = self._house.limits.settings = settings
+            self._house.tls = tls
+        if welcome["retire"]:
+            self._end(None)
+
+    def _open(self, settings: Settings, tls: Tls | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._house = House(
+            cell=self._remote,
+            settings=settings,
+            limits=Limits(settings, loop.time),
+            meter=Meter(self._remote, settings.report_seconds),
+            cancels=Cancels(self._slot),
+            forwarder=self._remote,
+            tasks=self._tasks,
+            worker=self._slot,
+            tls=tls,
+        )
+        self._tasks.start(self._house.meter.run(), "meter")
+        self._door = Door(self._listener, self._house)
+        self._door.open()
+        # What lives until the end needs no looking at.
+        gc.collect()
+        gc.freeze()
+
+    async def _cancel(self, given: dict[str, Any]) -> None:
+        if self._house is not None:
+            await self._house.cancels.cancel(Key(int(given["pid"]), bytes.fromhex(given["secret"])))
+
+    async def _asked_to_drain(self, given: dict[str, Any]) -> None:
+        self._end(float(given["seconds"]))
+
+    async def _watch_for_orphaning(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_ORPHAN_LOOK_SECONDS)
+            lost_at = self._remote.lost_at
+            if lost_at is not None and loop.time() - lost_at > ORPHANED_SECONDS:
+                _log.warning("no control process has come back; ending with the last session")
+                self._end(None)
+                return
+
+
+def _load(tls: dict[str, str] | None) -> Tls | None:
+    return None if tls is None else certificates.load(Pair(**tls))
+
+
+def _within_descriptors(settings: Settings) -> Settings:
+    """As many connections as the process may have open files for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    possible = (hard - _DESCRIPTORS_OTHER) // _DESCRIPTORS_PER_CONNECTION
+    if hard == resource.RLIM_INFINITY or possible >= settings.connections_max:
+        return settings
+    _log.warning("the limit on open files bounds the connections", connections_max=possible)
+    return replace(settings, connections_max=possible)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tenantry.cell.proxy.worker")
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--rpc", type=Path, required=True)
+    parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--version", required=True)
+    given = parser.parse_args(arguments)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+    async def run() -> None:
+        listener = socket.socket(fileno=given.listen_fd)
+        await Worker(listener, given.rpc, given.slot, given.version).run()
+
+    uvloop.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

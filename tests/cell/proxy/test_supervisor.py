@@ -1,0 +1,201 @@
+"""Real worker processes: started, killed, taken up by the next control process, ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tenantry.cell.proxy.ports import Cell, LeaseId, WorkerId
+from tenantry.cell.proxy.settings import Settings
+from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor
+from tenantry.errors import OperatorError
+from tenantry.runtime.child import Identity, alive
+
+from .conftest import ClientSide, Instance, LoopThread, StaticCell, wait_for
+
+
+@dataclass
+class StaticStaff:
+    """One cell for all workers, and a record of their coming and going."""
+
+    cell: StaticCell
+    registered: list[tuple[WorkerId, list[LeaseId]]] = field(default_factory=list)
+    gone: list[WorkerId] = field(default_factory=list)
+
+    def cell_for(self, worker: WorkerId) -> Cell:
+        return self.cell
+
+    async def worker_registered(self, worker: WorkerId, leases: list[LeaseId]) -> None:
+        self.registered.append((worker, leases))
+        self.cell.leases.update(leases)
+
+    async def worker_gone(self, worker: WorkerId) -> None:
+        self.gone.append(worker)
+
+
+class Building(ClientSide):
+    """One door of worker processes, which control processes come and go for."""
+
+    def __init__(self, instance: Instance, thread: LoopThread, directory: Path) -> None:
+        self.instance = instance
+        self.thread = thread
+        self.config = DoorConfig(
+            address=("127.0.0.1", 0),
+            directory=directory / "door",
+            settings=Settings(secret=b"s" * 32, report_seconds=0.2, drain_seconds=0.2, patience_seconds=3),
+            log_path=directory / "log",
+        )
+        self.supervisors: list[Supervisor] = []
+
+    def open(self, **changes: Any) -> tuple[Supervisor, StaticStaff]:
+        """A control process begins."""
+        self.config = replace(self.config, **changes)
+        staff = StaticStaff(StaticCell(self.instance))
+
+        async def start() -> Supervisor:
+            supervisor = Supervisor(self.config, staff)
+            self.supervisors.append(supervisor)
+            await supervisor.start()
+            return supervisor
+
+        supervisor = self.thread.run(start())
+        self.port = supervisor.address[1]
+        return supervisor, staff
+
+    def close(self) -> list[Identity]:
+        workers = [identity for supervisor in self.supervisors for identity in supervisor.workers]
+        for supervisor in self.supervisors:
+            self.thread.run(supervisor.stop())
+        return workers
+
+
+@pytest.fixture
+def building(instance: Instance, loop_thread: LoopThread) -> Iterator[Building]:
+    directory = Path(tempfile.mkdtemp(prefix="tdoor", dir="/tmp"))
+    made = Building(instance, loop_thread, directory)
+    yield made
+    workers = made.close()
+    print((directory / "log").read_text() if (directory / "log").exists() else "no log")
+    shutil.rmtree(directory)
+    assert not [worker for worker in workers if alive(worker)]
+
+
+def test_worker_processes_serve_and_leave_nothing(building: Building):
+    supervisor, staff = building.open(workers=2)
+    assert len(supervisor.workers) == 2
+    with building.connect() as client:
+        assert client.execute("select 1").fetchone() == (1,)
+        assert len(staff.cell.leases) == 1
+    wait_for(lambda: not staff.cell.leases)
+    wait_for(lambda: sum(t.connections_opened for t in staff.cell.traffic) == 1)
+    workers = supervisor.workers
+    building.thread.run(supervisor.stop())
+    building.thread.run(supervisor.stop())
+    assert not [worker for worker in workers if alive(worker)]
+    assert len(staff.gone) == 2
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", building.port), 1)
+    assert sorted(path.name for path in building.config.directory.iterdir()) == []
+
+
+def test_a_killed_worker_is_replaced_and_acknowledged_commits_are_there(building: Building):
+    supervisor, staff = building.open()
+    with building.connect() as client:
+        client.execute("drop table if exists written; create table written (n int)")
+    acknowledged: list[int] = []
+
+    def write() -> None:
+        try:
+            with building.connect() as client:
+                for n in range(1_000_000):
+                    client.execute("insert into written values (%s)", [n])
+                    acknowledged.append(n)
+        except psycopg.OperationalError:
+            return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    wait_for(lambda: len(acknowledged) > 50)
+    (victim,) = supervisor.workers
+    os.kill(victim.pid, signal.SIGKILL)
+    writer.join(10)
+    assert not writer.is_alive()
+    wait_for(lambda: len(staff.gone) == 1 and len(staff.registered) == 2)
+    assert staff.gone == [staff.registered[0][0]]
+    with building.connect() as client:
+        found = {n for (n,) in client.execute("select n from written").fetchall()}
+    assert found >= set(acknowledged)
+
+
+def test_sessions_go_on_while_the_control_process_is_replaced(building: Building):
+    first, staff = building.open()
+    workers = first.workers
+    with building.connect() as client:
+        (lease,) = staff.cell.leases
+        building.thread.run(first.detach())
+        building.thread.run(first.detach())
+        assert client.execute("select 41 + 1").fetchone() == (42,)
+        # A new client waits for the next control process.
+        found: list[object] = []
+
+        def come_late() -> None:
+            with building.connect() as client:
+                found.append(client.execute("select 7").fetchone())
+
+        late = threading.Thread(target=come_late)
+        late.start()
+        second, staff = building.open()
+        assert second.workers == workers
+        assert staff.registered[0][1] == [lease]
+        late.join(10)
+        assert found == [(7,)]
+        assert client.execute("select 'still here'").fetchone() == ("still here",)
+        assert lease in staff.cell.leases
+    wait_for(lambda: lease not in staff.cell.leases)
+
+
+def test_without_a_control_process_clients_wait_only_so_long(building: Building):
+    first, _ = building.open()
+    building.thread.run(first.detach())
+    with pytest.raises(psycopg.OperationalError, match="the server is restarting"):
+        building.connect(connect_timeout=15)
+    building.open()
+
+
+def test_a_session_that_ended_meanwhile_gives_its_lease_back(building: Building):
+    first, staff = building.open()
+    kept, ended = building.connect(), building.connect()
+    wait_for(lambda: len(staff.cell.leases) == 2)
+    building.thread.run(first.detach())
+    ended.close()
+    with kept:
+        kept.execute("select 1")
+        _, staff = building.open()
+        assert len(staff.registered[0][1]) == 1
+
+
+def test_a_taken_port_is_an_operator_error(building: Building):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OperatorError, match=f"127.0.0.1:{port}: the port is taken"):
+            building.open(address=("127.0.0.1", port))
+
+
+def test_a_drained_session_is_told(building: Building):
+    supervisor, _ = building.open()
+    with building.connect() as client:
+        client.execute("select 1")
+        building.thread.run(supervisor.stop())
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            client.execute("select 1")
