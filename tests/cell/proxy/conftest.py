@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -188,7 +189,7 @@ class StaticCell:
         if self.broken:
             raise StartFailed("secret words of the log", client_text="the database could not be started")
         self.woken += 1
-        lease = LeaseId(f"lease-{self.woken}")
+        lease = LeaseId(f"lease-{secrets.token_hex(4)}")
         self.leases.add(lease)
         return Upstream(self.instance.socket_path, lease)
 

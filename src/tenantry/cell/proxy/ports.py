@@ -46,6 +46,7 @@ class Upstream:
     socket_path: str
     """Full path of the Unix socket, e.g. ``/run/tenantry/ab12/3/.s.PGSQL.5432``."""
     lease: LeaseId
+    """Never given twice, by no later control process either: workers keep theirs over its restart."""
 
 
 @dataclass(frozen=True, slots=True)
