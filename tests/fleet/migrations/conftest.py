@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,3 +112,57 @@ def drizzle_folder(tmp_path: Path) -> Callable[..., Path]:
 def example_folder() -> Path:
     """The example project's folder, as drizzle-kit made it."""
     return Path(__file__).parents[3] / "examples/tasks/drizzle"
+
+
+@dataclass(frozen=True)
+class DrizzleKit:
+    """One installed version of the real drizzle-kit, with drizzle-orm and node-postgres beside it."""
+
+    home: Path
+
+    def migrate(self, folder: Path, dsn: str) -> None:
+        """``drizzle-kit migrate`` of ``folder`` into the database."""
+        fields = psycopg.conninfo.conninfo_to_dict(dsn)
+        credentials = {"url": f"postgresql://{fields['user']}:{fields['password']}@localhost/{fields['dbname']}"}
+        credentials["url"] += f"?host={fields['host']}"
+        config = self.home / f"{secrets.token_hex(4)}.config.json"
+        config.write_text(
+            json.dumps(
+                {"dialect": "postgresql", "out": os.path.relpath(folder, self.home), "dbCredentials": credentials}
+            )
+        )
+        command = ["node_modules/.bin/drizzle-kit", "migrate", f"--config={config.name}"]
+        try:
+            done = subprocess.run(command, cwd=self.home, capture_output=True, text=True, timeout=60, check=False)
+        finally:
+            config.unlink()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session", params=[("0.28.1", "0.36.4"), ("0.31.11", "0.45.4")], ids=lambda each: each[0])
+def drizzle_kit(request: pytest.FixtureRequest) -> DrizzleKit:
+    """The guide's version and the newest, installed once for each checkout."""
+    if shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed: the exchange with the real drizzle-kit is not tested")
+    kit, orm = request.param
+    home = request.config.cache.mkdir(f"drizzle-kit-{kit}")
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ready = home / "ready"
+        if not ready.exists():
+            names = [f"drizzle-kit@{kit}", f"drizzle-orm@{orm}", "pg@8.23.1"]
+            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(home), *names]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+            if done.returncode != 0:
+                assert not os.environ.get("CI"), done.stderr
+                pytest.skip(f"npm could not install drizzle-kit {kit}: {done.stderr.strip().splitlines()[-1]}")
+            ready.touch()
+    return DrizzleKit(home)
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A directory whose path leaves room for the name of a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="tenantry-m-"))
+    yield directory
+    shutil.rmtree(directory)

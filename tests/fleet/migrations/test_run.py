@@ -276,7 +276,7 @@ def test_a_deferred_constraint_fails_the_commit(
 ) -> None:
     fleet = new_fleet(1)
     directory = sql_folder(
-        _0001_a="create table a (id int primary key, up int references a initially deferred); insert into a values (1, 2)"
+        _0001_a="create table a (i int primary key, u int references a initially deferred); insert into a values (1, 2)"
     )
     failure = roll_out(fleet, directory).failed[0].failure
     assert failure is not None

@@ -1,0 +1,234 @@
+"""The runner is killed, interrupted, or loses its connection: every tenant has everything once, or is told of."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tenantry.fleet.migrations.formats.folders import open_folder
+from tenantry.fleet.migrations.plan import make_plan, states_of
+from tenantry.fleet.migrations.results import RunResult
+from tenantry.fleet.migrations.run import Run
+
+RUNNER = Path(__file__).with_name("runner.py")
+POINTS = ["migrate.judged", "migrate.applied", "migrate.committed", "migrate.recorded"]
+MIGRATIONS = [(f"{number:04}_m", number + 1, f"insert into applied values ('{number:04}_m')") for number in range(3)]
+# Between two breakpoints, so that a kill finds a transaction half done.
+SLOW = "--> statement-breakpoint\nselect pg_sleep(0.01)"
+
+
+@pytest.fixture
+def fleet_directory(new_fleet: Callable[[int], Any], tmp_path: Path) -> Path:
+    """Five tenants whose migrations count themselves."""
+    fleet, directory = new_fleet(5), tmp_path / "fleet"
+    directory.mkdir()
+    for slug, dsn in fleet.dsns.items():
+        fleet.sql(slug, "create table applied (tag text)")
+        (directory / f"{slug}.dsn").write_text(dsn)
+    return directory
+
+
+@contextmanager
+def started(folder: Path, fleet: Path, jobs: int = 2, failpoints: str = "") -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(RUNNER), str(folder), str(fleet), str(jobs)]
+    environment = {**os.environ, "TENANTRY_FAILPOINTS": failpoints}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run_to_the_end(folder: Path, fleet: Path, failpoints: str = "") -> int:
+    with started(folder, fleet, failpoints=failpoints) as process:
+        process.communicate(timeout=60)
+        return process.returncode
+
+
+def applied(dsn: str) -> list[str]:
+    with psycopg.connect(dsn) as connection:
+        # Behind the lock, so that a killed runner's session has ended before anybody counts.
+        connection.execute("select pg_advisory_xact_lock(x'74656E616E747279'::bigint)")
+        return [tag for (tag,) in connection.execute("select tag from applied order by tag")]
+
+
+def ledger(dsn: str) -> list[str]:
+    with psycopg.connect(dsn) as connection:
+        exists = connection.execute("select to_regclass('drizzle.__drizzle_migrations') is not null").fetchone()
+        if exists != (True,):
+            return []
+        rows = connection.execute("select created_at from drizzle.__drizzle_migrations order by created_at")
+        return [f"{created_at - 1:04}_m" for (created_at,) in rows]
+
+
+def agree(fleet: Path) -> list[list[str]]:
+    """What each tenant has, once its ledger and its tables are found to say the same."""
+    found: list[list[str]] = []
+    for path in sorted(fleet.glob("*.dsn")):
+        dsn = path.read_text()
+        found.append(applied(dsn))
+        assert found[-1] == ledger(dsn), path.stem
+    return found
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kill_9_at_any_point_then_rerun_applies_everything_once(
+    fleet_directory: Path, drizzle_folder: Callable[..., Path], seed: int
+) -> None:
+    choice = random.Random(seed)
+    growing = [(tag, when, f"{text}{SLOW}") for tag, when, text in MIGRATIONS]
+    killed = 0
+    for size in (1, 2, 3, 3):
+        folder = drizzle_folder(*growing[:size])
+        point = f"{choice.choice(POINTS)}=kill:{choice.randint(1, 6)}"
+        killed += run_to_the_end(folder, fleet_directory, point) == -signal.SIGKILL
+        for tags in agree(fleet_directory):
+            assert tags == [tag for tag, _, _ in growing[: len(tags)]], point
+    assert killed, "no failpoint was reached"
+    assert run_to_the_end(folder, fleet_directory) == 0
+    assert agree(fleet_directory) == [[tag for tag, _, _ in MIGRATIONS]] * 5
+
+
+@pytest.mark.crash
+def test_kill_9_from_outside_while_transactions_are_open(
+    fleet_directory: Path, drizzle_folder: Callable[..., Path]
+) -> None:
+    folder = drizzle_folder(*[(tag, when, f"{text}{SLOW}") for tag, when, text in MIGRATIONS])
+    with started(folder, fleet_directory) as process:
+        assert process.stdout is not None
+        # When the first tenant is done, the transaction of another is open.
+        next(line for line in process.stdout if json.loads(line)["event"] == "tenant_finished")
+        process.kill()
+    assert set(map(len, agree(fleet_directory))) <= {0, 3}
+    assert run_to_the_end(folder, fleet_directory) == 0
+    assert agree(fleet_directory) == [[tag for tag, _, _ in MIGRATIONS]] * 5
+
+
+def test_ctrl_c_ends_what_is_under_way_and_exits_1(
+    fleet_directory: Path, drizzle_folder: Callable[..., Path], postgres_server: str
+) -> None:
+    tag, when, text = MIGRATIONS[0]
+    folder = drizzle_folder((tag, when, f"{text}--> statement-breakpoint\nselect pg_sleep(1.01)"))
+    asleep = "select count(*) from pg_stat_activity where query like '%pg_sleep(1.01)%' and pid <> pg_backend_pid()"
+    with (
+        started(folder, fleet_directory, jobs=2) as process,
+        psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection,
+    ):
+        assert process.stdout is not None
+        while connection.execute(asleep).fetchone() != (2,):
+            assert process.poll() is None, "it ended before two tenants were seen at work"
+        process.send_signal(signal.SIGINT)
+        events = [json.loads(line) for line in process.stdout]
+        assert process.wait(timeout=60) == 1, events
+    finished = [event for event in events if event["event"] == "tenant_finished" and event["outcome"] == "applied"]
+    assert len(finished) == 2
+    assert events[-1]["counts"]["not_started"] == 3
+    assert sorted(agree(fleet_directory)) == [[], [], [], [tag], [tag]]
+
+
+class CutsAtCommit:
+    """A proxy before the server's socket that forwards a COMMIT and swallows the answer, or swallows the COMMIT."""
+
+    def __init__(self, directory: Path, server: Path, *, forward: bool) -> None:
+        self.cuts = 0
+        self._server, self._forward = server, forward
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(directory / ".s.PGSQL.5432"))
+        self._listener.listen()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(str(self._server))
+            self._sockets += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                thread = threading.Thread(target=self._pump, args=(source, sink, source is client))
+                self._threads.append(thread)
+                thread.start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if from_client and b"COMMIT\0" in data:
+                    self.cuts += 1
+                    source.shutdown(socket.SHUT_RDWR)
+                    if self._forward:
+                        sink.sendall(data)
+                    break
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the other side has gone, which is what this proxy is for
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+        for each in self._sockets:
+            each.close()
+
+
+@pytest.fixture
+def cut(short_directory: Path, postgres_server: str) -> Iterator[Callable[[bool], CutsAtCommit]]:
+    made: list[CutsAtCommit] = []
+    server = Path(str(psycopg.conninfo.conninfo_to_dict(postgres_server)["host"])) / ".s.PGSQL.5432"
+
+    def make(forward: bool) -> CutsAtCommit:
+        made.append(CutsAtCommit(short_directory, server, forward=forward))
+        return made[0]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def run_through(fleet: Any, folder: Path, directory: Path) -> RunResult:
+    fields = psycopg.conninfo.conninfo_to_dict(fleet.dsns["t0"], host=str(directory))
+    fleet.dsns["t0"] = psycopg.conninfo.make_conninfo("", **fields)
+    loaded = open_folder(folder)
+    return Run(make_plan(loaded, fleet.select()), loaded, fleet).execute()
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_commit_whose_answer_is_lost_is_looked_up(
+    new_fleet: Callable[[int], Any],
+    cut: Callable[[bool], CutsAtCommit],
+    short_directory: Path,
+    sql_folder: Callable[..., Path],
+    forward: bool,
+) -> None:
+    fleet = new_fleet(1)
+    proxy = cut(forward)
+    folder = sql_folder(_0001_a="create table a (x int);")
+    result = run_through(fleet, folder, short_directory)
+    assert proxy.cuts == 1
+    (only,) = result.results
+    if forward:
+        assert (only.outcome, only.applied) == ("applied", ("0001",))
+        assert fleet.known["t0"] == states_of(open_folder(folder))[-1]
+    else:
+        assert only.failure is not None
+        assert only.failure.kind == "connection_lost"
+        assert fleet.known["t0"].version is None

@@ -1,0 +1,183 @@
+"""Drizzle folders: the same rules as Drizzle's own migrator, proved beside the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tenantry.demo
+from tenantry.errors import InvalidInput
+from tenantry.fleet.migrations.formats.base import LedgerRow
+from tenantry.fleet.migrations.formats.drizzle import DrizzleFolder
+from tenantry.fleet.migrations.formats.folders import open_folder
+from tenantry.fleet.migrations.plan import make_plan, states_of
+from tenantry.fleet.migrations.run import Run
+
+LEDGER = "select id, hash, created_at from drizzle.__drizzle_migrations order by id"
+COLUMNS = (
+    "select column_name, data_type, is_nullable, column_default from information_schema.columns"
+    " where table_schema = 'drizzle' order by ordinal_position"
+)
+
+
+def roll_out(fleet: Any, directory: Path, slug: str, through: str | None = None) -> str:
+    folder = open_folder(directory, through=through)
+    plan = make_plan(folder, fleet.select([slug]), trust_catalog=False)
+    result = Run(plan, folder, fleet).execute()
+    assert not result.failed, result.failed
+    return result.results[0].outcome
+
+
+@pytest.mark.node
+def test_either_tool_goes_on_where_the_other_stopped(
+    new_fleet: Callable[[int], Any], drizzle_kit: Any, example_folder: Path
+) -> None:
+    fleet = new_fleet(3)
+    drizzle_kit.migrate(example_folder, fleet.dsns["t0"])
+    theirs = fleet.sql("t0", LEDGER)
+    assert len(theirs) == 2
+    assert roll_out(fleet, example_folder, "t0") == "current"
+
+    assert roll_out(fleet, example_folder, "t1") == "applied"
+    assert fleet.sql("t1", LEDGER) == theirs
+    assert fleet.sql("t1", COLUMNS) == fleet.sql("t0", COLUMNS)
+    drizzle_kit.migrate(example_folder, fleet.dsns["t1"])
+    assert fleet.sql("t1", LEDGER) == theirs
+
+    assert roll_out(fleet, example_folder, "t2", through="0000_create_users_projects_tasks") == "applied"
+    drizzle_kit.migrate(example_folder, fleet.dsns["t2"])
+    assert fleet.sql("t2", LEDGER) == theirs
+    assert roll_out(fleet, example_folder, "t2") == "current"
+    # Asked again without a word of trust, the catalog has what each ledger says.
+    assert set(fleet.known.values()) == {states_of(open_folder(example_folder))[-1]}
+
+
+@pytest.mark.node
+def test_texts_that_are_easily_hashed_wrongly(
+    new_fleet: Callable[[int], Any], drizzle_kit: Any, drizzle_folder: Callable[..., Path]
+) -> None:
+    directory = drizzle_folder(
+        ("0000_crlf", 5, ""),
+        ("0001_several", 6, "create table b (x int); create table c (x int);--> statement-breakpoint\n"),
+        ("0002_empty", 7, "-- Custom SQL migration file, put your code below! --"),
+        (
+            "0003_last",
+            8,
+            "insert into b values (1)--> statement-breakpoint\n\n--> statement-breakpoint\ninsert into c values (1)",
+        ),
+    )
+    (directory / "0000_crlf.sql").write_bytes('create table "größe" (\r\n x int\r\n);\r\n'.encode())
+    fleet = new_fleet(2)
+    drizzle_kit.migrate(directory, fleet.dsns["t0"])
+    assert roll_out(fleet, directory, "t0") == "current"
+    assert roll_out(fleet, directory, "t1") == "applied"
+    assert fleet.sql("t1", LEDGER) == fleet.sql("t0", LEDGER)
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def drizzle_pending(entries: list[tuple[str, int, str]], ledger: list[tuple[str, int]]) -> list[str]:
+    """drizzle-orm's rule: what is later than the row with the latest created_at."""
+    last = max((created_at for _, created_at in ledger), default=None)
+    return [tag for tag, when, _ in entries if last is None or last < when]
+
+
+WHENS = st.lists(st.integers(0, 8), unique=True, max_size=6)
+
+
+@given(whens=WHENS, applied=WHENS, edited=st.sets(st.integers(0, 8)))
+def test_pending_is_what_drizzle_calls_pending(
+    tmp_path_factory: pytest.TempPathFactory, whens: list[int], applied: list[int], edited: set[int]
+) -> None:
+    entries = [(f"{index:04}_m", when, f"select {when}") for index, when in enumerate(whens)]
+    directory = tmp_path_factory.mktemp("drizzle")
+    (directory / "meta").mkdir()
+    journal = [{"idx": 0, "version": "7", "when": when, "tag": tag, "breakpoints": True} for tag, when, _ in entries]
+    (directory / "meta/_journal.json").write_text(json.dumps({"dialect": "postgresql", "entries": journal}))
+    for tag, _, text in entries:
+        (directory / f"{tag}.sql").write_text(text)
+    rows = [(sha256("old" if when in edited else f"select {when}"), when) for when in applied]
+    judgement = DrizzleFolder(directory).judge([LedgerRow(str(when), hash_) for hash_, when in rows])
+    assert [each.version for each in judgement.pending] == drizzle_pending(entries, rows)
+    kinds = {each.kind for each in judgement.objections}
+    assert ("edited" in kinds) == any(when in edited and when in applied for when in whens)
+    assert ("ahead" in kinds) == bool(applied and max(applied) not in whens)
+
+
+def test_a_database_baselined_with_one_row_is_taken_as_drizzle_takes_it(drizzle_folder: Callable[..., Path]) -> None:
+    folder = DrizzleFolder(drizzle_folder(("0000_a", 5, "select 1"), ("0001_b", 6, "select 2"), ("0002_c", 7, "s")))
+    for created_at in ("6", "6000"):
+        judgement = folder.judge([LedgerRow(created_at, sha256("select 2"))])
+        assert judgement.objections == ()
+    judgement = folder.judge([LedgerRow("6", sha256("select 2"))])
+    assert [each.version for each in judgement.pending] == ["0002_c"]
+    assert judgement.state == states_of(folder)[2]
+    assert "0000_a is not in the ledger" in judgement.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda journal: journal.pop("entries"), r"journal.json is not a journal of drizzle-kit 0.x: entries"),
+        (lambda journal: journal.update(dialect="mysql"), "dialect 'mysql'"),
+        (lambda journal: journal["entries"][0].update(when="5"), "entries.0.when"),
+        (lambda journal: journal["entries"][0].update(tag="../../etc/x"), "entries.0.tag"),
+        (lambda journal: journal["entries"][0].update(when=6), "two entries with the when 6"),
+        (lambda journal: journal["entries"][0].update(tag="0001_b"), "two entries with the tag 0001_b"),
+        (lambda journal: journal["entries"][0].update(tag="0009_gone"), r"0009_gone.sql cannot be read: No such file"),
+    ],
+)
+def test_a_folder_that_is_damaged(
+    drizzle_folder: Callable[..., Path], change: Callable[[Any], object], message: str
+) -> None:
+    directory = drizzle_folder(("0000_a", 5, "select 1"), ("0001_b", 6, "select 2"))
+    path = directory / "meta/_journal.json"
+    journal = json.loads(path.read_text())
+    change(journal)
+    path.write_text(json.dumps(journal))
+    with pytest.raises(InvalidInput, match=message):
+        open_folder(directory)
+
+
+def test_texts_that_no_server_takes(drizzle_folder: Callable[..., Path]) -> None:
+    directory = drizzle_folder(("0000_a", 5, "select '\0'"))
+    with pytest.raises(InvalidInput, match="NUL"):
+        open_folder(directory)
+    (directory / "0000_a.sql").write_bytes(b"select '\xff'")
+    with pytest.raises(InvalidInput, match="not UTF-8"):
+        open_folder(directory)
+
+
+def test_the_example_is_found_from_its_project_folder(example_folder: Path) -> None:
+    assert open_folder(example_folder.parent).directory == example_folder
+    with pytest.raises(InvalidInput, match="newest is 0001_one_title_per_project"):
+        open_folder(example_folder, through="0007")
+
+
+def test_the_example_ships_in_the_package(example_folder: Path) -> None:
+    shipped = Path(tenantry.demo.__file__).parent / "tasks/drizzle"
+    assert open_folder(shipped).migrations == open_folder(example_folder).migrations
+
+
+def test_a_ledger_flooded_by_the_tenant_is_not_read_into_memory(
+    new_fleet: Callable[[int], Any], drizzle_folder: Callable[..., Path]
+) -> None:
+    fleet = new_fleet(1)
+    fleet.sql("t0", "create schema drizzle")
+    fleet.sql(
+        "t0",
+        "create view drizzle.__drizzle_migrations as select 'x' hash, n created_at from generate_series(1, 20000) n",
+    )
+    folder = open_folder(drizzle_folder(("0000_a", 5, "select 1")))
+    result = Run(make_plan(folder, fleet.select()), folder, fleet).execute()
+    assert result.failed[0].failure is not None
+    assert "rows or more" in result.failed[0].failure.message
