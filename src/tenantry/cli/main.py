@@ -1,0 +1,49 @@
+"""The program's entry: which commands there are, and nothing else."""
+
+# ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tenantry.cli import demo, engine, migrate, psql, tenants, up
+from tenantry.cli.failures import guarded
+
+app = typer.Typer(
+    name="tenantry",
+    help="A Postgres database for every customer: asleep at no cost, awake in milliseconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: drawing boxes would triple the time that `tenantry --help` takes.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tenantry {version('tenantry')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version  # handled by its callback
+
+
+for group in (up, demo, tenants, psql, migrate, engine):
+    group.register(app)
+
+
+def main() -> None:
+    """The console script. Exit codes are those of ``failures``."""
+    sys.exit(guarded(app, json_wanted="--json" in sys.argv))

@@ -1,0 +1,24 @@
+"""Options that many commands share, said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Data directory of the cell (default: $TENANTRY_DATA, then the platform's).",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, all else to stderr.")]
+TenantName = Annotated[
+    str,
+    typer.Argument(metavar="TENANT", help='Slug or name of the tenant: acme-corp or "ACME Corp".', show_default=False),
+]
+Pooled = Annotated[bool, typer.Option("--pooled", help="Through the connection pooler.")]

