@@ -149,8 +149,7 @@ def open_pidfd(identity: Identity) -> int | None:
             return None
         raise
     # Looked at after opening: if the start time is right now, it was this process that was opened.
-    status = _status(identity.pid)
-    if status is None or status.start_ticks != identity.start_ticks:
+    if not alive(identity):
         os.close(descriptor)
         return None
     return descriptor

@@ -84,17 +84,16 @@ def write_atomic(
             path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow_parent else os.O_NOFOLLOW)
         )
         try:
-            _write_at(directory, temporary, data, mode=mode, owner=owner, sync=durable)
-            _record_file(path.parent / temporary, data, mode, synced=durable)
+            place = path.parent / temporary
+            _write_at(directory, temporary, data, place=place, mode=mode, owner=owner, sync=durable)
             try:
                 os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
             except OSError:
                 _unlink_at(directory, temporary)
                 raise
-            _record("rename", path.parent / temporary, target=path)
+            _record("rename", place, target=path)
             if durable:
-                os.fsync(directory)
-                _record("fsync_dir", path.parent)
+                _fsync(directory, "fsync_dir", path.parent)
         finally:
             os.close(directory)
 
@@ -104,9 +103,7 @@ def write_new(path: str, data: Buffer, *, mode: int, owner: Owner | None, sync: 
 
     Takes a string and raises plain OSError: clones call it a thousand times within 30 ms.
     """
-    _write_at(None, path, data, mode=mode, owner=owner, sync=sync)
-    if _recorder is not None:
-        _record_file(Path(path), data, mode, synced=sync)
+    _write_at(None, path, data, place=path, mode=mode, owner=owner, sync=sync)
 
 
 def make_directory(path: Path | str, *, mode: int = 0o700, owner: Owner | None = None) -> None:
@@ -119,8 +116,7 @@ def make_directory(path: Path | str, *, mode: int = 0o700, owner: Owner | None =
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
-    if _recorder is not None:
-        _record("mkdir", Path(path), mode=mode)
+    _record("mkdir", path, mode=mode)
 
 
 def make_symlink(target: str, path: Path) -> None:
@@ -156,10 +152,9 @@ def unlink(path: Path) -> None:
 def fsync_dir(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        _fsync(descriptor, "fsync_dir", path)
     finally:
         os.close(descriptor)
-    _record("fsync_dir", path)
 
 
 def syncfs(path: Path) -> None:
@@ -173,9 +168,9 @@ def syncfs(path: Path) -> None:
             if _libc.syncfs(descriptor) != 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number), str(path))
+            _record("syncfs", path)
         finally:
             os.close(descriptor)
-    _record("syncfs", path)
 
 
 def remove_tree(path: Path) -> None:
@@ -238,9 +233,19 @@ def _unlink_at(directory: int, name: str) -> bool:
     return True
 
 
-def _write_at(directory: int | None, name: str, data: Buffer, *, mode: int, owner: Owner | None, sync: bool) -> None:
+def _write_at(
+    directory: int | None,
+    name: str,
+    data: Buffer,
+    *,
+    place: Path | str,
+    mode: int,
+    owner: Owner | None,
+    sync: bool,
+) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, mode, dir_fd=directory)
+    _record("create", place, mode=mode)
     try:
         try:
             if owner is not None:
@@ -250,13 +255,20 @@ def _write_at(directory: int | None, name: str, data: Buffer, *, mode: int, owne
             written = os.write(descriptor, view) if len(view) else 0
             while written < len(view):
                 written += os.write(descriptor, view[written:])
+            _record("write", place, data=view)
             if sync:
-                os.fsync(descriptor)
+                _fsync(descriptor, "fsync", place)
         finally:
             os.close(descriptor)
     except OSError:
         os.unlink(name, dir_fd=directory)
+        _record("unlink", place)
         raise
+
+
+def _fsync(descriptor: int, kind: Literal["fsync", "fsync_dir"], place: Path | str) -> None:
+    os.fsync(descriptor)
+    _record(kind, place)
 
 
 # ---------------------------------------------------------------------------------------------- locks
@@ -510,21 +522,16 @@ def _snapshot(root: Path) -> Iterator[Recorded]:
 _recorder: Recorder | None = None
 
 
-def _record(kind: OperationKind, path: Path, *, target: Path | None = None, data: bytes = b"", mode: int = 0) -> None:
+def _record(
+    kind: OperationKind, path: Path | str, *, target: Path | None = None, data: Buffer = b"", mode: int = 0
+) -> None:
+    """Called right after the operation succeeded; costs one comparison when nobody watches."""
     recorder = _recorder
     if recorder is None:
         return
+    path = Path(path)
     # Parents are resolved, names are not: an operation is on the link itself, never on what it points to.
     place = path.parent.resolve() / path.name if path.resolve() != recorder.root else recorder.root
     goal = None if target is None else target.parent.resolve() / target.name
     if kind == "syncfs" or place == recorder.root or recorder.root in place.parents:
-        recorder.note(Recorded(kind, place, goal, data, mode))
-
-
-def _record_file(path: Path, data: Buffer, mode: int, *, synced: bool) -> None:
-    if _recorder is None:
-        return
-    _record("create", path, mode=mode)
-    _record("write", path, data=bytes(data))
-    if synced:
-        _record("fsync", path)
+        recorder.note(Recorded(kind, place, goal, bytes(data), mode))
