@@ -10,7 +10,7 @@ from typing import Final
 
 from tenantry.cell.compute.admin import ADMIN_ROLE
 from tenantry.cell.operations.context import Context
-from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream
+from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream, WorkerId
 from tenantry.cell.state.tables import Tables
 from tenantry.neon.ids import EndpointId
 
@@ -63,3 +63,22 @@ class Door:
                 )
 
         await self._context.state.write(add)
+
+
+class Staff:
+    """Implements ``proxy.ports.Staff``: gives each worker its view of the cell, and its leases their due."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def cell_for(self, worker: WorkerId) -> Door:
+        return Door(self._context, worker)
+
+    async def worker_registered(self, worker: WorkerId, leases: list[LeaseId]) -> None:
+        """Counts the leases that the worker holds of an earlier control process; those of this one are known."""
+        for lease in leases:
+            endpoint, _, lease_id = lease.partition("/")
+            self._context.instances.restore_lease(EndpointId(endpoint), lease_id, worker)
+
+    async def worker_gone(self, worker: WorkerId) -> None:
+        self._context.instances.holder_gone(worker)

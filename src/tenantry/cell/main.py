@@ -22,16 +22,17 @@ from typing import Final
 import structlog
 import uvicorn
 
+from tenantry.cell.api.addresses import FrontDoor
 from tenantry.cell.api.app import build_app
+from tenantry.cell.api.site import Site
 from tenantry.cell.cell import Cell
 from tenantry.cell.compute.admin import Admin
 from tenantry.cell.compute.engines import SHARED_ENGINES, EngineStore
 from tenantry.cell.compute.instances import Instances
 from tenantry.cell.config import CellConfig, uid_range
-from tenantry.cell.door import Door
+from tenantry.cell.door import Staff
 from tenantry.cell.loops.discard import discard_loop
 from tenantry.cell.loops.idle import idle_loop
-from tenantry.cell.loops.loop import Loop
 from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
 from tenantry.cell.operations.context import Context
@@ -39,19 +40,25 @@ from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.verbs import VERBS
+from tenantry.cell.proxy import certificates
+from tenantry.cell.proxy.settings import Settings
+from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage.heads import unnamed
 from tenantry.cell.storage.layout import Layout, prepare, run_directory
 from tenantry.errors import OperatorError
+from tenantry.neon.ids import RegionId
 from tenantry.runtime.clock import SystemClock
 from tenantry.runtime.files import traversable_for, write_atomic
 from tenantry.runtime.sealing import Sealer
 
 _log = structlog.get_logger("cell")
 
+_UID_MAP: Final = Path("/proc/self/uid_map")
 HTTP_CONNECTIONS_MAX: Final = 1_000
 HTTP_BACKLOG: Final = 512
+HTTP_DRAIN_SECONDS: Final = 5
 
 
 def take_lock(path: Path) -> int:
@@ -151,7 +158,7 @@ class RunningCell:
         self._stack.push_async_callback(state.close)
         sealer = await asyncio.to_thread(Sealer.from_file, layout.key)
         admin = Admin(sealer)
-        uids = uid_range(config, Path("/proc/self/uid_map").read_text()) if self._root else None
+        uids = uid_range(config, await asyncio.to_thread(_UID_MAP.read_text)) if self._root else None
         engines = EngineStore(
             await asyncio.to_thread(self._engines_directory, uids), layout.templates, prefer_source=config.engine_source
         )
@@ -195,15 +202,16 @@ class RunningCell:
         for loop in loops:
             loop.start()
             self._stack.push_async_callback(loop.stop)
-        await self._open_door(context)
-        await self._serve_http(context, Cell(context, runner, newborn, keys), listener, loops)
-        host, port = config.http
+        door = await self._open_door(context)
+        site = Site(door=door, region_id=RegionId(config.region))
+        await self._serve_http(Cell(context, runner, newborn, keys), site, listener)
+        host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
         scheme = "https" if self._needs_tls(host) else "http"
         return Addresses(
             api_url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/api/v2",
             api_key=operator_key,
-            postgres_host=config.postgres[0],
-            postgres_port=config.postgres[1],
+            postgres_host=door.host,
+            postgres_port=door.port,
         )
 
     def _needs_tls(self, host: str) -> bool:
@@ -245,11 +253,78 @@ class RunningCell:
             await keys.create("operator", clear)
         return clear
 
-    async def _open_door(self, context: Context) -> None:
-        raise NotImplementedError
+    async def _open_door(self, context: Context) -> FrontDoor:
+        """Opens the front door, or takes up the one that outlived an earlier control process."""
+        config = self._config
+        host, _ = config.postgres
+        if config.tls_certificate and config.tls_key:
+            pair = await asyncio.to_thread(certificates.given, config.tls_certificate, config.tls_key)
+        else:
+            names = [host, "localhost", "*.localhost", *((f"*.{config.domain}",) if config.domain else ())]
+            pair = await asyncio.to_thread(certificates.own, self._layout.tls, names)
+        supervisor = Supervisor(
+            DoorConfig(
+                address=config.postgres,
+                directory=self._layout.workers,
+                settings=Settings(
+                    secret=context.sealer.derive("door"),
+                    tls_required=self._needs_tls(host),
+                    drain_seconds=config.drain_seconds_max,
+                ),
+                tls=pair,
+                workers=config.door_workers,
+                log_path=self._layout.logs / "door.log",
+            ),
+            Staff(context),
+        )
+        await supervisor.start()
+        self._stack.push_async_callback(supervisor.stop)
+        context.instances.settle_adopted()
+        host, port = supervisor.address
+        return FrontDoor(
+            host=host,
+            port=port,
+            domain=config.domain,
+            # On the loopback nothing can listen in, and several drivers take "require" for "verify".
+            sslmode="require" if self._needs_tls(host) else "disable",
+        )
 
-    async def _serve_http(self, context: Context, cell: Cell, listener: socket.socket, loops: list[Loop]) -> None:
-        raise NotImplementedError
+    async def _serve_http(self, cell: Cell, site: Site, listener: socket.socket) -> None:
+        certificate = key = None
+        if self._needs_tls(self._config.http[0]):
+            # uvicorn reads files; without the operator's own it shows the front door's.
+            certificate = self._config.tls_certificate or self._layout.tls / "server.crt"
+            key = self._config.tls_key or self._layout.tls / "server.key"
+        server = _HttpServer(
+            uvicorn.Config(
+                build_app(cell, site),
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                limit_concurrency=HTTP_CONNECTIONS_MAX,
+                backlog=HTTP_BACKLOG,
+                timeout_graceful_shutdown=HTTP_DRAIN_SECONDS,
+                ssl_certfile=certificate,
+                ssl_keyfile=None if key is None else str(key),
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+
+        async def end() -> None:
+            server.should_exit = True
+            await asyncio.wait([serving])
+
+        self._stack.push_async_callback(end)
+        while not server.started:
+            if serving.done():
+                await serving
+                raise OperatorError("the HTTP API did not come up", next_step="see the log above")
+            await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
         """Drains the door, stops every instance and closes the data directory. Safe twice."""
