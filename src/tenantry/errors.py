@@ -11,6 +11,9 @@
     +-- LimitReached          a named bound is full; ask later (429)
     +-- Unavailable           the thing exists and cannot serve now (503)
     |   +-- StartFailed       an instance did not come up
+    |   +-- HistoryError      a branch's history cannot serve what is asked of it
+    |       +-- HistoryGap        part of it is missing
+    |       +-- HistoryDamaged    a file of it is not what was written
     +-- OperatorError         the installation needs its operator: disk, port, engine, rights (500)
     +-- Defect                our own mistake (500)
 
@@ -128,6 +131,24 @@ class StartFailed(Unavailable):
     """A Postgres instance did not come up; the log holds its last lines."""
 
     code = "START_FAILED"
+
+
+class HistoryError(Unavailable):
+    """A branch's history cannot serve what is asked of it; the branch itself may be well."""
+
+    code = "HISTORY_ERROR"
+
+
+class HistoryGap(HistoryError):
+    """Part of a history is missing: points behind the gap can only be reached from a base image behind it."""
+
+    code = "HISTORY_GAP"
+
+
+class HistoryDamaged(HistoryError):
+    """A file of a history is not what was written; it is named, and nothing is made from it."""
+
+    code = "HISTORY_DAMAGED"
 
 
 class OperatorError(TenantryError):
