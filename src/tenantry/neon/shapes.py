@@ -8,8 +8,9 @@ is left out of the JSON. Reading is tolerant: unknown fields are ignored, and wo
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 
 class Shape(BaseModel):
@@ -20,6 +21,12 @@ class Shape(BaseModel):
     def to_json(self) -> bytes:
         """The JSON text as the contract wants it."""
         return self.model_dump_json(exclude_none=True).encode()
+
+
+ComputeUnits = Annotated[float, Field(ge=0.25, le=1024, allow_inf_nan=False)]
+SuspendSeconds = Annotated[int, Field(ge=-1, le=604_800)]
+"""Idle seconds before sleep; 0 is the server's default, -1 is never."""
+QuotaAmount = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class ErrorBody(Shape):
@@ -36,11 +43,11 @@ class ErrorBody(Shape):
 class ProjectQuota(Shape):
     """Limits of one consumption period; zero or absent is no limit."""
 
-    active_time_seconds: int | None = None
-    compute_time_seconds: int | None = None
-    written_data_bytes: int | None = None
-    data_transfer_bytes: int | None = None
-    logical_size_bytes: int | None = None
+    active_time_seconds: QuotaAmount | None = None
+    compute_time_seconds: QuotaAmount | None = None
+    written_data_bytes: QuotaAmount | None = None
+    data_transfer_bytes: QuotaAmount | None = None
+    logical_size_bytes: QuotaAmount | None = None
 
 
 class AllowedIps(Shape):
@@ -80,9 +87,9 @@ class EndpointSettings(Shape):
 class DefaultEndpointSettings(Shape):
     pg_settings: dict[str, str] | None = None
     pgbouncer_settings: dict[str, str] | None = None
-    autoscaling_limit_min_cu: float | None = None
-    autoscaling_limit_max_cu: float | None = None
-    suspend_timeout_seconds: int | None = None
+    autoscaling_limit_min_cu: ComputeUnits | None = None
+    autoscaling_limit_max_cu: ComputeUnits | None = None
+    suspend_timeout_seconds: SuspendSeconds | None = None
 
 
 # -- nouns ---------------------------------------------------------------------------------------------------
@@ -386,6 +393,13 @@ class ApiKeyItem(Shape):
     last_used_at: datetime | None = None
 
 
+class ApiKeyItems(RootModel[list[ApiKeyItem]]):
+    """The one answer of the contract that is a list."""
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
 class ApiKeyCreated(Shape):
     id: int
     key: str = Field(repr=False)
@@ -438,6 +452,12 @@ class ProjectsResponse(Shape):
 class ProjectRecovered(Shape):
     project: Project
     branches: list[Branch]
+
+
+class ProjectPermissions(Shape):
+    """Of other accounts; a permission has a shape of its own that nothing here reads."""
+
+    project_permissions: list[dict[str, str]] = Field(default_factory=list[dict[str, str]])
 
 
 class ConnectionUriResponse(Shape):
@@ -538,6 +558,16 @@ class OperationResponse(Shape):
 class OperationsResponse(Shape):
     operations: list[Operation]
     pagination: Pagination | None = None
+
+
+class OrganizationsResponse(Shape):
+    """An organization has a shape of its own that nothing here reads."""
+
+    organizations: list[dict[str, str]] = Field(default_factory=list[dict[str, str]])
+
+
+class Empty(Shape):
+    """``EmptyResponse``."""
 
 
 class RegionsResponse(Shape):

@@ -1,0 +1,82 @@
+"""The ASGI application: routes in the order that makes the specific win, and the gate before them all."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Mount
+
+from tenantry.cell.api import (
+    branches,
+    databases,
+    endpoints,
+    keys,
+    operations,
+    projects,
+    regions,
+    roles,
+    snapshots,
+    users,
+)
+from tenantry.cell.api.desk import Desk
+from tenantry.cell.api.gate import Gate
+from tenantry.cell.api.ports import CellApi
+from tenantry.cell.api.problems import MethodNotAllowed, error_answer, invalid_fields, log_error
+from tenantry.cell.api.site import Site
+from tenantry.cell.api.unimplemented import Unimplemented
+from tenantry.errors import InvalidInput, NotFound, TenantryError
+
+API_PREFIX: Final = "/api/v2"
+_ROUTERS: Final[tuple[APIRouter, ...]] = (
+    projects.router,
+    branches.router,
+    endpoints.router,
+    roles.router,
+    databases.router,
+    operations.router,
+    snapshots.router,
+    keys.router,
+    users.router,
+    regions.router,
+)
+
+
+def build_app(cell: CellApi, site: Site) -> FastAPI:
+    """The API over ``cell``. More routes may be added beside ``/api/v2``; only that prefix asks for a key."""
+    app = FastAPI(title="Tenantry", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.desk = Desk(cell, site)
+    for router in _ROUTERS:
+        app.include_router(router, prefix=API_PREFIX)
+    app.router.routes.append(Mount(API_PREFIX, app=Unimplemented(API_PREFIX)))
+    app.add_exception_handler(TenantryError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_error)
+    app.add_middleware(Gate, prefix=API_PREFIX, keys=cell)
+    return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """Every error that a handler, or the framework before it, has raised."""
+    failure = _as_ours(error)
+    request_id = request.scope["state"]["request_id"]
+    log_error(failure, request_id=request_id, method=request.method, path=request.url.path)
+    return error_answer(failure, request_id)
+
+
+def _as_ours(error: Exception) -> TenantryError:
+    match error:
+        case TenantryError():
+            return error
+        case RequestValidationError():
+            return invalid_fields(error.errors())
+        case HTTPException(status_code=404):
+            return NotFound("there is no such path", next_step=f"the API is below {API_PREFIX}")
+        case HTTPException(status_code=405):
+            allow = (error.headers or {}).get("Allow", "")
+            return MethodNotAllowed(f"the method is not {allow}, which are those of this path", allow=allow)
+        case _:
+            return InvalidInput("the request is not valid")

@@ -1,0 +1,93 @@
+"""The way in and out of every request: its id, its key, and an answer whatever happens.
+
+Plain ASGI, because it stands on the path of every request.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tenantry.cell.api.ports import Keys
+from tenantry.cell.api.problems import error_answer, log_error
+from tenantry.cell.model import ApiKey
+from tenantry.errors import Defect, TenantryError, Unauthorized
+from tenantry.neon.errors import REQUEST_ID_HEADERS, is_request_id
+from tenantry.neon.ids import RequestId, new_request_id
+
+KEY_CHARS_MAX: Final = 512
+
+_log = structlog.get_logger("tenantry.cell.api")
+
+
+class Gate:
+    """Lets requests below ``prefix`` in only with a living key; gives all requests an id."""
+
+    def __init__(self, app: ASGIApp, *, prefix: str, keys: Keys) -> None:
+        self._app = app
+        self._prefix = prefix
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                outgoing = MutableHeaders(scope=message)
+                for name in REQUEST_ID_HEADERS:
+                    outgoing[name] = request_id
+            await send(message)
+
+        failure: TenantryError
+        try:
+            if self._guards(scope["path"]):
+                state["api_key"] = await self._admit(headers)
+            await self._app(scope, receive, send_with_id)
+            return
+        except ClientDisconnect:
+            return  # nobody is left to be answered
+        except TenantryError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - the service's boundary: what nobody foresaw is logged and answered
+            failure = Defect(f"{type(error).__name__} in {scope['method']} {scope['path']}")
+            failure.__cause__ = error
+        log_error(failure, request_id=request_id, method=scope["method"], path=scope["path"])
+        if not started:
+            await error_answer(failure, request_id)(scope, receive, send_with_id)
+
+    def _guards(self, path: str) -> bool:
+        return path == self._prefix or path.startswith(f"{self._prefix}/")
+
+    async def _admit(self, headers: Headers) -> ApiKey:
+        """The caller's key. Only the Authorization header counts; a cookie that clients add is never read."""
+        scheme, _, presented = headers.get("authorization", "").partition(" ")
+        presented = presented.strip()
+        if scheme.lower() != "bearer" or not presented:
+            raise Unauthorized(
+                "the request has no API key", next_step="send it in the header Authorization: Bearer KEY"
+            )
+        key = None
+        if len(presented) <= KEY_CHARS_MAX and presented.isascii():
+            key = await self._keys.authenticate(presented)
+        if key is None:
+            raise Unauthorized("the API key is not known, or was revoked")
+        return key
+
+
+def _request_id(headers: Headers) -> RequestId:
+    """The id that the client chose, where it is harmless; otherwise a new one."""
+    chosen = headers.get(REQUEST_ID_HEADERS[0], "")
+    return RequestId(chosen) if is_request_id(chosen) else new_request_id()
