@@ -6,6 +6,7 @@ libraries from under a living postmaster. Must never run a server, and never tru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -299,7 +300,10 @@ def install(engine: Engine, into: Path) -> Engine:
     if installed is not None:
         return installed
     with files.explained("cannot install an engine in", into):
-        into.mkdir(mode=0o755, parents=True, exist_ok=True)
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            files.make_directory(into, mode=0o755)
+            files.fsync_dir(into.parent)
     with (
         files.lock_file(into / ".lock", timeout_seconds=INSTALL_LOCK_SECONDS_MAX),
         files.explained("cannot install an engine in", into),
