@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query
@@ -22,6 +23,7 @@ from tenantry.cell.api.bodies import (
     settings,
 )
 from tenantry.cell.api.desk import AtDesk, Desk, ProjectIdInPath, answer
+from tenantry.errors import NotSupported
 from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId, EndpointId, ProjectId, RegionId
 
@@ -38,6 +40,32 @@ _NameInQuery = Annotated[
     str, Query(min_length=1, max_length=63), AfterValidator(readable), AfterValidator(fits_postgres)
 ]
 _Retention = Annotated[int, Field(ge=0, le=RETENTION_SECONDS_MAX)]
+
+
+_UNSERVED: Final[tuple[tuple[str, Callable[[shapes.ProjectSettings], object]], ...]] = (
+    ("allowed_ips", lambda said: said.allowed_ips and said.allowed_ips.ips),
+    ("quota", lambda said: said.quota and any(said.quota.model_dump(exclude_none=True).values())),
+    ("block_public_connections", lambda said: said.block_public_connections),
+    ("block_vpc_connections", lambda said: said.block_vpc_connections),
+    ("enable_logical_replication", lambda said: said.enable_logical_replication),
+    ("hipaa", lambda said: said.hipaa),
+    ("audit_log_level", lambda said: said.audit_log_level not in (None, "base")),
+    ("preload_libraries", lambda said: said.preload_libraries and said.preload_libraries.enabled_libraries),
+)
+"""Settings that promise something a cell does not do; accepting them would say that it is done."""
+
+
+def check_settings(said: shapes.ProjectSettings | None) -> None:
+    """Raises NotSupported naming each setting that nothing here would carry out."""
+    if said is None:
+        return
+    unserved = [name for name, promises in _UNSERVED if promises(said)]
+    if unserved:
+        raise NotSupported(
+            f"project.settings.{', '.join(unserved)}: this installation does not do that",
+            next_step="leave it out",
+            settings=unserved,
+        )
 
 
 class _FirstBranch(Body):
@@ -70,6 +98,7 @@ class ProjectCreateBody(Body):
         min_cu = _first(defaults.autoscaling_limit_min_cu, said.autoscaling_limit_min_cu)
         max_cu = _first(defaults.autoscaling_limit_max_cu, said.autoscaling_limit_max_cu)
         check_compute_range(min_cu, max_cu)
+        check_settings(said.settings)
         return model.ProjectCreate(
             name=said.name,
             region_id=said.region_id,
@@ -100,6 +129,7 @@ class ProjectUpdateBody(Body):
 
     def request(self) -> model.ProjectChange:
         said = self.project
+        check_settings(said.settings)
         return model.ProjectChange(
             name=said.name,
             history_retention_seconds=said.history_retention_seconds,
