@@ -19,6 +19,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # All paths are relative, so a checkout may lie anywhere. No cache: nothing is written outside of the checkout.
 PIP := $(PY) -m pip --disable-pip-version-check --quiet --no-input --no-cache-dir install --constraint constraints.txt
+# On all cores, which pip does not use; and before the tests make errors of what Python says while it compiles others' sources.
+COMPILE := $(PY) -W ignore -m compileall -qq -j 0 -x '/(pip|setuptools)/' $(VENV)/lib src || true
 PYTEST := $(PY) -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 
 # A stamp's name holds all that its step depends on: another place, interpreter or commit makes it anew.
@@ -73,12 +75,12 @@ $(RUNTIME): $(BASE)
 	@rm -f $(VENV)/runtime-* $(VENV)/dev-*
 	@$(PIP) --no-compile hatchling editables
 	@$(PIP) --no-compile --no-build-isolation --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(DEV): $(RUNTIME)
 	@echo "Installing the development tools into $(VENV)"
 	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
 	@$(PIP) --no-compile --requirement $(VENV)/dev.txt
-	@# Compiled before pytest makes warnings errors: those of other people's sources come when Python compiles them.
-	@$(PY) -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
+	@$(COMPILE)
 	@touch $@
