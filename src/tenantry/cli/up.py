@@ -57,6 +57,7 @@ def up(
         str | None,
         typer.Option(metavar="SOURCE", help="Preferred engines, e.g. system.", show_default=False),
     ] = None,
+    spares: Annotated[int, typer.Option(metavar="N", min=0, help="Ready clones kept for new projects.")] = 4,
 ) -> None:
     """Run a cell and its fleet on this machine until interrupted."""
     import asyncio
@@ -78,6 +79,7 @@ def up(
         tls_key=tls_key,
         engine_source=engine_source,
         suspend_seconds_default=suspend_after,
+        spares_max=spares,
     )
     log_to_stderr()
     asyncio.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet))
