@@ -9,7 +9,8 @@ from typing import Final, Self
 import uvicorn
 
 from tenantry.cell.api.addresses import FrontDoor
-from tenantry.cell.api.app import API_PREFIX, build_app
+from tenantry.cell.api.app import build_app
+from tenantry.cell.api.desk import API_PREFIX
 from tenantry.cell.api.ports import CellApi
 from tenantry.cell.api.site import Site
 from tenantry.neon.ids import RegionId

@@ -426,7 +426,11 @@ class FakeCell:
             if to.source_branch_id == branch_id:
                 raise InvalidInput("preserve_under_name: is required here")
             return BranchChanged(branch=branch, operations=(self._begin(project_id, "create_branch"),))
-        backup = self._copy(branch, new_branch_id(), to.preserve_under_name)
+        backup = replace(self._copy(branch, new_branch_id(), to.preserve_under_name), parent_id=branch.parent_id)
+        self._branches[backup.id] = backup
+        for child in self._branches_of(project_id, self._branches):
+            if child.parent_id == branch_id:
+                self._branches[child.id] = replace(child, parent_id=backup.id)
         self._branches[branch_id] = replace(branch, parent_id=backup.id, updated_at=self.now())
         return BranchChanged(
             branch=self._branches[branch_id],

@@ -22,7 +22,7 @@ from tenantry.cell.api import (
     snapshots,
     users,
 )
-from tenantry.cell.api.desk import Desk
+from tenantry.cell.api.desk import API_PREFIX, Desk
 from tenantry.cell.api.gate import Gate
 from tenantry.cell.api.ports import CellApi
 from tenantry.cell.api.problems import MethodNotAllowed, error_answer, invalid_fields, log_error
@@ -30,7 +30,6 @@ from tenantry.cell.api.site import Site
 from tenantry.cell.api.unimplemented import Unimplemented
 from tenantry.errors import InvalidInput, NotFound, TenantryError
 
-API_PREFIX: Final = "/api/v2"
 _ROUTERS: Final[tuple[APIRouter, ...]] = (
     projects.router,
     branches.router,
@@ -50,7 +49,7 @@ def build_app(cell: CellApi, site: Site) -> FastAPI:
     app = FastAPI(title="Tenantry", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.desk = Desk(cell, site)
     for router in _ROUTERS:
-        app.include_router(router, prefix=API_PREFIX)
+        app.router.routes.extend(router.routes)  # include_router would analyse every handler a second time
     app.router.routes.append(Mount(API_PREFIX, app=Unimplemented(API_PREFIX)))
     app.add_exception_handler(TenantryError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)

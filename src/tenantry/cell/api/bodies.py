@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tenantry.cell.api.problems import BodyTooLarge, BodyTooSlow, invalid_fields
 from tenantry.cell.model import JsonObject
-from tenantry.errors import InvalidInput
+from tenantry.errors import InvalidInput, NotSupported
 from tenantry.neon.ids import BranchId
-from tenantry.neon.shapes import Shape
+from tenantry.neon.shapes import EndpointSettings, Shape
 
 BODY_BYTES_MAX: Final = 2**20
 BODY_SECONDS_MAX: Final = 30.0
@@ -121,3 +121,9 @@ def check_compute_range(min_cu: float | None, max_cu: float | None) -> None:
     """Raises InvalidInput where the smallest size is larger than the largest."""
     if min_cu is not None and max_cu is not None and min_cu > max_cu:
         raise InvalidInput("autoscaling_limit_min_cu: must not exceed autoscaling_limit_max_cu")
+
+
+def check_endpoint_settings(said: EndpointSettings | None) -> None:
+    """Raises NotSupported for libraries, which only the engine's builder can add."""
+    if said is not None and said.preload_libraries is not None and said.preload_libraries.enabled_libraries:
+        raise NotSupported("settings.preload_libraries: this installation does not load more", next_step="leave it out")

@@ -23,12 +23,13 @@ from tenantry.cell.api.bodies import (
     Moment,
     Name,
     check_compute_range,
+    check_endpoint_settings,
     fits_postgres,
     json_body,
     readable,
     settings,
 )
-from tenantry.cell.api.desk import AtDesk, BranchIdInPath, Desk, ProjectIdInPath, answer, nothing
+from tenantry.cell.api.desk import API_PREFIX, AtDesk, BranchIdInPath, Desk, ProjectIdInPath, answer, nothing
 from tenantry.errors import InvalidInput, NotSupported
 from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId
@@ -40,7 +41,7 @@ CURSOR_CHARS_MAX: Final = 1_024
 SortBy = Literal["name", "created_at", "updated_at"]
 SortOrder = Literal["asc", "desc"]
 
-router = APIRouter(prefix="/projects/{project_id}/branches")
+router = APIRouter(prefix=API_PREFIX + "/projects/{project_id}/branches")
 
 _Search = Annotated[str | None, Query(max_length=256)]
 _DatabaseName = Annotated[
@@ -59,6 +60,7 @@ class _NewEndpoint(Body):
 
     def request(self) -> model.BranchEndpointCreate:
         check_compute_range(self.autoscaling_limit_min_cu, self.autoscaling_limit_max_cu)
+        check_endpoint_settings(self.settings)
         return model.BranchEndpointCreate(
             type=self.type,
             min_cu=self.autoscaling_limit_min_cu,

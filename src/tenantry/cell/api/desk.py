@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Path, Request
 from pydantic import AfterValidator
@@ -15,7 +15,8 @@ from tenantry.cell.api.site import Site
 from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, SnapshotId
 from tenantry.neon.shapes import ApiKeyItems, Shape
 
-_ID = r"^[a-z0-9-]{1,60}$"
+API_PREFIX: Final = "/api/v2"
+_ID: Final = r"^[a-z0-9-]{1,60}$"
 
 ProjectIdInPath = Annotated[ProjectId, Path(alias="project_id", pattern=_ID)]
 BranchIdInPath = Annotated[BranchId, Path(alias="branch_id", pattern=_ID)]

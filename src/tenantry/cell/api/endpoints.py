@@ -10,8 +10,17 @@ from starlette.responses import Response
 
 from tenantry.cell import model
 from tenantry.cell.api import presenters
-from tenantry.cell.api.bodies import Body, BranchIdField, check_compute_range, json_body, readable, settings
+from tenantry.cell.api.bodies import (
+    Body,
+    BranchIdField,
+    check_compute_range,
+    check_endpoint_settings,
+    json_body,
+    readable,
+    settings,
+)
 from tenantry.cell.api.desk import (
+    API_PREFIX,
     AtDesk,
     BranchIdInPath,
     Desk,
@@ -24,7 +33,7 @@ from tenantry.errors import NotSupported
 from tenantry.neon import shapes
 from tenantry.neon.ids import ProjectId
 
-router = APIRouter(prefix="/projects/{project_id}")
+router = APIRouter(prefix=API_PREFIX + "/projects/{project_id}")
 
 _EndpointName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(readable)]
 
@@ -45,6 +54,7 @@ class _SaidOfEndpoint(Body):
         check_compute_range(self.autoscaling_limit_min_cu, self.autoscaling_limit_max_cu)
         if self.passwordless_access:
             raise NotSupported("endpoint.passwordless_access: every login of a cell needs a password")
+        check_endpoint_settings(self.settings)
 
 
 class _NewEndpoint(_SaidOfEndpoint):

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from tenantry.cell.api import presenters
 from tenantry.cell.api.bodies import Body, json_body, readable
-from tenantry.cell.api.desk import AtDesk, answer
+from tenantry.cell.api.desk import API_PREFIX, AtDesk, answer
 from tenantry.neon import shapes
 
-router = APIRouter(prefix="/api_keys")
+router = APIRouter(prefix=API_PREFIX + "/api_keys")
 
 
 class ApiKeyCreateBody(Body):

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from tenantry.cell.api import presenters
-from tenantry.cell.api.desk import AtDesk, OperationIdInPath, ProjectIdInPath, answer
+from tenantry.cell.api.desk import API_PREFIX, AtDesk, OperationIdInPath, ProjectIdInPath, answer
 from tenantry.neon import shapes
 from tenantry.neon.ids import OperationId
 
 OPERATIONS_PER_PAGE: Final = 100
 OPERATIONS_PER_PAGE_MAX: Final = 1_000
 
-router = APIRouter(prefix="/projects/{project_id}/operations")
+router = APIRouter(prefix=API_PREFIX + "/projects/{project_id}/operations")
 
 
 @router.get("")

@@ -22,7 +22,7 @@ from tenantry.cell.api.bodies import (
     readable,
     settings,
 )
-from tenantry.cell.api.desk import AtDesk, Desk, ProjectIdInPath, answer
+from tenantry.cell.api.desk import API_PREFIX, AtDesk, Desk, ProjectIdInPath, answer
 from tenantry.errors import NotSupported
 from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId, EndpointId, ProjectId, RegionId
@@ -31,7 +31,7 @@ PROJECTS_PER_PAGE: Final = 10
 PROJECTS_PER_PAGE_MAX: Final = 400
 RETENTION_SECONDS_MAX: Final = 30 * 86_400
 
-router = APIRouter()
+router = APIRouter(prefix=API_PREFIX)
 
 _Id = Query(pattern=r"^[a-z0-9-]{1,60}$")
 _Limit = Annotated[int, Query(ge=1, le=PROJECTS_PER_PAGE_MAX)]

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from tenantry.cell.api import presenters
-from tenantry.cell.api.desk import AtDesk, answer
+from tenantry.cell.api.desk import API_PREFIX, AtDesk, answer
 from tenantry.neon import shapes
 
-router = APIRouter()
+router = APIRouter(prefix=API_PREFIX)
 
 
 @router.get("/regions")

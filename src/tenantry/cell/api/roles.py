@@ -10,11 +10,11 @@ from starlette.responses import Response
 from tenantry.cell import model
 from tenantry.cell.api import presenters
 from tenantry.cell.api.bodies import Body, PostgresName, json_body
-from tenantry.cell.api.desk import AtDesk, BranchIdInPath, NameInPath, ProjectIdInPath, answer, nothing
+from tenantry.cell.api.desk import API_PREFIX, AtDesk, BranchIdInPath, NameInPath, ProjectIdInPath, answer, nothing
 from tenantry.cell.api.problems import PasswordNotStored
 from tenantry.neon import shapes
 
-router = APIRouter(prefix="/projects/{project_id}/branches/{branch_id}/roles")
+router = APIRouter(prefix=API_PREFIX + "/projects/{project_id}/branches/{branch_id}/roles")
 
 
 class _NewRole(Body):

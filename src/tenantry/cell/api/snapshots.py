@@ -11,14 +11,14 @@ from starlette.responses import Response
 from tenantry.cell import model
 from tenantry.cell.api import presenters
 from tenantry.cell.api.bodies import Body, BranchIdField, Lsn, Moment, Name, json_body, readable
-from tenantry.cell.api.desk import AtDesk, BranchIdInPath, ProjectIdInPath, SnapshotIdInPath, answer
+from tenantry.cell.api.desk import API_PREFIX, AtDesk, BranchIdInPath, ProjectIdInPath, SnapshotIdInPath, answer
 from tenantry.errors import InvalidInput
 from tenantry.neon import shapes
 
 SCHEDULE_LINES_MAX: Final = 32
 RETENTION_SECONDS_MAX: Final = 100 * 365 * 86_400
 
-router = APIRouter(prefix="/projects/{project_id}")
+router = APIRouter(prefix=API_PREFIX + "/projects/{project_id}")
 
 _NameInQuery = Annotated[
     str | None, Query(min_length=1, max_length=256), AfterValidator(lambda name: name and readable(name))
