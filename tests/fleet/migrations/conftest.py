@@ -8,9 +8,8 @@ import os
 import secrets
 import shutil
 import subprocess
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,11 +157,3 @@ def drizzle_kit(request: pytest.FixtureRequest) -> DrizzleKit:
                 pytest.skip(f"npm could not install drizzle-kit {kit}: {done.stderr.strip().splitlines()[-1]}")
             ready.touch()
     return DrizzleKit(home)
-
-
-@pytest.fixture
-def short_directory() -> Iterator[Path]:
-    """A directory whose path leaves room for the name of a socket."""
-    directory = Path(tempfile.mkdtemp(prefix="tenantry-m-"))
-    yield directory
-    shutil.rmtree(directory)

@@ -191,12 +191,12 @@ class CutsAtCommit:
 
 
 @pytest.fixture
-def cut(short_directory: Path, postgres_server: str) -> Iterator[Callable[[bool], CutsAtCommit]]:
+def cut(workdir: Path, postgres_server: str) -> Iterator[Callable[[bool], CutsAtCommit]]:
     made: list[CutsAtCommit] = []
     server = Path(str(psycopg.conninfo.conninfo_to_dict(postgres_server)["host"])) / ".s.PGSQL.5432"
 
     def make(forward: bool) -> CutsAtCommit:
-        made.append(CutsAtCommit(short_directory, server, forward=forward))
+        made.append(CutsAtCommit(workdir, server, forward=forward))
         return made[0]
 
     yield make
@@ -215,14 +215,14 @@ def run_through(fleet: Any, folder: Path, directory: Path) -> RunResult:
 def test_a_commit_whose_answer_is_lost_is_looked_up(
     new_fleet: Callable[[int], Any],
     cut: Callable[[bool], CutsAtCommit],
-    short_directory: Path,
+    workdir: Path,
     sql_folder: Callable[..., Path],
     forward: bool,
 ) -> None:
     fleet = new_fleet(1)
     proxy = cut(forward)
     folder = sql_folder(_0001_a="create table a (x int);")
-    result = run_through(fleet, folder, short_directory)
+    result = run_through(fleet, folder, workdir)
     assert proxy.cuts == 1
     (only,) = result.results
     if forward:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tenantry.demo
 from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.formats.base import LedgerRow
 from tenantry.fleet.migrations.formats.drizzle import DrizzleFolder
@@ -161,11 +160,6 @@ def test_the_example_is_found_from_its_project_folder(example_folder: Path) -> N
     assert open_folder(example_folder.parent).directory == example_folder
     with pytest.raises(InvalidInput, match="newest is 0001_one_title_per_project"):
         open_folder(example_folder, through="0007")
-
-
-def test_the_example_ships_in_the_package(example_folder: Path) -> None:
-    shipped = Path(tenantry.demo.__file__).parent / "tasks/drizzle"
-    assert open_folder(shipped).migrations == open_folder(example_folder).migrations
 
 
 def test_a_ledger_flooded_by_the_tenant_is_not_read_into_memory(

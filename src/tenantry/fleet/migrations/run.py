@@ -4,7 +4,7 @@ Rerunning is resuming: each tenant's ledger says what it has. Must never report 
 its ledger say so.
 
 Threads, not an event loop: a tenant's work is waiting for its server, libpq waits without the interpreter's lock, and
-the ports may block (measured on 2 cores: 8 threads keep the servers busy and the client at a third of one core).
+the ports may block. A tenant costs the client 4 to 6 ms of CPU (measured), two thirds of it libpq's login.
 """
 
 from __future__ import annotations
