@@ -63,7 +63,7 @@ class Failure:
         return f"{code}{self.message}{where}"
 
 
-class MigrationFailed(TenantryError):  # noqa: N818 - named as the rest of the tree is
+class MigrationFailed(TenantryError):
     """One tenant's migration failed; carries the whole ``Failure``."""
 
     blame = "tenant"

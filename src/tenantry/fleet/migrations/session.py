@@ -51,7 +51,7 @@ _NEXT_STEPS: Final[dict[str, str]] = {
 }
 
 
-class Stopped(Exception):  # noqa: N818 - a signal that nothing was begun, not an error
+class Stopped(Exception):
     """The run is being stopped, and this tenant's transaction has not begun."""
 
 
