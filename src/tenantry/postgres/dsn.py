@@ -67,16 +67,17 @@ def parse_uri(uri: str) -> Dsn:
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError as error:
-        raise InvalidInput("the connection string is not a URI", next_step=_EXPECTED) from error
-    netloc_host = parts.netloc.rpartition("@")[2]
-    if parts.scheme not in _SCHEMES or not parts.hostname or "," in netloc_host:
+    except ValueError:
+        # The cause repeats a part of the text, which may be a part of the password.
+        raise InvalidInput("the connection string is not a URI", next_step=_EXPECTED) from None
+    host = _host_in(parts.netloc)
+    if parts.scheme not in _SCHEMES or not host or "," in host:
         raise InvalidInput("the connection string is not a postgresql:// URI with one host", next_step=_EXPECTED)
     role, database = unquote(parts.username or ""), unquote(parts.path.removeprefix("/"))
     if not role or not database:
         raise InvalidInput("the connection string names no role or no database", next_step=_EXPECTED)
     return Dsn(
-        host=unquote(parts.hostname),
+        host=unquote(host),
         port=DEFAULT_PORT if port is None else port,
         database=database,
         role=role,
@@ -86,6 +87,12 @@ def parse_uri(uri: str) -> Dsn:
             for name, _, value in (pair.partition("=") for pair in parts.query.split("&") if pair)
         },
     )
+
+
+def _host_in(netloc: str) -> str:
+    """The host with its case kept, which matters where it is a directory."""
+    host = netloc.rpartition("@")[2]
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 _EXPECTED: Final = "write postgresql://role:password@host:port/database"
