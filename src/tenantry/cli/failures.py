@@ -31,7 +31,7 @@ def guarded(command: Callable[[], object], *, json_wanted: bool) -> int:
     try:
         command()
     except TenantryError as error:
-        _report(error.code, error.message, error.next_step, json_wanted=json_wanted)
+        _report(error.code, _message(error), error.next_step, json_wanted=json_wanted)
         if os.environ.get(_TRACEBACK_VARIABLE):
             traceback.print_exception(error)
         return exit_code(error)
@@ -48,6 +48,14 @@ def guarded(command: Callable[[], object], *, json_wanted: bool) -> int:
             traceback.print_exception(error)
         return FAILED
     return 0
+
+
+def _message(error: TenantryError) -> str:
+    """An API's own words first; which request that was, for those who look into its log, behind them."""
+    asked, request = error.fields.get("asked"), error.fields.get("request_id")
+    if asked is None or error.fields.get("status") is None or error.blame != "client":
+        return error.message
+    return f"{error.client_text} [{asked}{f', request {request}' if request else ''}]"
 
 
 def _report(code: str, message: str, next_step: str, *, json_wanted: bool) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -44,6 +45,11 @@ for group in (up, demo, tenants, psql, migrate, engine):
     group.register(app)
 
 
+def run(arguments: Sequence[str]) -> int:
+    """One command line, from its words to its exit code (those of ``failures``)."""
+    return guarded(lambda: app(args=list(arguments), prog_name="tenantry"), json_wanted="--json" in arguments)
+
+
 def main() -> None:
-    """The console script. Exit codes are those of ``failures``."""
-    sys.exit(guarded(app, json_wanted="--json" in sys.argv))
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

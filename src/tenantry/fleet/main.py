@@ -4,6 +4,7 @@ The catalog is itself a project of the provider. Its id is kept in the data dire
 project is found again by its name.
 """
 
+# ruff: noqa: PLC0415 - Alembic and the runner take longer to import than most commands to run
 from __future__ import annotations
 
 import builtins
@@ -11,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
 from pydantic import TypeAdapter
 
@@ -19,14 +20,9 @@ from tenantry.errors import NotFound, OperatorError
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant, TenantState
-from tenantry.fleet.catalog.upgrade import upgrade_catalog
 from tenantry.fleet.config import FLEET_FILE
-from tenantry.fleet.migrations.events import Event
-from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan
 from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
-from tenantry.fleet.migrations.run import Run, RunOptions
 from tenantry.fleet.tenants.create import Created, create_tenant, wish
 from tenantry.fleet.tenants.delete import Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.find import find_ready
@@ -42,6 +38,10 @@ from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 from tenantry.runtime.failpoints import failpoint
 from tenantry.runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from tenantry.fleet.migrations.events import Event
+    from tenantry.fleet.migrations.run import RunOptions
 
 CATALOG_PROJECT: Final = "tenantry-catalog"
 """The name of the catalog's project. No tenant's project can have it: theirs end with a uuid in brackets."""
@@ -119,6 +119,10 @@ class Fleet:
         on_event: Callable[[Event], None] = lambda _: None,
     ) -> RunResult:
         """Plans and runs in one go; the command line shows the plan in between."""
+        from tenantry.fleet.migrations.formats.folders import open_folder
+        from tenantry.fleet.migrations.plan import make_plan
+        from tenantry.fleet.migrations.run import Run
+
         folder = open_folder(directory)
         plan = make_plan(folder, self.migrating.select(tenants))
         return Run(plan, folder, self.migrating, options=options, on_event=on_event, log=self.run_log).execute()
@@ -149,6 +153,8 @@ def prepare_catalog(client: NeonClient, data: Path) -> str:
     Blocks: call it in a thread. Safe to repeat after a crash at any point. Raises OperatorError when the catalog that
     this data directory had is gone, or when several projects could be it.
     """
+    from tenantry.fleet.catalog.upgrade import upgrade_catalog
+
     provider = NeonProvider(client)
     record = data / FLEET_FILE
     project_id = _recorded_catalog(record)

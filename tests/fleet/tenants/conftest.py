@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenantry.errors import NotFound
+from tenantry.errors import NotFound, TenantryError
 from tenantry.fleet.tenants.ports import EndpointState, Home, ProviderEndpoint, ProviderProject
 from tenantry.neon.ids import EndpointId, ProjectId, RegionId
 
@@ -25,6 +25,8 @@ class MemoryProvider:
         self.kill_at: tuple[str, str] | None = None
         self.before_create: list[ProviderProject] = []
         """Appear when the next create_project arrives: requests of the dead that were still on the wire."""
+        self.refusal: TenantryError | None = None
+        """What create_project answers."""
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -52,6 +54,8 @@ class MemoryProvider:
 
     def create_project(self, *, name: str, region: str | None, pg_version: int | None) -> tuple[ProviderProject, Home]:
         self._moment("before", "create")
+        if self.refusal is not None:
+            raise self.refusal
         with self._lock:
             for late in self.before_create:
                 self.projects[late.id] = late

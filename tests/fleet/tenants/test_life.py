@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tenantry.errors import Conflict, InvalidInput, NotFound
+from tenantry.errors import Conflict, InvalidInput, NotFound, NotSupported, Unavailable
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.tenants.create import create_tenant, project_name, wish
@@ -140,6 +140,22 @@ def test_a_request_of_the_dead_that_arrives_late_leaves_no_second_project(
 
     done = create_tenant(catalog, provider, wish("ACME Corp"))
     assert list(provider.projects) == [late.id] == [done.tenant.project_id]
+
+
+def test_what_the_provider_refuses_as_wrong_leaves_no_intent_behind(catalog: Catalog, provider: MemoryProvider) -> None:
+    provider.refusal = NotSupported("there is no Postgres 14 here")
+    with pytest.raises(NotSupported, match="no Postgres 14"):
+        create_tenant(catalog, provider, wish("ACME Corp", pg_version=14))
+    assert list(list_tenants(catalog)) == []
+    provider.refusal = None
+    assert create_tenant(catalog, provider, wish("ACME Corp", pg_version=18)).new
+
+
+def test_what_the_provider_cannot_do_now_stays_an_intent(catalog: Catalog, provider: MemoryProvider) -> None:
+    provider.refusal = Unavailable("the answer was lost", maybe_done=True)
+    with pytest.raises(Unavailable):
+        create_tenant(catalog, provider, wish("ACME Corp"))
+    assert [tenant.state for tenant in list_tenants(catalog)] == ["creating"]
 
 
 @pytest.mark.parametrize("moment", [("before", "find"), ("before", "delete"), ("after", "delete")])

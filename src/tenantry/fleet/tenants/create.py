@@ -114,7 +114,8 @@ def create_tenant(catalog: Catalog, provider: Provider, wanted: Wish) -> Created
 def finish_creation(catalog: Catalog, provider: Provider, tenant_id: TenantId, *, fresh: bool = False) -> Tenant:
     """Takes an intent to its end, from wherever it stands; returns the ready tenant.
 
-    ``fresh`` says that nobody can have tried before. Raises Conflict when the tenant is being deleted.
+    ``fresh`` says that nobody can have tried before. Raises Conflict when the tenant is being deleted. What the
+    provider refuses as wrong (InvalidInput) would be refused again: the intent is withdrawn, and the slug is free.
     """
     with catalog.transaction() as connection:
         tenant = queries.hold_tenant(connection, tenant_id)
@@ -125,29 +126,43 @@ def finish_creation(catalog: Catalog, provider: Provider, tenant_id: TenantId, *
                 f"{tenant.slug} is being deleted",
                 next_step=f"finish that with `tenantry delete {tenant.slug} --yes`, then create it anew",
             )
-        project, home = _project_of(provider, tenant, fresh=fresh)
-        ready = queries.mark_ready(
-            connection,
-            tenant.id,
-            project_id=project.id,
-            region=project.region,
-            pg_version=project.pg_version,
-            database_name=home.database_name,
-            role_name=home.role_name,
-        )
+        made = _project_of(provider, tenant, fresh=fresh)
+        if isinstance(made, InvalidInput):
+            queries.mark_deleting(connection, tenant.id)
+            queries.mark_deleted(connection, tenant.id)
+            refused, ready = made, tenant
+        else:
+            project, home = made
+            refused, ready = (
+                None,
+                queries.mark_ready(
+                    connection,
+                    tenant.id,
+                    project_id=project.id,
+                    region=project.region,
+                    pg_version=project.pg_version,
+                    database_name=home.database_name,
+                    role_name=home.role_name,
+                ),
+            )
         failpoint("create_tenant.recorded")
     failpoint("create_tenant.committed")
+    if refused is not None:
+        raise refused
     return ready
 
 
-def _project_of(provider: Provider, tenant: Tenant, *, fresh: bool) -> tuple[ProviderProject, Home]:
-    """The one project that carries the tenant's uuid: adopted if it is there, else made."""
+def _project_of(provider: Provider, tenant: Tenant, *, fresh: bool) -> tuple[ProviderProject, Home] | InvalidInput:
+    """The one project that carries the tenant's uuid: adopted if it is there, else made; or why it cannot be made."""
     found = _oldest_first(provider, tenant)
     home: Home | None = None
     if not found:
-        project, home = provider.create_project(
-            name=project_name(tenant), region=tenant.region, pg_version=tenant.pg_version
-        )
+        try:
+            project, home = provider.create_project(
+                name=project_name(tenant), region=tenant.region, pg_version=tenant.pg_version
+            )
+        except InvalidInput as refusal:
+            return refusal
         failpoint("create_tenant.called")
         # A request of a killed predecessor may have arrived between our search and our own request.
         found = [project] if fresh else _oldest_first(provider, tenant) or [project]

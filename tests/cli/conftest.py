@@ -1,0 +1,108 @@
+"""The real program against a real cell: one cell for each pytest process, names of its own for each test."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenantry.cli.main import run
+from tenantry.neon.client import NeonClient
+from tenantry.neon.shapes import ProjectListItem
+from tenantry.testing.throwaway import ThrowawayCell
+
+COMMAND_SECONDS_MAX = 60
+_OURS = ("TENANTRY_API", "TENANTRY_CATALOG", "TENANTRY_DATA", "TENANTRY_TRACEBACK")
+
+
+def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the program as a shell would. What the caller's environment says of other cells does not count."""
+    return subprocess.run(
+        [sys.executable, "-m", "tenantry", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=COMMAND_SECONDS_MAX,
+        env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | environment,
+    )
+
+
+def within(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same without a process, which costs a second of imports each time. Not for psql, which replaces it."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name in [name for name in os.environ if name.startswith(_OURS)]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "stdin", io.StringIO())
+        code = run(arguments)
+    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session", name="program")
+def _program() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return program
+
+
+@dataclass
+class Operator:
+    """Somebody at a terminal on the machine of a running cell."""
+
+    cell: ThrowawayCell
+
+    def run(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """In a process of its own."""
+        return self._checked(program, arguments, code, environment)
+
+    def do(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """In this process."""
+        return self._checked(within, arguments, code, environment)
+
+    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        return json.loads(self.do(*arguments, "--json", code=code).stdout)
+
+    def _checked(
+        self,
+        how: Callable[..., subprocess.CompletedProcess[str]],
+        arguments: tuple[str, ...],
+        code: int,
+        environment: dict[str, str],
+    ) -> subprocess.CompletedProcess[str]:
+        done = how(*arguments, **{"TENANTRY_DATA": str(self.cell.data)} | environment)
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def projects(self, name: str) -> list[ProjectListItem]:
+        """What the provider has, not what the catalog believes."""
+        target = self.cell.target
+        with NeonClient(target.api_url, target.api_key) as client:
+            return [project for project in client.projects(search=name) if name in project.name]
+
+
+@pytest.fixture(scope="session")
+def cell(new_workdir: Callable[[str], Path]) -> Iterator[ThrowawayCell]:
+    with ThrowawayCell(data=new_workdir("cli") / "data", options=["--spares", "2"]) as cell:
+        yield cell
+
+
+@pytest.fixture
+def operator(cell: ThrowawayCell) -> Operator:
+    return Operator(cell)
+
+
+@pytest.fixture
+def name() -> str:
+    """A customer that no other test has."""
+    return f"Customer {secrets.token_hex(4)}"

@@ -1,0 +1,102 @@
+"""kill -9 of the program between the API and the catalog: the next run completes it, and nothing is orphaned."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tenantry.fleet.catalog import queries
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.main import open_fleet
+from tenantry.neon.client import NeonClient
+from tenantry.testing.throwaway import ThrowawayCell
+
+if TYPE_CHECKING:
+    from conftest import Operator
+
+pytestmark = pytest.mark.crash
+
+
+@pytest.mark.parametrize(
+    ("point", "state", "projects"),
+    [
+        ("create_tenant.intended", "creating", 0),
+        ("create_tenant.called", "creating", 1),
+        ("create_tenant.recorded", "creating", 1),
+        ("create_tenant.committed", "ready", 1),
+    ],
+)
+def test_a_killed_create_is_completed_by_the_next(
+    operator: Operator, name: str, point: str, state: str, projects: int
+) -> None:
+    operator.run("create", name, code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+    assert operator.json("show", name)["tenant"]["state"] == state
+    assert len(operator.projects(name)) == projects
+
+    again = operator.json("create", name)
+    assert again["created"] is (state == "creating")
+    (project,) = operator.projects(name)
+    assert again["tenant"]["project_id"] == project.id
+    assert operator.run("psql", name, "-X", "-At", "-c", "SELECT 1").stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("point", "projects"), [("delete_tenant.marked", 1), ("delete_tenant.called", 0), ("delete_tenant.committed", 0)]
+)
+def test_a_killed_delete_is_completed_by_the_next(operator: Operator, name: str, point: str, projects: int) -> None:
+    operator.do("create", name)
+    operator.run("delete", name, "--yes", code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+    assert len(operator.projects(name)) == projects
+    if point != "delete_tenant.committed":
+        assert "is being deleted" in operator.do("create", name, code=1).stderr
+        operator.do("delete", name, "--yes")
+    assert operator.projects(name) == []
+    assert operator.json("create", name)["created"] is True
+
+
+def test_creates_of_one_name_at_once_make_one_project(operator: Operator, name: str) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        answers = [
+            json.loads(done.stdout) for done in pool.map(lambda _: operator.run("create", name, "--json"), range(3))
+        ]
+    assert len({answer["tenant"]["id"] for answer in answers}) == 1
+    assert len(operator.projects(name)) == 1
+
+
+def test_up_finds_its_catalog_again_and_finishes_what_was_interrupted(
+    new_workdir: Callable[[str], Path], name: str
+) -> None:
+    cell = ThrowawayCell(data=new_workdir("crash") / "data", options=["--spares", "1"])
+    cell.environment["TENANTRY_FAILPOINTS"] = "catalog.created=kill"
+    try:
+        cell.launch()
+        cell.wait_killed()
+        assert not (cell.data / "fleet.json").exists()
+        cell.environment.clear()
+        target = cell.start()
+        with NeonClient(target.api_url, target.api_key) as client:
+            assert len([project for project in client.projects() if project.name == "tenantry-catalog"]) == 1
+
+        catalog = Catalog(target.catalog_url or "")
+        with catalog.transaction() as connection:
+            queries.intend_tenant(
+                connection, slug="acme", name="ACME", email=None, plan="launch", region=None, pg_version=None
+            )
+        catalog.close()
+        assert cell.stop() == 0
+        assert not (cell.data / "ready.json").exists()
+
+        target = cell.start()
+        with open_fleet(target.api_url, target.api_key) as fleet:
+            deadline = time.monotonic() + 30
+            while (tenant := fleet.show("acme").tenant).state != "ready":
+                assert time.monotonic() < deadline, tenant
+    finally:
+        cell.close()

@@ -1,0 +1,87 @@
+"""A tenant's life as the operator types it, on a real cell."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+if TYPE_CHECKING:
+    from conftest import Operator
+    from tenantry.testing.throwaway import ThrowawayCell
+
+
+def test_a_life_from_create_to_delete(operator: Operator, name: str) -> None:
+    slug = name.lower().replace(" ", "-")
+    created = operator.json("create", name, "--email", "ops@example.com", "--region", "aws-us-east-1")
+    assert created["created"] is True
+    assert created["tenant"].items() >= {
+        "slug": slug, "name": name, "state": "ready", "plan": "launch", "region": "aws-us-east-1", "pg_version": 18,
+    }.items()  # fmt: skip
+    assert operator.json("create", name)["created"] is False
+    assert f"{slug} was there already" in operator.do("create", name).stdout
+    assert len(operator.projects(name)) == 1
+
+    assert slug in [tenant["slug"] for tenant in operator.json("list")["tenants"]]
+    assert slug in operator.do("list").stdout
+    assert "(asleep)" in operator.do("show", name).stdout
+
+    url = operator.do("url", slug).stdout.strip()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT current_user").fetchone() == ("neondb_owner",)
+    assert operator.run("psql", slug, "-X", "-At", "-c", "SELECT 6 * 7").stdout == "42\n"
+    assert "(awake)" in operator.do("show", slug).stdout
+    assert operator.json("suspend", slug) == {"tenant": slug, "state": "asleep"}
+    assert operator.json("show", slug)["endpoints"][0]["state"] == "idle"
+    assert operator.do("resume", slug).stdout == f"{slug} is awake\n"
+    assert operator.json("show", slug)["endpoints"][0]["state"] == "active"
+
+    refused = operator.do("delete", slug, code=2)
+    assert "nothing was deleted" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert operator.json("delete", slug, "--dry-run")["deleted"] is False
+    assert len(operator.projects(name)) == 1
+    assert f"deleted tenant {slug}" in operator.do("delete", slug, "--yes").stdout
+    assert operator.projects(name) == []
+    assert f"there is no tenant {slug}" in operator.do("show", slug, code=1).stderr
+
+
+def test_conflicts_and_wrong_wishes_are_explained(operator: Operator, name: str) -> None:
+    operator.do("create", name)
+    conflict = operator.do("create", f"{name}!", code=1)
+    assert f"belongs to '{name}'" in conflict.stderr
+    assert "--slug" in conflict.stderr
+    assert "no plan 'gold'" in operator.do("create", f"{name} x", "--plan", "gold", code=2).stderr
+    # Refused by the cell, not by us; and nothing stays behind.
+    assert "no Postgres 14 here" in operator.do("create", f"{name} x", "--pg", "14", code=1).stderr
+    assert operator.json("create", f"{name} x")["created"] is True
+
+
+def test_psql_shows_no_password_to_its_neighbours(operator: Operator, name: str) -> None:
+    operator.do("create", name)
+    password = psycopg.conninfo.conninfo_to_dict(operator.do("url", name).stdout.strip())["password"]
+    shown = operator.run("psql", name, "-X", "-At", "-c", r"\! tr '\0' '\n' < /proc/$PPID/cmdline; env").stdout
+    assert "psql" in shown
+    assert "PGUSER=neondb_owner" in shown
+    assert str(password) not in shown
+
+
+def test_what_lies_in_the_data_directory_is_for_its_owner_alone(cell: ThrowawayCell) -> None:
+    for path in (cell.data / "ready.json", cell.data / "fleet.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert path.stat().st_uid == os.geteuid()
+
+
+def test_a_cell_can_be_named_by_the_environment_alone(operator: Operator, workdir: Path, name: str) -> None:
+    """The catalog is found among the projects of the API."""
+    operator.do("create", name)
+    target = operator.cell.target
+    by_name = {"TENANTRY_API_URL": target.api_url, "TENANTRY_API_KEY": target.api_key, "TENANTRY_DATA": str(workdir)}
+    assert name in operator.do("list", **by_name).stdout
+    assert "TENANTRY_API_KEY is not" in operator.do("list", code=2, TENANTRY_API_URL=target.api_url).stderr
+    wrong = operator.do("list", code=1, **by_name | {"TENANTRY_API_KEY": "wrong"})
+    assert "401" not in wrong.stdout
+    assert wrong.stderr.startswith("tenantry: ")
