@@ -40,6 +40,8 @@ PAGE_PROJECTS: Final = 100
 PAGE_BRANCHES: Final = 1000
 _RETRY_SECONDS_FIRST: Final = 0.05
 _RETRY_SECONDS_MAX: Final = 2.0
+_LAST_ATTEMPT_SECONDS: Final = 1.0
+"""No attempt begins so late that it could only time out and hide why the earlier ones were refused."""
 _POLL_SECONDS_FIRST: Final = 0.02
 _POLL_SECONDS_MAX: Final = 1.0
 _REPEATABLE: Final = frozenset({"GET", "PUT", "DELETE"})
@@ -583,10 +585,10 @@ class NeonClient:
         """One request, asked again while that is harmless and the deadline allows it."""
         seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
         deadline = time.monotonic() + seconds
-        patience = _Patience(repeatable=method in _REPEATABLE, deadline=deadline)
-        for attempt in stamina.retry_context(
-            on=patience, attempts=None, timeout=max(seconds, _RETRY_SECONDS_FIRST), wait_jitter=0
-        ):
+        last_start = deadline - min(_LAST_ATTEMPT_SECONDS, seconds / 4)
+        patience = _Patience(repeatable=method in _REPEATABLE, last_start=last_start)
+        asking = stamina.retry_context(on=patience, attempts=None, timeout=max(seconds, _RETRY_SECONDS_FIRST))
+        for attempt in asking.with_name(f"{method} {path}", (), {}):
             with attempt:
                 return self._once(method, path, query=query, body=body, deadline=deadline)
         raise Defect(f"asking {method} {path} ended without an answer and without an error")
@@ -636,9 +638,9 @@ class _Bearer(httpx.Auth):
 class _Patience:
     """Decides after each failure of one call whether, and after how long, it is asked again."""
 
-    def __init__(self, *, repeatable: bool, deadline: float) -> None:
+    def __init__(self, *, repeatable: bool, last_start: float) -> None:
         self._repeatable = repeatable
-        self._deadline = deadline
+        self._last_start = last_start
         self._failures = 0
         self._connection_failures = 0
 
@@ -649,7 +651,7 @@ class _Patience:
         if not isinstance(wait, float):
             wait = min(_RETRY_SECONDS_FIRST * 2**self._failures, _RETRY_SECONDS_MAX) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, hides nothing
         self._failures += 1
-        return wait if time.monotonic() + wait < self._deadline else False
+        return wait if time.monotonic() + wait < self._last_start else False
 
     def _harmless(self, error: TenantryError) -> bool:
         match error:
