@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,3 +87,14 @@ def test_a_cell_can_be_named_by_the_environment_alone(operator: Operator, workdi
     wrong = operator.do("list", code=1, **by_name | {"TENANTRY_API_KEY": "wrong"})
     assert "401" not in wrong.stdout
     assert wrong.stderr.startswith("tenantry: ")
+
+
+def test_a_second_up_on_one_directory_refuses_and_leaves_the_first_alone(
+    cell: ThrowawayCell, program: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    before = (cell.data / "ready.json").read_text()
+    second = program("up", "--data", str(cell.data), "--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0")
+    assert second.returncode == 1
+    assert "another cell" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert (cell.data / "ready.json").read_text() == before

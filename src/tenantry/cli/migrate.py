@@ -165,9 +165,7 @@ def _show_plan(output: Output, plan: Plan) -> None:
                 ", ".join(each.pending),
             )
             for each in behind[:ROWS_MAX]
-        ]
-        if behind
-        else [],
+        ],
     )
     if output.json_wanted:
         return

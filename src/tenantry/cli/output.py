@@ -59,8 +59,9 @@ class Output:
         print(json.dumps(as_json(value), ensure_ascii=False), file=sys.stderr, flush=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table for people; nothing with ``--json``."""
-        if self.json_wanted:
+        """A table for people; nothing with ``--json``, and nothing where there are no rows."""
+        lines = list(rows)
+        if self.json_wanted or not lines:
             return
         from rich import box
         from rich.console import Console
@@ -68,7 +69,7 @@ class Output:
         from rich.text import Text
 
         table = Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for row in rows:
+        for row in lines:
             # Text, not markup: a customer called "[red]" is shown as such.
             table.add_row(*(Text(shown(cell)) for cell in row))
         # A pipe has no width of its own; cutting a slug there would break scripts.
