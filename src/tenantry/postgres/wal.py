@@ -32,7 +32,8 @@ MAGICS: Final = {0xD10D: 14, 0xD110: 15, 0xD113: 16, 0xD116: 17, 0xD118: 18}
 _PAGE: Final = struct.Struct("<HHIQI")
 _LONG: Final = struct.Struct("<QII")
 _SHORT_BYTES: Final = 24
-_LONG_BYTES: Final = 40
+HEADER_BYTES_MAX: Final = 40
+"""The header of a segment's first page; other pages have 24 bytes."""
 _CONTINUES: Final = 0x0001
 _IS_LONG: Final = 0x0002
 _OVERWRITES: Final = 0x0008
@@ -96,7 +97,7 @@ class PageHeader:
 
 def page_header(buffer: Buffer, offset: int = 0) -> PageHeader | None:
     """The header at ``offset``, or None where there is no page of a log that we can read."""
-    if len(buffer) < offset + _LONG_BYTES:
+    if len(buffer) < offset + HEADER_BYTES_MAX:
         return None
     magic, info, timeline, address, remaining = _PAGE.unpack_from(buffer, offset)
     major = MAGICS.get(magic)
@@ -115,7 +116,7 @@ def page_header(buffer: Buffer, offset: int = 0) -> PageHeader | None:
         continues=bool(info & _CONTINUES),
         overwrites=bool(info & _OVERWRITES),
         remaining=remaining,
-        bytes=_LONG_BYTES if info & _IS_LONG else _SHORT_BYTES,
+        bytes=HEADER_BYTES_MAX if info & _IS_LONG else _SHORT_BYTES,
         system_identifier=identifier,
         segment_bytes=segment_bytes,
     )
@@ -178,9 +179,10 @@ class Transaction(NamedTuple):
 class Scan:
     """Iterates over the records from ``start`` on, which is a record's start or end, or a page boundary between two.
 
-    When the iteration has ended, ``position`` is the end of the last whole record (``start`` if there was none) and
-    ``reason`` says why there was no next. Checksums are computed only for records that end behind ``verify_from``:
-    each costs 0.1 us a byte, and Postgres verifies all of them whenever it recovers.
+    Records that start at ``until`` or behind it are left out. When the iteration has ended, ``position`` is the end of
+    the last whole record (``start`` if there was none), ``reason`` says why there was no next, and ``stopped_at`` is
+    the page or record that was to blame. Checksums are computed only for records that end behind ``verify_from``: each
+    costs about 0.2 us a byte, and Postgres verifies all of them whenever it recovers.
     """
 
     def __init__(
@@ -189,15 +191,18 @@ class Scan:
         start: Lsn,
         *,
         segment_bytes: int,
+        until: Lsn | None = None,
         verify_from: Lsn | None = None,
         rmgr: int | None = None,
     ) -> None:
         self._read = read
         self._segment_bytes = segment_bytes
-        self._verify_from = verify_from
+        self._until = _NEVER if until is None else until
+        self._verify_from = _NEVER if verify_from is None else verify_from
         self._only = rmgr
         self.position = start
         self.reason = ""
+        self.stopped_at = start
         self._previous: Lsn | None = None
         self._replaced_at = start
         self._number = -1
@@ -206,13 +211,14 @@ class Scan:
     def __iter__(self) -> Iterator[Record]:
         """Yields whole records in order, only those of ``rmgr`` if one was given."""
         unpack, only = _RECORD.unpack_from, self._only
-        verify_from = _NEVER if self._verify_from is None else self._verify_from
-        while (start := self._begin()) is not None:
+        verify_from = self._verify_from
+        while self.position < self._until and (start := self._begin()) is not None:
             buffer, base = self._buffer, self._number * self._segment_bytes
             offset = start - base
             limit = offset - offset % PAGE_BYTES + PAGE_BYTES
+            until = self._until - base
             # Nearly all records lie within their page and are taken here; _irregular has the others, and the end.
-            while offset + _RECORD_BYTES <= limit:
+            while offset + _RECORD_BYTES <= limit and offset < until:
                 length, xid, previous, info, rmgr, _ = unpack(buffer, offset)
                 after = (offset + length + 7) & ~7
                 if (
@@ -227,6 +233,8 @@ class Scan:
                 if only is None or rmgr == only:
                     yield Record(self._previous, self.position, length, xid, Lsn(previous), rmgr, info)
                 offset = after
+            if offset >= until:
+                return
             if offset < limit:
                 record = self._irregular(Lsn(base + offset))
                 if record is None:
@@ -243,10 +251,13 @@ class Scan:
                 prefix = self._collect(record.start, min(record.length, _XACT_PREFIX_BYTES))
                 micros = None if prefix is None else _ended_at(prefix)
                 if micros is None:
-                    self.reason = f"the transaction record at {record.start:#x} has no time"
+                    self._stop(record.start, f"the transaction record at {record.start:#x} has no time")
                     self.position = record.start
                     return
                 yield Transaction(record.start, record.end, record.xid, opcode in _COMMITS, micros)
+
+    def _stop(self, at: int, reason: str) -> None:
+        self.stopped_at, self.reason = Lsn(at), reason
 
     # -- what is not in one page ---------------------------------------------------------------------------
 
@@ -259,7 +270,7 @@ class Scan:
         if position % PAGE_BYTES >= header.bytes:
             return position
         if header.continues and not header.overwrites:
-            self.reason = f"the page at {header.address:#x} continues a record that was not begun"
+            self._stop(header.address, f"the page at {header.address:#x} continues a record that was not begun")
             return None
         return Lsn(header.address + header.bytes)
 
@@ -269,19 +280,19 @@ class Scan:
         if number != self._number:
             buffer = self._read(number)
             if buffer is None:
-                self.reason = f"there is no segment with {address:#x}"
+                self._stop(address, f"there is no segment with {address:#x}")
                 return None
             if len(buffer) != self._segment_bytes:
-                self.reason = f"the segment with {address:#x} has {len(buffer)} bytes"
+                self._stop(address, f"the segment with {address:#x} has {len(buffer)} bytes")
                 return None
             self._number, self._buffer = number, buffer
         header = page_header(self._buffer, address - number * self._segment_bytes)
         first = address % self._segment_bytes == 0
-        if header is None or header.address != address or (header.bytes == _LONG_BYTES) is not first:
-            self.reason = f"there is no page at {address:#x}"
+        if header is None or header.address != address or (header.bytes == HEADER_BYTES_MAX) is not first:
+            self._stop(address, f"there is no page at {address:#x}")
             return None
         if first and header.segment_bytes != self._segment_bytes:
-            self.reason = f"the segment at {address:#x} says that it has {header.segment_bytes} bytes"
+            self._stop(address, f"the segment at {address:#x} says that it has {header.segment_bytes} bytes")
             return None
         return header
 
@@ -291,7 +302,7 @@ class Scan:
             return None
         (length,) = struct.unpack_from("<I", self._buffer, start - self._number * self._segment_bytes)
         if not _RECORD_BYTES <= length <= RECORD_BYTES_MAX:
-            self.reason = f"there is no record at {start:#x}"
+            self._stop(start, f"there is no record at {start:#x}")
             return None
         end = self._walk(start, length)
         if end is None:
@@ -303,15 +314,15 @@ class Scan:
             if record is None:
                 self.position = before
             return record
-        verify = self._verify_from is not None and end > self._verify_from
+        verify = end > self._verify_from
         data = self._collect(start, length if verify else _RECORD_BYTES)
         assert data is not None, "its pages were walked a moment ago"
         _, xid, previous, info, rmgr, crc = _RECORD.unpack_from(data)
         if self._previous is not None and previous != self._previous:
-            self.reason = f"the record at {start:#x} does not follow the one at {self._previous:#x}"
+            self._stop(start, f"the record at {start:#x} does not follow the one at {self._previous:#x}")
             return None
         if verify and not _sound(data, crc):
-            self.reason = f"the record at {start:#x} does not match its checksum"
+            self._stop(start, f"the record at {start:#x} does not match its checksum")
             return None
         if rmgr == RM_XLOG and info & 0xF0 == _SWITCH:
             end = Lsn(-(-end // self._segment_bytes) * self._segment_bytes)
@@ -336,7 +347,7 @@ class Scan:
                 self._replaced_at = address
                 return start
             if not header.continues or header.remaining != left:
-                self.reason = f"the record at {start:#x} breaks off at {address:#x}"
+                self._stop(address, f"the record at {start:#x} breaks off at {address:#x}")
                 return None
             room = PAGE_BYTES - header.bytes
             if left <= room:

@@ -1,0 +1,335 @@
+"""The history that leads to one head: which moments it holds, and the position in the log of each.
+
+A moment becomes the position before the first commit, in log order, that is later than it: what Postgres' own
+``recovery_target_time`` does. Where a clock was set back that is the first passage of the moment, and commits that
+followed with earlier times are left out with it. Only a commit makes a moment different from the one before, so a
+moment in which the instance slept is the state in which it fell asleep.
+
+Must never guess across a gap, and never answer for a moment outside of what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from tenantry.cell.model import Head
+from tenantry.cell.storage import archive, bases
+from tenantry.cell.storage.archive import Gap
+from tenantry.cell.storage.bases import Base
+from tenantry.cell.storage.checkpoint import log_end
+from tenantry.cell.storage.lineage import Lineage, Stretch, lineage_of, since, upto, writer_of
+from tenantry.cell.storage.segments import Segment, SegmentReader, number_of
+from tenantry.errors import HistoryError, HistoryGap, InvalidInput
+from tenantry.neon.ids import HeadId
+from tenantry.postgres import wal
+from tenantry.postgres.lsn import Lsn, format_lsn
+from tenantry.postgres.template import WAL_SEGMENT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One state of a lineage: everything before ``lsn``, and nothing from there on."""
+
+    head_id: HeadId
+    """Whose log leads there: the asked head or an ancestor of it."""
+    lsn: Lsn
+    record_end: Lsn | None
+    """The end of the record that begins at ``lsn``, which recovery stops before; None where the log ends."""
+    last_commit: datetime | None
+    """When the newest commit that it includes was made, as far as that was looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a recovery to ``point`` is made from."""
+
+    point: Point
+    source: Head
+    """The point's head, whose timeline is followed."""
+    base_head_id: HeadId
+    base: Base
+    segments: tuple[tuple[HeadId, Segment], ...]
+    """The log from the base to the point, in order, each with the head that keeps it."""
+
+
+def check_moment(moment: datetime, *, earliest: datetime, now: datetime) -> None:
+    """Raises InvalidInput for a moment outside of the window ``earliest``..``now``, which it names. Pure."""
+    if moment > now:
+        raise InvalidInput(
+            f"{moment.isoformat()} is in the future",
+            next_step=f"choose a time between {earliest.isoformat()} and {now.isoformat()}",
+            field="timestamp",
+        )
+    if moment < earliest:
+        raise InvalidInput(
+            f"{moment.isoformat()} is before the history that is kept",
+            next_step=f"choose a time between {earliest.isoformat()} and {now.isoformat()}",
+            field="timestamp",
+        )
+
+
+class History:
+    """The history of one head in files. Reads only; every method blocks for milliseconds."""
+
+    def __init__(
+        self, head_id: HeadId, *, heads: Mapping[HeadId, Head], directory_of: Callable[[HeadId], Path]
+    ) -> None:
+        """``heads`` holds at least the head's lineage. Raises Defect when it does not."""
+        self.lineage: Final[Lineage] = lineage_of(heads, head_id)
+        self._directory_of = directory_of
+
+    # -- what is there -----------------------------------------------------------------------------------
+
+    def bases(self) -> list[tuple[Stretch, Base]]:
+        """All bases from which this head's past can be reached, by position, oldest first."""
+        found = [
+            (stretch, base)
+            for stretch in self.lineage
+            for base in bases.bases(self._directory_of(stretch.head.id))
+            if stretch.holds_base(base.usable_from)
+        ]
+        return sorted(found, key=lambda pair: (pair[1].usable_from, pair[1].number))
+
+    def oldest(self) -> Base:
+        """The base where this history begins. Raises HistoryError when there is none at all."""
+        found = self.bases()
+        if not found:
+            raise HistoryError(
+                f"no base image leads to {self.lineage[0].head.id}",
+                next_step="a new base is taken at the next suspend",
+                client_text="this branch has no history yet",
+                head=self.lineage[0].head.id,
+            )
+        return found[0][1]
+
+    def end(self) -> Lsn:
+        """Where the head's log ends now."""
+        youngest = self.lineage[0]
+        found = log_end(self._wal(youngest), youngest.head.timeline)
+        return youngest.start if found is None else Lsn(max(found, youngest.start))
+
+    def last_commit(self) -> datetime:
+        """When the newest commit in the head's log was made; when its history began, if there is none."""
+        begin = self.oldest().usable_from
+        for stretch in since(self.lineage, begin):
+            kept = archive.segments(self._directory(stretch), stretch.head.timeline)
+            first = Lsn(max(stretch.start, begin))
+            for number in sorted(kept, reverse=True):
+                if kept[number].end <= first or (stretch.end is not None and kept[number].start >= stretch.end):
+                    continue
+                known = archive.facts(self._directory(stretch), kept[number])
+                if known is not None and known.commits == 0:
+                    continue
+                micros = [commit.micros for commit in self._commits(stretch, kept[number], first)]
+                if micros:
+                    return wal.from_micros(micros[-1])
+        return self.oldest().last_commit
+
+    def gaps(self, begin: Lsn) -> list[Gap]:
+        """What is missing of the log from ``begin`` on, whichever head should have it."""
+        return archive.gaps(self._numbers(begin), begin)
+
+    def _numbers(self, begin: Lsn) -> Iterator[int]:
+        for stretch in self.lineage:
+            for number in archive.segments(self._directory(stretch), stretch.head.timeline):
+                if number >= number_of(begin) and writer_of(self.lineage, number) is stretch:
+                    yield number
+
+    def _directory(self, stretch: Stretch) -> Path:
+        return self._directory_of(stretch.head.id)
+
+    def _wal(self, stretch: Stretch) -> Path:
+        return self._directory(stretch) / "wal"
+
+    # -- from a moment to a position ---------------------------------------------------------------------
+
+    def at_time(self, moment: datetime) -> Point:
+        """The state at ``moment``. The caller has checked that it lies in the window (``check_moment``).
+
+        Raises HistoryGap when the log that would tell is missing.
+        """
+        target = wal.to_micros(moment)
+        based = self.bases()
+        begin = self.oldest().usable_from
+        # A base whose commits are all before the moment shows that what is missing before it was earlier still.
+        earlier = {number_of(base.lsn) for _, base in based if wal.to_micros(base.last_commit) <= target}
+        last: int | None = None
+        uncertain: Gap | None = None
+        for stretch in reversed(since(self.lineage, begin)):
+            first = Lsn(max(stretch.start, begin))
+            kept = archive.segments(self._directory(stretch), stretch.head.timeline)
+            final = max(kept, default=0) if stretch.end is None else number_of(Lsn(stretch.end - 1))
+            for number in range(number_of(first), final + 1):
+                if number not in kept:
+                    uncertain = _with(uncertain, number)
+                    continue
+                if number in earlier:
+                    uncertain = None
+                found, last_here = self._first_later(stretch, kept[number], first, target)
+                if last_here is not None:
+                    last, uncertain = last_here, None
+                if found is not None:
+                    self._certain(uncertain, moment)
+                    return self._verified(stretch, found, last)
+        self._certain(uncertain, moment)
+        return Point(self.lineage[0].head.id, self.end(), None, None if last is None else wal.from_micros(last))
+
+    def _certain(self, uncertain: Gap | None, moment: datetime) -> None:
+        if uncertain is not None:
+            raise HistoryGap(
+                f"whether {moment.isoformat()} lies in the missing log {uncertain} cannot be known",
+                next_step="choose an earlier time, or one after the next commit",
+                client_text="part of this branch's history is missing around that time",
+                head=self.lineage[0].head.id,
+            )
+
+    def _first_later(
+        self, stretch: Stretch, segment: Segment, begin: Lsn, target: int
+    ) -> tuple[Lsn | None, int | None]:
+        """The first commit of a segment that is later than ``target``, and the time of the last one before it."""
+        known = archive.facts(self._directory(stretch), segment)
+        whole = segment.start >= begin and (stretch.end is None or segment.end <= stretch.end)
+        if known is not None and whole and (known.max_micros is None or known.max_micros <= target):
+            return None, known.last_micros
+        last: int | None = None
+        for commit in self._commits(stretch, segment, begin):
+            if commit.micros > target:
+                return commit.start, last
+            last = commit.micros
+        return None, last
+
+    def _commits(self, stretch: Stretch, segment: Segment, begin: Lsn) -> Iterator[wal.Transaction]:
+        read = SegmentReader(self._wal(stretch), segment.timeline)
+        first = wal.first_record(read, segment.number, segment_bytes=WAL_SEGMENT_BYTES)
+        if first is None:
+            return
+        until = segment.end if stretch.end is None else Lsn(min(segment.end, stretch.end))
+        for transaction in wal.Scan(read, first, segment_bytes=WAL_SEGMENT_BYTES, until=until).transactions():
+            if transaction.committed and transaction.start >= begin:
+                yield transaction
+
+    def _verified(self, stretch: Stretch, lsn: Lsn, last: int | None) -> Point:
+        """The point before the record at ``lsn``; where that is not whole yet, the log ends there."""
+        read = SegmentReader(self._wal(stretch), stretch.head.timeline)
+        record = next(iter(wal.Scan(read, lsn, segment_bytes=WAL_SEGMENT_BYTES, verify_from=lsn)), None)
+        return Point(
+            stretch.head.id,
+            lsn,
+            None if record is None else record.end,
+            None if last is None else wal.from_micros(last),
+        )
+
+    # -- from any position to the state it means ---------------------------------------------------------
+
+    def at_lsn(self, lsn: Lsn) -> Point:
+        """The state in which everything that begins before ``lsn`` is included.
+
+        Raises InvalidInput for a position that this history does not hold, HistoryGap when the log there is missing.
+        """
+        oldest = self.oldest()
+        if lsn < oldest.usable_from:
+            raise InvalidInput(
+                f"{format_lsn(lsn)} is before the history that is kept",
+                next_step=f"choose a position from {format_lsn(oldest.usable_from)} on",
+                field="lsn",
+            )
+        stretch = upto(self.lineage, lsn)[0]
+        if lsn == stretch.start and stretch.head.origin_head_id is not None:
+            # Nothing of its own log is needed, which may not even have begun.
+            return self._behind(stretch, lsn)
+        number = number_of(Lsn(lsn - 1))
+        read = SegmentReader(self._wal(stretch), stretch.head.timeline)
+        first = wal.first_record(read, number, segment_bytes=WAL_SEGMENT_BYTES)
+        if first is None:
+            raise self._not_there(stretch, lsn)
+        scan = wal.Scan(read, first, segment_bytes=WAL_SEGMENT_BYTES, until=stretch.end)
+        for record in scan:
+            if record.start >= lsn:
+                return self._verified(stretch, record.start, None)
+        if stretch.end is not None and scan.position >= stretch.end:
+            child = self.lineage[self.lineage.index(stretch) - 1]
+            return self._behind(child, child.start)
+        if lsn > scan.position:
+            raise self._not_there(stretch, lsn)
+        return Point(stretch.head.id, scan.position, None, None)
+
+    def _behind(self, stretch: Stretch, lsn: Lsn) -> Point:
+        """The point where a head begins: before its first own record, if it has one."""
+        read = SegmentReader(self._wal(stretch), stretch.head.timeline)
+        record = next(iter(wal.Scan(read, lsn, segment_bytes=WAL_SEGMENT_BYTES, verify_from=lsn)), None)
+        return Point(stretch.head.id, lsn if record is None else record.start, record and record.end, None)
+
+    def _not_there(self, stretch: Stretch, lsn: Lsn) -> InvalidInput | HistoryGap:
+        end = self.end()
+        if lsn > end:
+            return InvalidInput(
+                f"{format_lsn(lsn)} is ahead of the branch, which ends at {format_lsn(end)}",
+                next_step="choose a position up to there",
+                field="lsn",
+            )
+        return HistoryGap(
+            f"the log of {stretch.head.id} around {format_lsn(lsn)} is missing",
+            client_text=f"the history of this branch is missing at {format_lsn(lsn)}",
+            head=stretch.head.id,
+        )
+
+    # -- from a point to what it is made from ------------------------------------------------------------
+
+    def plan(self, point: Point, *, without: frozenset[tuple[HeadId, int]] = frozenset()) -> Plan:
+        """The newest base before the point and the log from there on; ``without`` names bases not to use.
+
+        Raises HistoryGap, with what is missing, or HistoryError when no base leads there.
+        """
+        lineage = upto(self.lineage, point.lsn)
+        while lineage[0].head.id != point.head_id:
+            lineage = lineage[1:]
+        ids = {stretch.head.id: stretch for stretch in lineage}
+        usable = [
+            (stretch, base)
+            for stretch, base in self.bases()
+            if stretch.head.id in ids
+            and base.usable_from <= point.lsn
+            and (stretch.head.id, base.number) not in without
+        ]
+        if not usable:
+            raise HistoryError(
+                f"no usable base image leads to {format_lsn(point.lsn)} of {point.head_id}",
+                client_text="no base image of this branch's history reaches back that far",
+                head=point.head_id,
+            )
+        base_stretch, base = usable[-1]
+        last = number_of(Lsn((point.record_end or point.lsn) - 1))
+        return Plan(
+            point=point,
+            source=lineage[0].head,
+            base_head_id=base_stretch.head.id,
+            base=base,
+            segments=tuple(self._chain(lineage, number_of(base.lsn), last)),
+        )
+
+    def _chain(self, lineage: Lineage, first: int, last: int) -> Iterator[tuple[HeadId, Segment]]:
+        kept = {
+            stretch.head.id: archive.segments(self._directory(stretch), stretch.head.timeline) for stretch in lineage
+        }
+        for number in range(first, last + 1):
+            writer = writer_of(lineage, number).head
+            segment = kept[writer.id].get(number)
+            if segment is None:
+                name = Segment(writer.timeline, number).name
+                raise HistoryGap(
+                    f"segment {name} of {writer.id} is missing",
+                    next_step="choose a time after the next base image, or before the gap",
+                    client_text="part of this branch's history is missing before that point",
+                    head=writer.id,
+                    segment=name,
+                )
+            yield writer.id, segment
+
+
+def _with(uncertain: Gap | None, number: int) -> Gap:
+    segment = Segment(1, number)
+    return Gap(segment.start if uncertain is None else uncertain.start, segment.end)
