@@ -32,7 +32,7 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 def start(*argv: str, log: Path | None = None, **options: object) -> Identity:
     given = {"env": ENV, "cwd": None, "log_path": log, "uid": None, "gid": None, **options}
-    return child.spawn(argv, **given)  # pyright: ignore[reportArgumentType] - options of this test's own
+    return child.spawn(argv, **given)
 
 
 @pytest.fixture

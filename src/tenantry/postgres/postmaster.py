@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tenantry.errors import Conflict, OperatorError, StartFailed, Unavailable
-from tenantry.postgres import conf
+from tenantry.postgres import conf, control
 from tenantry.postgres.engines import Engine
 from tenantry.runtime import child, files
 from tenantry.runtime.child import Identity
@@ -45,7 +45,7 @@ CLOCK_SKEW_SECONDS_MAX: Final = 15.0
 
 StopMode = Literal["smart", "fast", "immediate"]
 Stopped = Literal["gone", "smart", "fast", "immediate", "killed"]
-"""How it ended: ``gone`` before we came; after ``smart`` and ``fast`` it was a clean stop."""
+"""How it ended: ``gone`` before we came, or by another hand; after ``smart`` and ``fast`` it was a clean stop."""
 
 _IPC_RMID: Final = 0
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -346,12 +346,21 @@ async def stop(postmaster: Postmaster, *, mode: StopMode = "fast", timeout_secon
             if mode == "immediate" or not await child.wait_exit(identity, IMMEDIATE_SECONDS_MAX):
                 how = "killed"
                 group = _kill_group(identity)
+    if how in ("smart", "fast") and not await asyncio.to_thread(_stopped_cleanly, postmaster.data):
+        how = "gone"  # it was killed by another hand just before our signal
     if how in ("gone", "killed"):
         # Children of a dead postmaster go by themselves, unless one is deep in a computation.
         group += await asyncio.to_thread(_kill_orphans, postmaster.data)
         await _until_gone([identity, *group], postmaster.data)
         await asyncio.to_thread(_release_memory, postmaster.data)
     return how
+
+
+def _stopped_cleanly(data: Path) -> bool:
+    try:
+        return control.clean_shutdown(data)
+    except FileNotFoundError:
+        return False
 
 
 def _kill_group(identity: Identity) -> list[Identity]:

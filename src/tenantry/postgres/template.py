@@ -144,7 +144,7 @@ def build_template(engine: Engine, into: Path, *, uid: int | None = None, gid: i
     with files.explained("cannot build a template in", into):
         into.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
-        files.lock_file(into / ".lock", timeout_seconds=BUILD_LOCK_SECONDS_MAX),
+        files.lock_file(into / ".lock", timeout_seconds=BUILD_LOCK_SECONDS_MAX) as lock,
         files.explained("cannot build a template in", into),
     ):
         template = _load(engine, directory)
@@ -154,7 +154,7 @@ def build_template(engine: Engine, into: Path, *, uid: int | None = None, gid: i
         staging = into / ".staging"
         try:
             files.make_directory(staging)
-            _build(engine, staging, uid, gid)
+            _build(engine, staging, _tool_account(uid, gid), lock)
             failpoint("template.packed")
             files.syncfs(staging)
             if directory.exists():
@@ -178,13 +178,12 @@ def _remove_staging(into: Path) -> None:
         files.remove_tree(leftover)
 
 
-def _build(engine: Engine, staging: Path, uid: int | None, gid: int | None) -> None:
-    account = _tool_account(uid, gid)
+def _build(engine: Engine, staging: Path, account: _Account, lock: int) -> None:
     data = staging / "data"
     files.make_directory(data, owner=account.owner)
     descriptor = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        tools = _Tools(engine, account, descriptor)
+        tools = _Tools(engine, account, descriptor, lock)
         tools.run("initdb", *initdb_arguments(engine.major))
         for database, statements in recipe_sql(engine.major):
             tools.run_sql(database, statements)
@@ -262,6 +261,8 @@ class _Tools:
     engine: Engine
     account: _Account
     descriptor: int
+    lock: int
+    """Inherited: if we are killed, the next builder waits until the program that still runs has ended."""
 
     def run(self, program: str, *arguments: str, stdin: bytes | None = None) -> str:
         argv = [
@@ -277,7 +278,7 @@ class _Tools:
                 check=False,
                 cwd="/",
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
-                pass_fds=(self.descriptor,),
+                pass_fds=(self.descriptor, self.lock),
                 start_new_session=True,
                 umask=0o077,
                 user=self.account.uid,

@@ -275,9 +275,10 @@ def _fsync(descriptor: int, kind: Literal["fsync", "fsync_dir"], place: Path | s
 
 
 @contextlib.contextmanager
-def lock_file(path: Path, *, timeout_seconds: float) -> Generator[None, None, None]:
+def lock_file(path: Path, *, timeout_seconds: float) -> Generator[int, None, None]:
     """Holds an flock on ``path`` (made when missing, never removed). Blocks its thread, not longer than told.
 
+    Yields the descriptor that holds it: a child that inherits it keeps the lock should we be killed.
     Raises Unavailable when another process keeps the lock.
     """
     with explained("cannot lock", path):
@@ -292,7 +293,7 @@ def lock_file(path: Path, *, timeout_seconds: float) -> Generator[None, None, No
                     path=str(path),
                 )
             time.sleep(LOCK_POLL_SECONDS)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
