@@ -34,8 +34,8 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 def lean_settings(cu: float, major: int) -> dict[str, str]:
     """Settings of an instance of this compute size: small enough to have hundreds of them awake on one machine.
 
-    One compute unit stands for 4 GB of RAM on Neon; here it scales what a tenant may use at most, while an idle
-    instance costs a few MiB at any size (untouched shared memory costs nothing). Raises InvalidInput.
+    One compute unit stands for 4 GB of RAM on Neon; here it scales what a tenant may use at most. What an idle instance
+    costs grows with ``max_connections`` alone. Raises InvalidInput.
     """
     if not CU_MIN <= cu <= CU_MAX:
         raise InvalidInput(f"a compute size of {cu:g} is not between {CU_MIN:g} and {CU_MAX:g} CU", field="cu")
@@ -60,6 +60,9 @@ def lean_settings(cu: float, major: int) -> dict[str, str]:
         # queries need the faster kind.
         "dynamic_shared_memory_type": "posix" if parallel else "mmap",
         "temp_file_limit": f"{math.floor(4 * cu)}GB",
+        # Room for locks is touched at the start, for every connection, and is half of what an idle instance costs.
+        "max_locks_per_transaction": "32",
+        "max_pred_locks_per_transaction": "16",
         # A start tries out as many descriptors as this.
         "max_files_per_process": "256" if cu < 1 else "1000",
         # processes
