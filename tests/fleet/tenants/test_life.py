@@ -101,9 +101,11 @@ def test_ten_at_once_make_one_tenant(catalog: Catalog, provider: MemoryProvider)
     assert len(provider.projects) == 1
 
 
-@pytest.mark.parametrize("moment", [("before", "find"), ("before", "create"), ("after", "create")])
+@pytest.mark.parametrize(
+    ("moment", "creates"), [(("before", "find"), 1), (("before", "create"), 2), (("after", "create"), 1)]
+)
 def test_killed_at_any_point_the_next_create_completes_it(
-    catalog: Catalog, provider: MemoryProvider, moment: tuple[str, str]
+    catalog: Catalog, provider: MemoryProvider, moment: tuple[str, str], creates: int
 ) -> None:
     provider.kill_at = moment
     with pytest.raises(provider.Killed):
@@ -116,6 +118,8 @@ def test_killed_at_any_point_the_next_create_completes_it(
     assert done.new
     (project,) = provider.projects.values()
     assert (done.tenant.state, done.tenant.project_id) == ("ready", project.id)
+    # A project that is there is adopted, not replaced.
+    assert provider.calls.count("create") == creates
 
 
 def test_killed_while_recording_the_next_create_adopts_the_project(

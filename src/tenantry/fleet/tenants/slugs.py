@@ -56,7 +56,9 @@ def slugify(name: str) -> Slug:
     Where ASCII cannot spell the name (other scripts) or it is too long, a digest of the name is appended, so that
     two such names do not fall together. Raises InvalidInput for a name without a letter or digit.
     """
-    folded = unicodedata.normalize("NFKD", clean_name(name).casefold().translate(_SPELLED))
+    # Decomposed before and after: a mathematical A has a case only then, and folding composes some letters anew.
+    decomposed = unicodedata.normalize("NFKD", clean_name(name))
+    folded = unicodedata.normalize("NFKD", decomposed.casefold().translate(_SPELLED))
     words: list[str] = []
     lost = False
     word = ""
