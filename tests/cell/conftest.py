@@ -21,6 +21,7 @@ from tenantry.cell.config import CellConfig, uid_range
 from tenantry.cell.model import Uid
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.keys import Keys
+from tenantry.cell.operations.records import StateRecords
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.verbs import VERBS
@@ -68,9 +69,15 @@ def open_cell(shared_engines: Path) -> OpenCell:
                 shared_engines / "engines", shared_engines / "templates", prefer_source=config.engine_source
             )
             engines.load()
-            admin = Admin(sealer)
+            admin, clock = Admin(sealer), SystemClock()
             instances = Instances(
-                config=config, layout=layout, state=state, engines=engines, admin=admin, clock=SystemClock(), root=root
+                config=config,
+                paths=layout,
+                records=StateRecords(state, clock),
+                engines=engines,
+                admin=admin,
+                clock=clock,
+                root=root,
             )
             context = Context(
                 config=config,
@@ -80,7 +87,7 @@ def open_cell(shared_engines: Path) -> OpenCell:
                 instances=instances,
                 admin=admin,
                 sealer=sealer,
-                clock=SystemClock(),
+                clock=clock,
                 uids=uid_range(config, Path("/proc/self/uid_map").read_text()) if root else None,
                 own_uid=Uid(os.getuid()),
             )

@@ -50,6 +50,10 @@ class Api:
             answer.raise_for_status()
         return answer.json()
 
+    def post(self, path: str, json: Any) -> httpx.Response:
+        """The answer as it is, also when it is an error."""
+        return self._client.post(path, json=json)
+
     def create(self, name: str, **project: Any) -> Any:
         return self.call("POST", "/projects", {"project": {"name": name, **project}}, status=201)
 

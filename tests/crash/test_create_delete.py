@@ -101,8 +101,16 @@ def test_killed_at_every_step_of_delete(
     with connect(client.uri(kept)) as connection:
         connection.execute("create table t (n int); insert into t values (41)")
     assert cell.stop() == 0
-    for point, project_id in doomed.items():
-        cell.environment = {"TENANTRY_FAILPOINTS": f"{point}=kill"}
+    for number, (point, project_id) in enumerate(doomed.items()):
+        # What the point before this one interrupted is resumed at the start, and passes this one once.
+        resumed = 0 < number < len(DELETE_POINTS) - 1
+        if point == "discard.renamed":
+            cell.environment = {}
+            cell.start()
+            expected = {kept, project_id}
+            until(lambda expected=expected: set(_names(cell)) == expected, "what was interrupted before is finished")
+            assert cell.stop() == 0
+        cell.environment = {"TENANTRY_FAILPOINTS": f"{point}=kill:{2 if resumed else 1}"}
         cell.start()
         client = api(cell)
         with connect(client.uri(project_id)) as connection:
@@ -128,3 +136,7 @@ def test_killed_at_every_step_of_delete(
     assert cell.stop() == 0
     check_whole(cell.data)
     assert postgres_pids(cell.data) == []
+
+
+def _names(cell: Any) -> list[str]:
+    return [path.name for path in (cell.data / "projects").iterdir()]

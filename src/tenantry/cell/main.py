@@ -37,6 +37,7 @@ from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.keys import Keys
+from tenantry.cell.operations.records import StateRecords
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.verbs import VERBS
@@ -166,8 +167,8 @@ class RunningCell:
         clock = SystemClock()
         instances = Instances(
             config=config,
-            layout=layout,
-            state=state,
+            paths=layout,
+            records=StateRecords(state, clock),
             engines=engines,
             admin=admin,
             clock=clock,

@@ -60,7 +60,7 @@ def up(
     spares: Annotated[int, typer.Option(metavar="N", min=0, help="Ready clones kept for new projects.")] = 4,
 ) -> None:
     """Run a cell and its fleet on this machine until interrupted."""
-    import asyncio
+    import uvloop
 
     from tenantry.cell.config import CellConfig
     from tenantry.cli.serving import log_to_stderr, serve
@@ -82,7 +82,7 @@ def up(
         spares_max=spares,
     )
     log_to_stderr()
-    asyncio.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet))
+    uvloop.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet))
 
 
 def register(app: typer.Typer) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from tenantry.cell.storage.layout import run_directory
-from tenantry.errors import OperatorError
-from tenantry.fleet.config import READY_FILE, Target, read_ready_file
+from tenantry.errors import OperatorError, Unavailable
+from tenantry.fleet.config import Target, read_ready_file
 from tenantry.runtime import child
 
 READY_SECONDS_MAX: Final = 60.0
@@ -65,7 +65,6 @@ class ThrowawayCell:
     def launch(self) -> None:
         """Starts the process without waiting for it."""
         assert self._process is None or self._process.poll() is not None, "the cell runs already"
-        (self.data / READY_FILE).unlink(missing_ok=True)
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
@@ -84,11 +83,18 @@ class ThrowawayCell:
         began = time.monotonic()
         self.launch()
         while time.monotonic() < began + READY_SECONDS_MAX and self.process.poll() is None:
-            if (self.data / READY_FILE).exists():
+            if self._answers():
                 self.ready_seconds = time.monotonic() - began
                 return self.target
             time.sleep(_POLL_SECONDS)
         raise OperatorError(f"the cell did not come up:\n{self.log_tail()}", next_step="see the lines above")
+
+    def _answers(self) -> bool:
+        """Whether the ready file is this process's: one of a killed predecessor may still lie there."""
+        try:
+            return self.target.pid == self.process.pid
+        except Unavailable:
+            return False
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])

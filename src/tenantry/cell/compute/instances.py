@@ -24,11 +24,9 @@ import structlog
 from tenantry.cell.compute import truth
 from tenantry.cell.compute.admin import Admin, AdminConnection
 from tenantry.cell.compute.engines import EngineStore
+from tenantry.cell.compute.ports import Facts, Paths, Records
 from tenantry.cell.config import CellConfig
-from tenantry.cell.model import Branch, Endpoint, Head, Project
-from tenantry.cell.state.state import State
-from tenantry.cell.state.tables import Tables
-from tenantry.cell.storage.layout import Layout
+from tenantry.cell.model import Endpoint
 from tenantry.errors import NotFound, StartFailed, Unavailable
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import conf, postmaster
@@ -47,6 +45,7 @@ RECOVERIES_MAX: Final = 3
 ADMIN_LINGER_SECONDS: Final = 2.0
 """How long the cell's own session outlives the last lease: connecting again soon finds it open."""
 WATCH_SECONDS: Final = 3600.0
+REFRESH_SECONDS_MAX: Final = 10.0
 
 Status = Literal["asleep", "starting", "awake", "stopping", "gone"]
 
@@ -78,33 +77,14 @@ class Instance:
     refreshing: asyncio.Task[None] | None = None
     refresh_next: asyncio.Task[None] | None = None
     admin: AdminConnection | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """The rows that a start needs, read at each start."""
-
-    project: Project
-    branch: Branch
-    head: Head
-    endpoint: Endpoint
+    admin_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One at a time: closing a connection under a query that waits on it would leave that waiting for ever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
     id: str
     socket_path: str
-
-
-def read_facts(tables: Tables, endpoint_id: EndpointId) -> Facts | None:
-    """The endpoint with its branch, head and project, or None."""
-    endpoint = tables.endpoint(endpoint_id)
-    branch = tables.branch(endpoint.branch_id) if endpoint else None
-    head = tables.head(branch.head_id) if branch else None
-    project = tables.project(endpoint.project_id) if endpoint else None
-    if endpoint is None or branch is None or head is None or project is None:
-        return None
-    return Facts(project, branch, head, endpoint)
 
 
 def effective_settings(facts: Facts, major: int) -> dict[str, str]:
@@ -129,16 +109,16 @@ class Instances:
         self,
         *,
         config: CellConfig,
-        layout: Layout,
-        state: State,
+        paths: Paths,
+        records: Records,
         engines: EngineStore,
         admin: Admin,
         clock: Clock,
         root: bool,
     ) -> None:
         self._config = config
-        self._layout = layout
-        self._state = state
+        self._paths = paths
+        self._records = records
         self._engines = engines
         self._admin = admin
         self._clock = clock
@@ -208,7 +188,7 @@ class Instances:
         async with instance.lock:
             if instance.status in ("awake", "gone"):
                 return
-            facts = await self._state.read(lambda tables: read_facts(tables, instance.endpoint_id))
+            facts = await self._records.facts(instance.endpoint_id)
             if facts is None:
                 self._known.pop(instance.endpoint_id, None)
                 raise NotFound(f"endpoint {instance.endpoint_id} does not exist")
@@ -227,15 +207,15 @@ class Instances:
 
     async def _start_process(self, instance: Instance, facts: Facts) -> None:
         engine = self._engines.get(facts.head.build_id)
-        data = self._layout.head_data(facts.project.id, facts.head.id)
+        data = self._paths.head_data(facts.project.id, facts.head.id)
         clean = await asyncio.to_thread(clean_shutdown, data)
         running = await postmaster.start(
             engine,
             data,
-            socket_dir=self._layout.socket_dir(instance.endpoint_id),
+            socket_dir=self._paths.socket_dir(instance.endpoint_id),
             settings=effective_settings(facts, engine.major),
             owner=(facts.project.uid, facts.project.uid) if self._root else None,
-            log_path=self._layout.log(instance.endpoint_id),
+            log_path=self._paths.log(instance.endpoint_id),
             timeout_seconds=self._config.start_seconds_max,
         )
         self._run(instance, running, facts, stale=not clean)
@@ -343,7 +323,7 @@ class Instances:
         assert instance.facts is not None
         try:
             async with self._admin.session(
-                instance.facts.project.id, self._layout.socket_dir(instance.endpoint_id)
+                instance.facts.project.id, self._paths.socket_dir(instance.endpoint_id)
             ) as connection:
                 row = await (await connection.execute(_BUSY)).fetchone()
                 return row is None or int(row[0]) > 0
@@ -360,22 +340,9 @@ class Instances:
         await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
         instance.running, instance.status, instance.stale = None, "asleep", False
         instance.leases.clear()
-        now, active = self._clock.now(), instance.last_active
-
-        def note(tables: Tables) -> None:
-            endpoint = tables.endpoint(instance.endpoint_id)
-            if endpoint is not None:
-                tables.update(
-                    dataclasses.replace(
-                        endpoint,
-                        state="idle",
-                        suspended_at=now,
-                        started_at=instance.started_at or endpoint.started_at,
-                        last_active=active or endpoint.last_active,
-                    )
-                )
-
-        await self._state.write(note)
+        await self._records.note_sleep(
+            instance.endpoint_id, at=self._clock.now(), started=instance.started_at, last_active=instance.last_active
+        )
 
     async def restart(self, endpoint_id: EndpointId) -> None:
         """Stops (ending sessions) and starts again, so that new settings take hold."""
@@ -448,17 +415,21 @@ class Instances:
         clean = not instance.leases
         try:
             if instance.admin is None or instance.admin.closed:
-                instance.admin = await self._admin.open(facts.project.id, self._layout.socket_dir(instance.endpoint_id))
+                instance.admin = await self._admin.open(facts.project.id, self._paths.socket_dir(instance.endpoint_id))
             found = await truth.read(instance.admin)
         except (Unavailable, OSError, truth.QUERY_ERRORS) as error:
             _log.warning("roles not refreshed", endpoint_id=instance.endpoint_id, error=str(error))
             await self._close_admin(instance)
             return
-        await truth.store(self._state, facts.branch.id, found, self._clock.now())
+        await self._records.store_truth(facts.branch.id, found)
         if clean and not instance.leases:
             instance.stale = False
 
     async def _close_admin(self, instance: Instance) -> None:
+        async with instance.admin_lock:
+            await self._drop_admin(instance)
+
+    async def _drop_admin(self, instance: Instance) -> None:
         admin, instance.admin = instance.admin, None
         if admin is not None:
             await admin.close()
@@ -471,7 +442,7 @@ class Instances:
             facts = self._instance(endpoint_id).facts
             assert facts is not None
             async with self._admin.session(
-                facts.project.id, self._layout.socket_dir(endpoint_id), database
+                facts.project.id, self._paths.socket_dir(endpoint_id), database
             ) as connection:
                 yield connection
         finally:
@@ -484,11 +455,7 @@ class Instances:
         now = self._clock.monotonic()
         seconds, instance.metered_at = now - instance.metered_at, now
         cu = instance.facts.endpoint.max_cu if instance.facts else 0.0
-        await self._state.write(
-            lambda tables: tables.add_to_meter(
-                instance.endpoint_id, active_seconds=seconds, compute_seconds=seconds * cu
-            )
-        )
+        await self._records.add_time(instance.endpoint_id, active_seconds=seconds, compute_seconds=seconds * cu)
 
     async def sleep_the_idle(self) -> int:
         """Looks at all instances and puts those to sleep that were idle for their timeout. How many it did."""
@@ -509,7 +476,7 @@ class Instances:
         """Reads an endpoint's rows again, so that a new timeout holds at once."""
         instance = self._known.get(endpoint_id)
         if instance is not None and instance.facts is not None:
-            facts = await self._state.read(lambda tables: read_facts(tables, endpoint_id))
+            facts = await self._records.facts(endpoint_id)
             instance.facts = facts or instance.facts
 
     # -- the cell's start and stop -----------------------------------------------------------------------
@@ -519,11 +486,7 @@ class Instances:
 
         Returns how many instances were adopted. Each holds the lease ``adopted`` until ``settle_adopted``.
         """
-        everything = await self._state.read(
-            lambda tables: [
-                facts for endpoint in tables.all_endpoints() if (facts := read_facts(tables, endpoint.id)) is not None
-            ]
-        )
+        everything = await self._records.all_facts()
         adopted, unclean = await asyncio.to_thread(self._survey, everything)
         for facts, running in adopted:
             instance = self._instance(facts.endpoint.id)
@@ -538,8 +501,8 @@ class Instances:
         adopted: list[tuple[Facts, Postmaster]] = []
         unclean: list[Facts] = []
         for facts in everything:
-            data = self._layout.head_data(facts.project.id, facts.head.id)
-            running = postmaster.adopt(data, self._layout.socket_dir(facts.endpoint.id))
+            data = self._paths.head_data(facts.project.id, facts.head.id)
+            running = postmaster.adopt(data, self._paths.socket_dir(facts.endpoint.id))
             if running is not None:
                 adopted.append((facts, running))
             elif not facts.endpoint.disabled and data.exists() and not clean_shutdown(data):

@@ -1,7 +1,7 @@
 """What an instance itself says of its roles and databases; cell.db holds a copy of it.
 
-Tenants create roles and change passwords by SQL, so pg_authid and pg_database are the truth. ``changes`` decides
-(pure), ``refresh`` reads and writes.
+Tenants create roles and change passwords by SQL, so pg_authid and pg_database are the truth. ``read`` asks, and
+``changes`` decides what the copy lacks (pure).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import psycopg
 
 from tenantry.cell.compute.admin import ADMIN_ROLE, AdminConnection
 from tenantry.cell.model import Database, Role
-from tenantry.cell.state.state import State
-from tenantry.cell.state.tables import Tables
 from tenantry.neon.ids import BranchId
 
 ROLES_MAX: Final = 10_000
@@ -95,29 +93,3 @@ def changes(branch_id: BranchId, truth: Truth, roles: list[Role], databases: lis
         ],
         databases_gone=[name for name in known_databases if name not in truth.databases],
     )
-
-
-async def store(state: State, branch_id: BranchId, truth: Truth, now: datetime) -> bool:
-    """Makes the copy equal to ``truth``; writes only when something differs. True when it wrote."""
-
-    def difference(tables: Tables) -> Changes:
-        return changes(branch_id, truth, tables.roles(branch_id), tables.databases(branch_id), now)
-
-    if not await state.read(difference):
-        return False
-
-    def apply(tables: Tables) -> None:
-        if tables.branch(branch_id) is None:
-            return
-        found = difference(tables)
-        for name in found.roles_gone:
-            tables.delete_role(branch_id, name)
-        for name in found.databases_gone:
-            tables.delete_database(branch_id, name)
-        for record in (*found.roles_new, *found.databases_new):
-            tables.insert(record)
-        for record in (*found.roles_changed, *found.databases_changed):
-            tables.update(record)
-
-    await state.write(apply)
-    return True

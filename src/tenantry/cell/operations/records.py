@@ -1,0 +1,88 @@
+"""The cell's memory as instances see it: implements ``compute.ports.Records`` on cell.db."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from tenantry.cell.compute.ports import Facts
+from tenantry.cell.compute.truth import Changes, Truth, changes
+from tenantry.cell.state.state import State
+from tenantry.cell.state.tables import Tables
+from tenantry.neon.ids import BranchId, EndpointId
+from tenantry.runtime.clock import Clock
+
+
+def read_facts(tables: Tables, endpoint_id: EndpointId) -> Facts | None:
+    """The endpoint with its branch, head and project, or None."""
+    endpoint = tables.endpoint(endpoint_id)
+    branch = tables.branch(endpoint.branch_id) if endpoint else None
+    head = tables.head(branch.head_id) if branch else None
+    project = tables.project(endpoint.project_id) if endpoint else None
+    if endpoint is None or branch is None or head is None or project is None:
+        return None
+    return Facts(project, branch, head, endpoint)
+
+
+class StateRecords:
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+
+    async def facts(self, endpoint_id: EndpointId) -> Facts | None:
+        return await self._state.read(lambda tables: read_facts(tables, endpoint_id))
+
+    async def all_facts(self) -> list[Facts]:
+        def look(tables: Tables) -> list[Facts]:
+            found = (read_facts(tables, endpoint.id) for endpoint in tables.all_endpoints())
+            return [facts for facts in found if facts is not None]
+
+        return await self._state.read(look)
+
+    async def note_sleep(
+        self, endpoint_id: EndpointId, *, at: datetime, started: datetime | None, last_active: datetime | None
+    ) -> None:
+        def note(tables: Tables) -> None:
+            endpoint = tables.endpoint(endpoint_id)
+            if endpoint is not None:
+                tables.update(
+                    replace(
+                        endpoint,
+                        state="idle",
+                        suspended_at=at,
+                        started_at=started or endpoint.started_at,
+                        last_active=last_active or endpoint.last_active,
+                    )
+                )
+
+        await self._state.write(note)
+
+    async def store_truth(self, branch_id: BranchId, truth: Truth) -> None:
+        now = self._clock.now()
+
+        def difference(tables: Tables) -> Changes:
+            return changes(branch_id, truth, tables.roles(branch_id), tables.databases(branch_id), now)
+
+        def apply(tables: Tables) -> None:
+            if tables.branch(branch_id) is None:
+                return
+            found = difference(tables)
+            for name in found.roles_gone:
+                tables.delete_role(branch_id, name)
+            for name in found.databases_gone:
+                tables.delete_database(branch_id, name)
+            for record in (*found.roles_new, *found.databases_new):
+                tables.insert(record)
+            for record in (*found.roles_changed, *found.databases_changed):
+                tables.update(record)
+
+        # Most refreshes find nothing new, and those must cost no write.
+        if await self._state.read(difference):
+            await self._state.write(apply)
+
+    async def add_time(self, endpoint_id: EndpointId, *, active_seconds: float, compute_seconds: float) -> None:
+        await self._state.write(
+            lambda tables: tables.add_to_meter(
+                endpoint_id, active_seconds=active_seconds, compute_seconds=compute_seconds
+            )
+        )
