@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import copy
 import os
 import secrets
+import struct
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,21 +18,21 @@ import psycopg
 import pytest
 
 from tenantry.cell.model import BuildId, Head
-from tenantry.cell.storage import archive, bases, fork, recover
+from tenantry.cell.storage import archive, bases, fork, recover, slot
 from tenantry.cell.storage.bases import Base
 from tenantry.cell.storage.clone import Driver, probe
 from tenantry.cell.storage.history import History, Point
 from tenantry.cell.storage.lineage import start_of
 from tenantry.cell.storage.recover import Recovered, Workshop
+from tenantry.cell.storage.segments import Segment
 from tenantry.neon.ids import BranchId, HeadId, ProjectId, new_head_id
-from tenantry.postgres import conf, engines, postmaster, scram
+from tenantry.postgres import conf, engines, pages, postmaster, scram, wal
 from tenantry.postgres.engines import Engine
 from tenantry.postgres.lsn import Lsn, format_lsn, parse_lsn
 from tenantry.postgres.postmaster import Postmaster
-from tenantry.postgres.template import ADMIN_ROLE, OWNER_ROLE, Template, build_template
+from tenantry.postgres.template import ADMIN_ROLE, OWNER_ROLE, WAL_SEGMENT_BYTES, Template, build_template
 
 OWNER = (65534, 65534) if os.geteuid() == 0 else None
-SLOT = "tenantry_history"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,12 @@ class Site:
     def _start_options(self, head: HeadId) -> dict[str, Any]:
         return {
             "socket_dir": self.directory / f"s-{head}",
-            "settings": {**conf.lean_settings(0.25, self.engine.major), "fsync": "off", **self.settings},
+            "settings": {
+                **conf.lean_settings(0.25, self.engine.major),
+                "fsync": "off",
+                **slot.SETTINGS,
+                **self.settings,
+            },
             "owner": OWNER,
             "log_path": self.directory / f"{head}.log",
             "timeout_seconds": 60,
@@ -102,9 +108,8 @@ class Site:
     async def start(self, head: HeadId) -> None:
         self.running[head] = await postmaster.start(self.engine, self.dir(head) / "data", **self._start_options(head))
         async with self.session(head) as connection:
-            found = await connection.execute("select 1 from pg_replication_slots where slot_name = %s", (SLOT,))
-            if await found.fetchone() is None:
-                await connection.execute("select pg_create_physical_replication_slot(%s, true)", (SLOT,))
+            for statement in slot.ENSURE:
+                await connection.execute(statement)
 
     async def stop(self, head: HeadId, mode: Any = "fast") -> None:
         """Stops it and links what is left."""
@@ -168,9 +173,7 @@ class Site:
         linked = await asyncio.to_thread(self.link, head)
         if linked.advance_to is not None:
             async with self.session(head) as connection:
-                await connection.execute(
-                    "select pg_replication_slot_advance(%s, %s::pg_lsn)", (SLOT, format_lsn(linked.advance_to))
-                )
+                await connection.execute(slot.ADVANCE, {"lsn": format_lsn(linked.advance_to)})
         return linked
 
     async def branch(self, parent: HeadId) -> HeadId:
@@ -245,6 +248,81 @@ async def site(build: Build, workdir: Path) -> AsyncGenerator[Site]:
         await opened.close()
 
 
+# ---------------------------------------------------------------------------------------- logs without a Postgres
+
+
+class WrittenLog:
+    """Writes a log as Postgres 18 would: records with checksums, across pages and segments."""
+
+    def __init__(self, *, timeline: int = 1, first: int = 1) -> None:
+        self.timeline = timeline
+        self.position = first * WAL_SEGMENT_BYTES
+        self._previous = 0
+        self._segments: dict[int, bytearray] = {}
+
+    def copy(self) -> WrittenLog:
+        """As a head that departs here: the same log up to now."""
+        return copy.deepcopy(self)
+
+    def commit(self, time: datetime, *, committed: bool = True) -> Lsn:
+        """Where the record starts."""
+        data = struct.pack("<BBq", 255, 8, wal.to_micros(time))
+        return self._record(wal.RM_XACT, 0x00 if committed else 0x20, data)
+
+    def filler(self, size: int) -> Lsn:
+        return self._record(21, 0, struct.pack("<BI", 254, size) + b"x" * size)
+
+    def fill_segment(self) -> None:
+        """Up to somewhere in the next segment."""
+        number = self.position // WAL_SEGMENT_BYTES
+        while self.position // WAL_SEGMENT_BYTES == number:
+            self.filler(60_000)
+
+    def _record(self, rmgr: int, info: int, data: bytes) -> Lsn:
+        header = struct.pack("<IIQBBxx", 24 + len(data), 7, self._previous, info, rmgr)
+        record = header + struct.pack("<I", pages.crc32c(data + header)) + data
+        start = self._place(len(record))
+        self._previous = start
+        left = memoryview(record)
+        while left:
+            room = wal.PAGE_BYTES - self.position % wal.PAGE_BYTES
+            number, offset = divmod(self.position, WAL_SEGMENT_BYTES)
+            self._segments[number][offset : offset + min(room, len(left))] = left[:room]
+            self.position += min(room, len(left))
+            left = left[room:]
+            if left:
+                self._place(len(left), continues=True)
+        self.position = (self.position + 7) & ~7
+        return Lsn(start)
+
+    def _place(self, length: int, *, continues: bool = False) -> int:
+        """Begins a page where one is due."""
+        number, offset = divmod(self.position, WAL_SEGMENT_BYTES)
+        if offset % wal.PAGE_BYTES == 0:
+            segment = self._segments.setdefault(number, bytearray(WAL_SEGMENT_BYTES))
+            info = (2 if offset == 0 else 0) | (1 if continues else 0)
+            header = struct.pack("<HHIQIxxxx", 0xD118, info, self.timeline, self.position, length if continues else 0)
+            if offset == 0:
+                header += struct.pack("<QII", 99, WAL_SEGMENT_BYTES, wal.PAGE_BYTES)
+            segment[offset : offset + len(header)] = header
+            self.position += len(header)
+        return self.position
+
+    def write(self, pg_wal: Path) -> None:
+        """Puts the files where Postgres would have them; those that are there grow."""
+        pg_wal.mkdir(parents=True, exist_ok=True)
+        for number, content in self._segments.items():
+            path = pg_wal / Segment(self.timeline, number).name
+            with path.open("r+b" if path.exists() else "wb") as file:
+                file.write(content)
+
+
 @pytest.fixture
-def replaced() -> Callable[..., Any]:
-    return dataclasses.replace
+def new_log() -> Callable[..., WrittenLog]:
+    return WrittenLog
+
+
+@pytest.fixture
+def numbered() -> Callable[[int], str]:
+    """The name of a segment of the first timeline."""
+    return lambda number: Segment(1, number).name

@@ -108,7 +108,7 @@ def link_new_segments(head_dir: Path, *, timeline: int, start: Lsn, owner_uid: i
         failpoint("archive.linked")
         closed, damaged = _close_complete(target, timeline, {*kept, *linked})
         if linked or closed:
-            files.fsync_dir(target)
+            files.fsync_dir(head_dir / "wal")
         failpoint("archive.synced")
         numbers = segments_among({*kept, *linked}, timeline)
     return Linked(
@@ -274,4 +274,4 @@ def delete(head_dir: Path, doomed: Iterable[Segment]) -> None:
         for segment in sorted(doomed, key=lambda each: each.number):
             files.unlink(directory / segment.name)
             files.unlink(directory / (segment.name + _FACTS_SUFFIX))
-        files.fsync_dir(directory)
+        files.fsync_dir(head_dir / "wal")
