@@ -1,0 +1,148 @@
+"""The relay: pgbench through the front door, through pgbouncer and straight to the instance, taking turns."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import pgbouncer
+import psutil
+from installation import Installation, first_row
+from report import Row, median_interval, shown
+
+_GOAL = 0.95
+_CLIENTS = (1, 8, 64)
+_MODES = ("simple", "prepared")
+_CU = 1.0
+"""Takes the connections of all three at a time."""
+_CONNECT_SECONDS = 3
+"""What the most clients may need to connect."""
+_ROLE = "neondb_owner"
+_DATABASE = "neondb"
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to the instance, as pgbench is told, and the processes that it leads through."""
+
+    name: str
+    environment: Mapping[str, str]
+    processes: Sequence[psutil.Process] = ()
+
+    def cpu_seconds(self) -> float:
+        times = [process.cpu_times() for process in self.processes]
+        return sum(time.user + time.system for time in times)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    tps: float
+    cpu_seconds_each: float
+    """CPU time that the processes in between took for one transaction: what a busy machine does not distort."""
+
+
+def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
+    pairs, seconds = (3, 1) if quick else (9, 2)
+    installation.restart(spares=0)
+    tenant = installation.create(cu=_CU)
+    first_row(tenant.uri)
+    host, port = installation.target.postgres_host, installation.target.postgres_port
+    base = {"PGUSER": _ROLE, "PGPASSWORD": tenant.password, "PGDATABASE": _DATABASE, "PGSSLMODE": "disable"}
+    base["PATH"] = os.environ["PATH"]
+    endpoint = f"endpoint={tenant.endpoint_id}"
+    socket_dir = installation.layout.socket_dir(tenant.endpoint_id)
+    door = _Way(
+        "door",
+        {**base, "PGHOST": str(host), "PGPORT": str(port), "PGOPTIONS": endpoint},
+        installation.door_processes(),
+    )
+    direct = _Way("direct", {**base, "PGHOST": str(socket_dir), "PGPORT": "5432"})
+    program = installation.engine().program("pgbench")
+    subprocess.run(
+        [program, "--initialize", "--quiet", "--scale=1"], env=dict(direct.environment), check=True, capture_output=True
+    )
+    with ExitStack() as stack:
+        ways = [door, direct]
+        if pgbouncer.program() is not None:
+            status = installation.head_data(tenant.project_id).stat()
+            bouncer = stack.enter_context(
+                pgbouncer.running(
+                    installation.directory / "pgbouncer",
+                    socket_dir=socket_dir,
+                    database=_DATABASE,
+                    role=_ROLE,
+                    password=tenant.password,
+                    owner=(status.st_uid, status.st_gid) if os.geteuid() == 0 else None,
+                )
+            )
+            environment = {**base, "PGHOST": "127.0.0.1", "PGPORT": str(bouncer.port)}
+            ways.insert(1, _Way("pgbouncer", environment, [bouncer.process]))
+        for way in ways:  # everybody's connections and caches are warm
+            _pgbench(program, way, ["--protocol=simple", f"--client={max(_CLIENTS)}", f"--time={_CONNECT_SECONDS}"])
+        for mode in _MODES:
+            for clients in _CLIENTS:
+                # The time runs from before the first connection, the rate only from after the last.
+                time = seconds + (_CONNECT_SECONDS if clients == max(_CLIENTS) else 0)
+                options = [f"--protocol={mode}", f"--client={clients}", f"--time={time}"]
+                runs = _taking_turns(program, ways, options, pairs)
+                yield _row(f"relay: pgbench -S, {mode}, {clients} clients: transactions/s", runs, goal=_GOAL)
+        options = ["--protocol=simple", "--client=1", "--connect", f"--time={seconds}"]
+        runs = _taking_turns(program, ways, options, pairs)
+        yield _row("connect, log in, one query, close: 1 client: transactions/s", runs, goal=None)
+    installation.put_to_sleep(tenant)
+
+
+def _taking_turns(program: str, ways: Sequence[_Way], options: list[str], pairs: int) -> dict[str, list[_Run]]:
+    """Each round has every way once, and begins with another one."""
+    runs: dict[str, list[_Run]] = {way.name: [] for way in ways}
+    for number in range(pairs):
+        turn = number % len(ways)
+        for way in (*ways[turn:], *ways[:turn]):
+            runs[way.name].append(_pgbench(program, way, options))
+    return runs
+
+
+def _pgbench(program: str, way: _Way, options: list[str]) -> _Run:
+    before = way.cpu_seconds()
+    done = subprocess.run(
+        [program, "--select-only", "--no-vacuum", "--jobs=1", *options],
+        env=dict(way.environment), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    tps = re.search(r"^tps = ([0-9.]+)", done.stdout, re.M)
+    count = re.search(r"^number of transactions actually processed: (\d+)", done.stdout, re.M)
+    if done.returncode != 0 or tps is None or count is None:
+        raise RuntimeError(
+            f"pgbench through {way.name} failed ({done.returncode}): {(done.stderr + done.stdout).strip()[-500:]}"
+        )
+    return _Run(float(tps[1]), (way.cpu_seconds() - before) / max(1, int(count[1])))
+
+
+def _row(what: str, runs: dict[str, list[_Run]], *, goal: float | None) -> Row:
+    rates = {name: [run.tps for run in each] for name, each in runs.items()}
+    direct = statistics.median(a / b for a, b in zip(rates["door"], rates["direct"], strict=True))
+    cpu = {name: statistics.median(run.cpu_seconds_each for run in each) * 1e6 for name, each in runs.items()}
+    alone = Row(
+        what=what,
+        ours=f"{shown(statistics.median(rates['door']))}/s",
+        goal=f">= {goal}x pgbouncer" if goal else "",
+        note=f"{shown(direct)}x direct ({shown(statistics.median(rates['direct']))}/s over the Unix socket)",
+        numbers={"tps": rates, "ratio_to_direct": direct, "cpu_microseconds": cpu},
+    )
+    if "pgbouncer" not in rates:
+        return replace(alone, note=f"{pgbouncer.HOW_TO_INSTALL}; {alone.note}")
+    ratios = [a / b for a, b in zip(rates["door"], rates["pgbouncer"], strict=True)]
+    ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
+    spent = f"CPU {shown(cpu['door'])} us each, pgbouncer {shown(cpu['pgbouncer'])}"
+    return replace(
+        alone,
+        peer=f"{shown(statistics.median(rates['pgbouncer']))}/s\npgbouncer",
+        ratio=f"{shown(ratio)}\n({shown(low)} .. {shown(high)})",
+        met=ratio >= goal if goal else None,
+        note=f"{alone.note}; {spent}; {len(ratios)} rounds",
+        numbers={**alone.numbers, "ratio": ratio, "ratio_interval": [low, high]},
+    )
