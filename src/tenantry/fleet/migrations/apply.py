@@ -104,11 +104,11 @@ class Migrator:
         if self.halt.stopping:
             raise Stopped
         try:
-            session.begin(lock_seconds=self.bounds.lock_seconds)
-            session.take_lock()
-            judgement = self.folder.judge(self.folder.read_ledger(session))
+            session.begin_locked(lock_seconds=self.bounds.lock_seconds)
+            ledger = self.folder.read_ledger(session)
         except psycopg.Error as error:
             raise MigrationFailed(sql_failure(error, lost=not session.alive)) from error
+        judgement = self.folder.judge(ledger)
         failpoint("migrate.judged")
         notes = judgement.notes
         if self.accept_edited:
@@ -130,7 +130,7 @@ class Migrator:
             session.rollback()
             return base
         try:
-            self._apply(judgement, session)
+            self._apply(judgement, session, create_ledger=ledger is None)
             self._commit(session)
         except MigrationFailed as error:
             session.rollback()
@@ -140,11 +140,12 @@ class Migrator:
         failpoint("migrate.committed")
         return _applied(base, judgement)
 
-    def _apply(self, judgement: Judgement, session: TenantSession) -> None:
+    def _apply(self, judgement: Judgement, session: TenantSession, *, create_ledger: bool) -> None:
         for migration in judgement.pending:
             _refuse(migration)
         try:
-            self.folder.create_ledger(session)
+            if create_ledger:
+                self.folder.create_ledger(session)
             session.allow_statements(
                 lock_seconds=self.bounds.lock_seconds, statement_seconds=self.bounds.statement_seconds
             )
@@ -187,8 +188,7 @@ class Migrator:
             with closing(connection):
                 session = TenantSession(connection)
                 # The lock is free only when the lost transaction is over.
-                session.begin(lock_seconds=self.bounds.lock_seconds)
-                session.take_lock()
+                session.begin_locked(lock_seconds=self.bounds.lock_seconds)
                 now = self.folder.judge(self.folder.read_ledger(session))
         except (MigrationFailed, psycopg.Error):
             return replace(base, outcome="failed", state=None, failure=unknown)

@@ -116,15 +116,17 @@ class TenantSession:
         cursor = self._connection.execute(sql, parameters or None)
         return cursor.fetchall() if cursor.description else []
 
-    def begin(self, *, lock_seconds: float, read_only: bool = False) -> None:
-        """Opens the transaction, with our own bounds until ``allow_statements``."""
-        self.query(tenant_sql.BEGIN_READING if read_only else tenant_sql.BEGIN)
-        self._set_timeouts(lock_seconds, tenant_sql.LEDGER_SECONDS_MAX)
+    def begin_reading(self, *, lock_seconds: float) -> None:
+        """Opens a transaction that can change nothing; it waits for no other runner."""
+        self._connection.execute(tenant_sql.begin_reading(lock_seconds=lock_seconds))
 
-    def take_lock(self) -> None:
-        """Waits, as long as the lock timeout says, for another runner. Raises MigrationFailed (``locked``)."""
+    def begin_locked(self, *, lock_seconds: float) -> None:
+        """Opens the transaction and waits, as long as the lock timeout says, for another runner to finish.
+
+        Our own bounds hold until ``allow_statements``. Raises MigrationFailed (``locked``).
+        """
         try:
-            self.query(tenant_sql.TAKE_LOCK, [tenant_sql.ADVISORY_LOCK_KEY])
+            self._connection.execute(tenant_sql.begin_locked(lock_seconds=lock_seconds))
         except pg.LockNotAvailable as error:
             raise MigrationFailed(
                 Failure(
@@ -137,10 +139,9 @@ class TenantSession:
 
     def allow_statements(self, *, lock_seconds: float, statement_seconds: float) -> None:
         """The bounds for the migrations' own statements; 0 seconds is no bound."""
-        self._set_timeouts(lock_seconds, statement_seconds)
-
-    def _set_timeouts(self, lock_seconds: float, statement_seconds: float) -> None:
-        self.query(tenant_sql.SET_TIMEOUTS, [f"{round(lock_seconds * 1000)}ms", f"{round(statement_seconds * 1000)}ms"])
+        self._connection.execute(
+            tenant_sql.set_timeouts(lock_seconds=lock_seconds, statement_seconds=statement_seconds)
+        )
 
     def run(self, migration: Migration) -> None:
         """Sends the migration's segments. Raises MigrationFailed with the statement's place."""

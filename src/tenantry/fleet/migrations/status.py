@@ -149,7 +149,7 @@ def _check(folder: Format, tenant: TenantRef, dsn: Callable[[TenantSlug], str], 
         )
         with closing(connection):
             session = TenantSession(connection)
-            session.begin(lock_seconds=bounds.lock_seconds, read_only=True)
+            session.begin_reading(lock_seconds=bounds.lock_seconds)
             judgement = folder.judge(folder.read_ledger(session))
             session.rollback()
     except MigrationFailed as error:

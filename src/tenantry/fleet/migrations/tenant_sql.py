@@ -15,15 +15,35 @@ LEDGER_ROWS_MAX: Final = 10_000
 LEDGER_SECONDS_MAX: Final = 30
 """The statement timeout of our own statements, for a ledger that somebody made into a slow view."""
 
-BEGIN: Final[LiteralString] = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_BEGIN_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """READ COMMITTED is needed, whatever the tenant's default: the ledger is read after the lock was waited for."""
-BEGIN_READING: Final[LiteralString] = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
+_BEGIN_READING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
+_SET_TIMEOUTS: Final = "SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms}"
+_TAKE_LOCK: Final = f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_LOCK_KEY})"
 COMMIT: Final[LiteralString] = "COMMIT"
 ROLLBACK: Final[LiteralString] = "ROLLBACK"
-SET_TIMEOUTS: Final[LiteralString] = (
-    "SELECT pg_catalog.set_config('lock_timeout', %s, true), pg_catalog.set_config('statement_timeout', %s, true)"
-)
-TAKE_LOCK: Final[LiteralString] = "SELECT pg_catalog.pg_advisory_xact_lock(%s::bigint)"
+
+
+def set_timeouts(*, lock_seconds: float, statement_seconds: float) -> bytes:
+    """Bounds for the rest of the transaction; 0 is none."""
+    return _SET_TIMEOUTS.format(
+        lock_ms=round(lock_seconds * 1000), statement_ms=round(statement_seconds * 1000)
+    ).encode()
+
+
+def begin_locked(*, lock_seconds: float) -> bytes:
+    """Begins, in one message: the transaction, the bounds for our own statements, the lock."""
+    # Waiting for the lock counts as running the statement.
+    timeouts = set_timeouts(lock_seconds=lock_seconds, statement_seconds=lock_seconds + LEDGER_SECONDS_MAX)
+    return b"; ".join([_BEGIN_WRITING.encode(), timeouts, _TAKE_LOCK.encode()])
+
+
+def begin_reading(*, lock_seconds: float) -> bytes:
+    """Begins a transaction that can change nothing, and takes no lock."""
+    timeouts = set_timeouts(lock_seconds=lock_seconds, statement_seconds=lock_seconds + LEDGER_SECONDS_MAX)
+    return b"; ".join([_BEGIN_READING.encode(), timeouts])
+
+
 TABLE_EXISTS: Final[LiteralString] = "SELECT pg_catalog.to_regclass(%s::text) IS NOT NULL"
 
 # Drizzle's ledger: the statements of drizzle-orm's migrator, with its names.

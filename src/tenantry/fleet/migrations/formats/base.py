@@ -135,7 +135,7 @@ class Format(Protocol):
         ...
 
     def create_ledger(self, session: Session) -> None:
-        """Makes the ledger's table if it is missing."""
+        """Makes the ledger's table, for a tenant whose ``read_ledger`` gave None."""
         ...
 
     def apply(self, session: Session, migration: Migration) -> None:
