@@ -81,6 +81,7 @@ def test_a_broken_post_says_that_it_may_be_done(script: Any, connect: Any, new_r
     with pytest.raises(Unavailable) as caught:
         connect(script.base_url).create_project()
     assert caught.value.fields["maybe_done"] is True
+    assert "look whether it happened" in str(caught.value)
 
 
 def test_a_server_that_is_gone_is_soon_said_to_be(connect: Any) -> None:

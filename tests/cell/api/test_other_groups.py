@@ -65,6 +65,7 @@ async def test_life_of_a_snapshot(ask: Any, project: Any, project_path: str, bra
     query = "name=before&expires_at=2030-01-01T00:00:00Z&timestamp=2026-01-01T00:00:00Z"
     made = (await ask("POST", f"{branch_path}/snapshot?{query}"))["snapshot"]
     assert (made["name"], made["expires_at"]) == ("before", "2030-01-01T00:00:00Z")
+    assert made["created_at"].endswith("Z")
     assert (await ask("GET", f"{project_path}/snapshots"))["snapshots"] == [made]
     path = f"{project_path}/snapshots/{made['id']}"
     assert (await ask("PATCH", path, {"snapshot": {"name": "after"}}))["snapshot"]["name"] == "after"
