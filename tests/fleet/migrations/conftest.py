@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from tenantry.errors import NotFound
-from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.results import RunRecord, TenantResult
+from tenantry.fleet.migrations.tenant import RunId, SchemaState, TenantRef, TenantSlug
 
 
 @dataclass

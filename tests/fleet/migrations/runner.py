@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.ports import SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.run import Run, RunOptions
+from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
 
 
 class FileFleet:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tenantry.fleet.migrations.formats.base import Format, Migration, segments_of, state_of
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.ports import SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.status import read_status
+from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
 
 
 class Folder:

@@ -10,9 +10,9 @@ from typing import Any
 from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.ports import SchemaState, TenantSlug
 from tenantry.fleet.migrations.run import Run
 from tenantry.fleet.migrations.status import check_ledgers, read_status
+from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
 
 BOUNDS = Bounds(connect_deadline_seconds=0.5)
 

@@ -15,9 +15,9 @@ import psycopg
 from tenantry.errors import TenantryError
 from tenantry.fleet.migrations.formats.base import Format, Judgement, Migration, next_state
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, refused
-from tenantry.fleet.migrations.ports import SchemaState, TenantSlug
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, TenantResult
 from tenantry.fleet.migrations.session import Stopped, TenantSession, connect, sql_failure
+from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
 from tenantry.runtime.failpoints import failpoint
 
 LOCK_SECONDS_DEFAULT: Final = 5.0

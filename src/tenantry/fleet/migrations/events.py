@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tenantry.fleet.migrations.ports import TenantSlug
 from tenantry.fleet.migrations.results import RunRecord, RunResult, TenantResult
+from tenantry.fleet.migrations.tenant import TenantSlug
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from tenantry.fleet.migrations.formats.base import Format, Migration, empty_state, next_state
-from tenantry.fleet.migrations.ports import SchemaState, TenantRef
+from tenantry.fleet.migrations.tenant import SchemaState, TenantRef
 
 Standing = Literal["current", "behind", "unknown", "edited", "ahead"]
 """``unknown``: nobody has read its ledger in this format. ``edited``: it has this version of other files.

@@ -7,39 +7,11 @@ else counts as a defect of ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NewType, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from tenantry.fleet.migrations.results import RunRecord, TenantResult
-
-TenantSlug = NewType("TenantSlug", str)
-RunId = NewType("RunId", str)
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaState:
-    """Where a tenant's schema stands: what its ledger said when somebody last looked.
-
-    ``format`` says whose ledger it was (``drizzle``, ``sql``). ``version`` is the newest applied migration
-    (``0001_wide_hulk`` of Drizzle, ``0001`` of plain SQL), or None when nothing is applied. ``fingerprint`` chains
-    format, versions and checksums of everything applied (64 hexadecimal digits), so that a migration edited after it
-    was applied is seen without waking anybody, and the cache of a tenant stays small however long its history is.
-    """
-
-    format: str
-    version: str | None
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class TenantRef:
-    """One tenant as the catalog knows it. ``known`` is None where nobody has looked into its ledger yet."""
-
-    slug: TenantSlug
-    known: SchemaState | None = None
+from tenantry.fleet.migrations.results import RunRecord, TenantResult
+from tenantry.fleet.migrations.tenant import RunId, SchemaState, TenantRef, TenantSlug
 
 
 class Tenants(Protocol):

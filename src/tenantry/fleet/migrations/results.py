@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from tenantry.errors import TenantryError
-from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantSlug
+from tenantry.fleet.migrations.tenant import RunId, SchemaState, TenantSlug
 
 FailureKind = Literal[
     "connect",  # the tenant could not be reached before its transaction began; nothing was changed

@@ -35,8 +35,9 @@ from tenantry.fleet.migrations.events import (
 )
 from tenantry.fleet.migrations.formats.base import Format
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, Plan, TenantPlan
-from tenantry.fleet.migrations.ports import RunId, RunLog, Tenants, TenantSlug
+from tenantry.fleet.migrations.ports import RunLog, Tenants
 from tenantry.fleet.migrations.results import Counts, Failure, RunRecord, RunResult, TenantResult
+from tenantry.fleet.migrations.tenant import RunId, TenantSlug
 from tenantry.runtime.clock import Clock, SystemClock
 from tenantry.runtime.failpoints import failpoint
 

@@ -20,9 +20,10 @@ from tenantry.errors import TenantryError
 from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.formats.base import Format
 from tenantry.fleet.migrations.plan import Plan, Standing, make_plan
-from tenantry.fleet.migrations.ports import RunLog, SchemaState, TenantRef, Tenants, TenantSlug
+from tenantry.fleet.migrations.ports import RunLog, Tenants
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, RunRecord, TenantResult
 from tenantry.fleet.migrations.session import TenantSession, connect, sql_failure
+from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
 
 NEVER_READ: Final = "unknown"
 """The version of a tenant whose ledger nobody has read."""

@@ -14,9 +14,9 @@ from typing import Final, Literal, LiteralString, Protocol
 
 from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations import tenant_sql
-from tenantry.fleet.migrations.ports import SchemaState
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
 from tenantry.fleet.migrations.statements import Obstacle, Statement, split
+from tenantry.fleet.migrations.tenant import SchemaState
 
 MIGRATION_BYTES_MAX: Final = 16 * 1024 * 1024
 MIGRATIONS_MAX: Final = 5_000
