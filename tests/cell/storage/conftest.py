@@ -61,7 +61,7 @@ class Site:
         return self.directory / head
 
     def history(self, head: HeadId) -> History:
-        return History(head, heads=self.heads, directory_of=self.dir)
+        return History(head, heads=self.heads, directory_of=self.dir, owner_uid=OWNER[0] if OWNER else None)
 
     @property
     def workshop(self) -> Workshop:
@@ -178,18 +178,13 @@ class Site:
 
     async def branch(self, parent: HeadId) -> HeadId:
         """A new head from the parent's present, asleep or running."""
-        child, timeline = new_head_id(), self.heads[parent].timeline
+        child = new_head_id()
+        places = (self.driver, self.heads[parent], self.dir(parent), self.dir(child))
         if parent in self.running:
             identity = self.running[parent].identity
-            forked = await asyncio.to_thread(
-                fork.fork_running,
-                self.driver, self.dir(parent), self.dir(child), timeline=timeline, parent=identity, owner=OWNER,
-            )  # fmt: skip
+            forked = await asyncio.to_thread(fork.fork_running, *places, instance=identity, owner=OWNER)
         else:
-            forked = await asyncio.to_thread(
-                fork.fork_sleeping,
-                self.driver, self.dir(parent), self.dir(child), timeline=timeline, owner=OWNER,
-            )  # fmt: skip
+            forked = await asyncio.to_thread(fork.fork_sleeping, *places, owner=OWNER)
         return self._note(child, forked.timeline, parent, forked.origin_lsn)
 
     async def recover(self, head: HeadId, point: Point, **options: Any) -> tuple[HeadId, Recovered]:

@@ -10,7 +10,6 @@ Must never put one file's name over another's content, and never call a history 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
@@ -99,12 +98,7 @@ def link_new_segments(head_dir: Path, *, timeline: int, start: Lsn, owner_uid: i
                 if _link(head_dir, source, target, name, owner_uid):
                     linked.append(name)
             elif kept[name] != found[name]:
-                raise HistoryError(
-                    f"the log of {head_dir.name} has another file called {name} than Postgres has",
-                    next_step="two instances wrote one head, or it was copied with its history; make a new base",
-                    head=head_dir.name,
-                    segment=name,
-                )
+                raise _another_file(head_dir, name)
         failpoint("archive.linked")
         closed, damaged = _close_complete(target, timeline, {*kept, *linked})
         if linked or closed:
@@ -116,6 +110,15 @@ def link_new_segments(head_dir: Path, *, timeline: int, start: Lsn, owner_uid: i
         closed=tuple(closed),
         damaged=tuple(damaged),
         advance_to=numbers[max(numbers)].start if numbers else None,
+    )
+
+
+def _another_file(head_dir: Path, name: str) -> HistoryError:
+    return HistoryError(
+        f"the log of {head_dir.name} has another file called {name} than Postgres has",
+        next_step="two instances wrote one head, or it was copied with its history; make a new base",
+        head=head_dir.name,
+        segment=name,
     )
 
 
@@ -150,13 +153,16 @@ def _link(head_dir: Path, source: Path, target: Path, name: str, owner_uid: int 
             os.pread(descriptor, wal.PAGE_BYTES, 0), segment.number, WAL_SEGMENT_BYTES
         ):
             return False
-        with contextlib.suppress(FileNotFoundError):
+        try:
             files.make_hard_link(source / name, target / name)
-            # Between opening and linking the name may have been given to another file.
-            if (target / name).lstat().st_ino == facts.st_ino:
-                return True
-            files.unlink(target / name)
-        return False
+        except FileNotFoundError:
+            return False
+        except FileExistsError:  # by another round at the same moment
+            pass
+        # Between opening and linking the name may have been given to another file.
+        if (target / name).lstat().st_ino == facts.st_ino:
+            return True
+        raise _another_file(head_dir, name)
     finally:
         os.close(descriptor)
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tenantry.cell.model import Head
 from tenantry.cell.storage import archive, checkpoint
 from tenantry.cell.storage.clone import Driver, clone_data
 from tenantry.cell.storage.directories import OPEN_FILE, inside
 from tenantry.cell.storage.freeze import frozen
+from tenantry.cell.storage.lineage import start_of
 from tenantry.cell.storage.segments import number_of, parse_segment
 from tenantry.errors import HistoryDamaged, Unavailable
 from tenantry.postgres import postmaster, wal
@@ -51,7 +53,7 @@ def may_hold_still(driver: Driver, head_bytes: int) -> bool:
     return driver.reflink or head_bytes <= FREEZE_BYTES_MAX
 
 
-def fork_sleeping(driver: Driver, parent_dir: Path, child_dir: Path, *, timeline: int, owner: Owner | None) -> Forked:
+def fork_sleeping(driver: Driver, parent: Head, parent_dir: Path, child_dir: Path, *, owner: Owner | None) -> Forked:
     """Copies a cleanly stopped head, which the caller keeps from starting. Blocking; durable when it returns.
 
     Raises Unavailable when the parent runs or was not stopped cleanly (start it first), OperatorError for a full disk.
@@ -68,21 +70,21 @@ def fork_sleeping(driver: Driver, parent_dir: Path, child_dir: Path, *, timeline
     cloned = _copy(driver, parent_dir, child_dir, owner, contextlib.nullcontext())
     with inside(child_dir, "data", "pg_wal") as pg_wal:
         end = checkpoint.record_end(pg_wal, begin)
-    return _keep(child_dir, timeline, end, cloned, owner)
+    return _keep(parent, parent_dir, child_dir, end, cloned, owner)
 
 
 def fork_running(
-    driver: Driver, parent_dir: Path, child_dir: Path, *, timeline: int, parent: Identity, owner: Owner | None
+    driver: Driver, parent: Head, parent_dir: Path, child_dir: Path, *, instance: Identity, owner: Owner | None
 ) -> Forked:
     """Copies a running head within one stand-still. Blocking; durable when it returns.
 
-    Every commit that was acknowledged before the call is in the copy. Raises Unavailable when ``parent`` (the
+    Every commit that was acknowledged before the call is in the copy. Raises Unavailable when ``instance`` (the
     postmaster) is gone or does not stand still, OperatorError for a full disk.
     """
-    cloned = _copy(driver, parent_dir, child_dir, owner, frozen(parent))
+    cloned = _copy(driver, parent_dir, child_dir, owner, frozen(instance))
     with inside(child_dir, "data", "pg_wal") as pg_wal:
-        end = checkpoint.log_end(pg_wal, timeline)
-    return _keep(child_dir, timeline, end, cloned, owner)
+        end = checkpoint.log_end(pg_wal, parent.timeline)
+    return _keep(parent, parent_dir, child_dir, end, cloned, owner)
 
 
 def _copy(
@@ -148,11 +150,15 @@ def _copy_file(driver: Driver, source: Path, target: Path, owner: Owner | None) 
     return facts.st_size
 
 
-def _keep(child_dir: Path, timeline: int, end: Lsn | None, copied: int, owner: Owner | None) -> Forked:
+def _keep(parent: Head, parent_dir: Path, child_dir: Path, end: Lsn | None, copied: int, owner: Owner | None) -> Forked:
+    """Makes the child and the log that leads to it durable."""
+    uid = None if owner is None else owner[0]
     try:
         if end is None:
             raise HistoryDamaged(f"the log copied to {child_dir.name} cannot be read", head=child_dir.name)
-        archive.link_new_segments(child_dir, timeline=timeline, start=end, owner_uid=owner[0] if owner else None)
+        # The child's past is the parent's log up to here, so it is kept before anybody relies on it.
+        archive.link_new_segments(parent_dir, timeline=parent.timeline, start=start_of(parent), owner_uid=uid)
+        archive.link_new_segments(child_dir, timeline=parent.timeline, start=end, owner_uid=uid)
         files.syncfs(child_dir)
         files.fsync_dir(child_dir.parent)
     except BaseException:
@@ -160,4 +166,4 @@ def _keep(child_dir: Path, timeline: int, end: Lsn | None, copied: int, owner: O
             files.remove_tree(child_dir)
         raise
     failpoint("fork.durable")
-    return Forked(timeline, end, copied)
+    return Forked(parent.timeline, end, copied)

@@ -73,14 +73,34 @@ def check_moment(moment: datetime, *, earliest: datetime, now: datetime) -> None
 
 
 class History:
-    """The history of one head in files. Reads only; every method blocks for milliseconds."""
+    """The history of one head in files. Every method blocks for milliseconds.
+
+    Whatever asks for the newest state first links what Postgres has written meanwhile: commits in a segment that is
+    not kept yet are not overlooked. Ancestors need no such care, their log was kept when the child departed.
+    """
 
     def __init__(
-        self, head_id: HeadId, *, heads: Mapping[HeadId, Head], directory_of: Callable[[HeadId], Path]
+        self,
+        head_id: HeadId,
+        *,
+        heads: Mapping[HeadId, Head],
+        directory_of: Callable[[HeadId], Path],
+        owner_uid: int | None,
     ) -> None:
         """``heads`` holds at least the head's lineage. Raises Defect when it does not."""
         self.lineage: Final[Lineage] = lineage_of(heads, head_id)
         self._directory_of = directory_of
+        self._owner_uid = owner_uid
+
+    def catch_up(self) -> archive.Linked:
+        """Keeps what Postgres has written to the head's log; as ``archive.link_new_segments``."""
+        youngest = self.lineage[0]
+        return archive.link_new_segments(
+            self._directory(youngest),
+            timeline=youngest.head.timeline,
+            start=youngest.start,
+            owner_uid=self._owner_uid,
+        )
 
     # -- what is there -----------------------------------------------------------------------------------
 
@@ -108,12 +128,14 @@ class History:
 
     def end(self) -> Lsn:
         """Where the head's log ends now."""
+        self.catch_up()
         youngest = self.lineage[0]
         found = log_end(self._wal(youngest), youngest.head.timeline)
         return youngest.start if found is None else Lsn(max(found, youngest.start))
 
     def last_commit(self) -> datetime:
         """When the newest commit in the head's log was made; when its history began, if there is none."""
+        self.catch_up()
         begin = self.oldest().usable_from
         for stretch in since(self.lineage, begin):
             kept = archive.segments(self._directory(stretch), stretch.head.timeline)
@@ -131,6 +153,7 @@ class History:
 
     def gaps(self, begin: Lsn) -> list[Gap]:
         """What is missing of the log from ``begin`` on, whichever head should have it."""
+        self.catch_up()
         return archive.gaps(self._numbers(begin), begin)
 
     def _numbers(self, begin: Lsn) -> Iterator[int]:
@@ -152,6 +175,7 @@ class History:
 
         Raises HistoryGap when the log that would tell is missing.
         """
+        self.catch_up()
         target = wal.to_micros(moment)
         based = self.bases()
         begin = self.oldest().usable_from
@@ -230,6 +254,7 @@ class History:
 
         Raises InvalidInput for a position that this history does not hold, HistoryGap when the log there is missing.
         """
+        self.catch_up()
         oldest = self.oldest()
         if lsn < oldest.usable_from:
             raise InvalidInput(
