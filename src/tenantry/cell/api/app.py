@@ -46,7 +46,15 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
 
 def build_app(cell: CellApi, site: Site) -> FastAPI:
     """The API over ``cell``. More routes may be added beside ``/api/v2``; only that prefix asks for a key."""
-    app = FastAPI(title="Tenantry", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Tenantry",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Or the framework sends what it sees, names in URLs included, wherever the environment points it.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     app.state.desk = Desk(cell, site)
     for router in _ROUTERS:
         app.router.routes.extend(router.routes)  # include_router would analyse every handler a second time

@@ -51,10 +51,8 @@ def invalid_fields(problems: Iterable[Mapping[str, object]]) -> InvalidInput:
     """One error out of pydantic's: each problem with the field's name, never with the value that was sent."""
     shown = list(problems)[:_PROBLEMS_SHOWN_MAX]
     fields = [_field_name(problem.get("loc")) for problem in shown]
-    texts = [
-        f"{name}: {problem.get('msg', 'invalid')}" if name else str(problem.get("msg", "invalid"))
-        for name, problem in zip(fields, shown, strict=True)
-    ]
+    messages = [str(problem.get("msg", "is not valid")).removeprefix("Value error, ") for problem in shown]
+    texts = [f"{name}: {message}" if name else message for name, message in zip(fields, messages, strict=True)]
     return InvalidInput("; ".join(texts) or "the request is not valid", invalid=fields)
 
 
