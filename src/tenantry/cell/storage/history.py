@@ -85,9 +85,12 @@ class History:
         *,
         heads: Mapping[HeadId, Head],
         directory_of: Callable[[HeadId], Path],
-        owner_uid: int | None,
+        owner_uid: int | None = None,
     ) -> None:
-        """``heads`` holds at least the head's lineage. Raises Defect when it does not."""
+        """``heads`` holds at least the head's lineage. Raises Defect when it does not.
+
+        With ``owner_uid`` only files of this user are taken into the log.
+        """
         self.lineage: Final[Lineage] = lineage_of(heads, head_id)
         self._directory_of = directory_of
         self._owner_uid = owner_uid
