@@ -271,11 +271,13 @@ class WrittenLog:
         """Up to somewhere in the next segment."""
         number = self.position // WAL_SEGMENT_BYTES
         while self.position // WAL_SEGMENT_BYTES == number:
-            self.filler(60_000)
+            # Checksums take time, and only those that end in the last page are looked at.
+            self._record(21, 0, struct.pack("<BI", 254, 60_000) + b"x" * 60_000, sound=False)
+        self.filler(9_000)
 
-    def _record(self, rmgr: int, info: int, data: bytes) -> Lsn:
+    def _record(self, rmgr: int, info: int, data: bytes, *, sound: bool = True) -> Lsn:
         header = struct.pack("<IIQBBxx", 24 + len(data), 7, self._previous, info, rmgr)
-        record = header + struct.pack("<I", pages.crc32c(data + header)) + data
+        record = header + struct.pack("<I", pages.crc32c(data + header) if sound else 0) + data
         start = self._place(len(record))
         self._previous = start
         left = memoryview(record)
