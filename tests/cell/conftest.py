@@ -20,12 +20,14 @@ from tenantry.cell.compute.instances import Instances
 from tenantry.cell.config import CellConfig, uid_range
 from tenantry.cell.model import Uid
 from tenantry.cell.operations.context import Context
+from tenantry.cell.operations.history import Keeper
 from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.records import StateRecords
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.verbs import VERBS
 from tenantry.cell.state.state import State
+from tenantry.cell.storage.clone import probe
 from tenantry.cell.storage.layout import Layout, prepare, run_directory
 from tenantry.runtime.clock import SystemClock
 from tenantry.runtime.sealing import Sealer
@@ -70,10 +72,19 @@ def open_cell(shared_engines: Path) -> OpenCell:
             )
             engines.load()
             admin, clock = Admin(sealer), SystemClock()
+            keeper = Keeper(
+                layout=layout,
+                state=state,
+                engines=engines,
+                clock=clock,
+                driver=await asyncio.to_thread(probe, layout.projects),
+                root=root,
+            )
             instances = Instances(
                 config=config,
                 paths=layout,
                 records=StateRecords(state, clock),
+                history=keeper,
                 engines=engines,
                 admin=admin,
                 clock=clock,
@@ -85,6 +96,7 @@ def open_cell(shared_engines: Path) -> OpenCell:
                 state=state,
                 engines=engines,
                 instances=instances,
+                keeper=keeper,
                 admin=admin,
                 sealer=sealer,
                 clock=clock,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Never
 
@@ -47,11 +46,12 @@ from tenantry.cell.model import (
     SnapshotRestore,
     Usage,
 )
-from tenantry.cell.operations import databases, endpoints, roles
+from tenantry.cell.operations import branches, databases, endpoints, roles, schema
 from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project, read_write_endpoint
 from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
 from tenantry.cell.operations.keys import Keys
+from tenantry.cell.operations.restore_branch import restore_branch
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.update_project import update_project
@@ -172,31 +172,19 @@ class Cell:
         return await self._context.state.read(lambda tables: branch_of(tables, project_id, branch_id))
 
     async def create_branch(self, project_id: ProjectId, request: BranchCreate) -> CreatedBranch:
-        _later("creating a branch")
+        return await branches.create_branch(self._context, self._runner, project_id, request)
 
     async def update_branch(self, project_id: ProjectId, branch_id: BranchId, change: BranchChange) -> BranchChanged:
-        def apply(tables: Tables) -> Branch:
-            branch = branch_of(tables, project_id, branch_id)
-            after = replace(
-                branch,
-                name=branch.name if change.name is None else change.name,
-                protected=branch.protected if change.protected is None else change.protected,
-                expires_at=None if change.never_expires else change.expires_at or branch.expires_at,
-                updated_at=self._context.clock.now(),
-            )
-            tables.update(after)
-            return after
-
-        return BranchChanged(branch=await self._context.state.write(apply))
+        return await branches.update_branch(self._context, project_id, branch_id, change)
 
     async def delete_branch(self, project_id: ProjectId, branch_id: BranchId, *, hard: bool) -> BranchChanged | None:
-        _later("deleting a branch")
+        return await branches.delete_branch(self._context, self._runner, project_id, branch_id)
 
     async def set_default_branch(self, project_id: ProjectId, branch_id: BranchId) -> BranchChanged:
-        _later("setting the default branch")
+        return await branches.set_default_branch(self._context, project_id, branch_id)
 
     async def restore_branch(self, project_id: ProjectId, branch_id: BranchId, to: BranchRestore) -> BranchChanged:
-        _later("restoring a branch")
+        return await restore_branch(self._context, self._runner, project_id, branch_id, to)
 
     async def recover_branch(self, project_id: ProjectId, branch_id: BranchId) -> RecoveredBranch:
         _later("recovering a deleted branch")
@@ -213,10 +201,10 @@ class Cell:
         return await self._context.state.read(lambda tables: tables.annotations(branch_ids))
 
     async def branch_schema(self, project_id: ProjectId, point: SchemaPoint) -> str:
-        _later("reading a branch's schema")
+        return await schema.branch_schema(self._context, project_id, point)
 
     async def compare_schema(self, project_id: ProjectId, point: SchemaPoint, base: SchemaPoint | None) -> str:
-        _later("comparing schemas")
+        return await schema.compare_schema(self._context, project_id, point, base)
 
     # -- endpoints ---------------------------------------------------------------------------------------
 
@@ -234,7 +222,7 @@ class Cell:
         return self._context.instances.overlay(found)
 
     async def create_endpoint(self, project_id: ProjectId, request: EndpointCreate) -> EndpointChanged:
-        _later("creating an endpoint")
+        return await endpoints.create_endpoint(self._context, self._runner, project_id, request)
 
     async def update_endpoint(
         self, project_id: ProjectId, endpoint_id: EndpointId, change: EndpointChange
@@ -242,7 +230,7 @@ class Cell:
         return await endpoints.update_endpoint(self._context, self._runner, project_id, endpoint_id, change)
 
     async def delete_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> EndpointChanged | None:
-        _later("deleting an endpoint")
+        return await endpoints.delete_endpoint(self._context, self._runner, project_id, endpoint_id)
 
     async def start_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> EndpointChanged:
         return await endpoints.start_endpoint(self._context, self._runner, project_id, endpoint_id)

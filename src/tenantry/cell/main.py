@@ -36,6 +36,7 @@ from tenantry.cell.loops.idle import idle_loop
 from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
 from tenantry.cell.operations.context import Context
+from tenantry.cell.operations.history import Keeper
 from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.records import StateRecords
 from tenantry.cell.operations.runner import Runner
@@ -46,6 +47,8 @@ from tenantry.cell.proxy.settings import Settings
 from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
+from tenantry.cell.storage.clone import probe
+from tenantry.cell.storage.freeze import resume_stopped
 from tenantry.cell.storage.heads import unnamed
 from tenantry.cell.storage.layout import Layout, prepare, run_directory
 from tenantry.errors import OperatorError
@@ -165,10 +168,19 @@ class RunningCell:
         )
         await asyncio.to_thread(engines.load)
         clock = SystemClock()
+        keeper = Keeper(
+            layout=layout,
+            state=state,
+            engines=engines,
+            clock=clock,
+            driver=await asyncio.to_thread(probe, layout.projects),
+            root=self._root,
+        )
         instances = Instances(
             config=config,
             paths=layout,
             records=StateRecords(state, clock),
+            history=keeper,
             engines=engines,
             admin=admin,
             clock=clock,
@@ -180,6 +192,7 @@ class RunningCell:
             state=state,
             engines=engines,
             instances=instances,
+            keeper=keeper,
             admin=admin,
             sealer=sealer,
             clock=clock,
@@ -188,6 +201,10 @@ class RunningCell:
         )
         await self._clear_unnamed(context)
         adopted = await instances.adopt()
+        for instance in instances.awake():
+            # An earlier control process may have died while it held one still for a copy.
+            if instance.running is not None:
+                await asyncio.to_thread(resume_stopped, instance.running.identity)
         self._stack.push_async_callback(instances.close)
         runner = Runner(context, VERBS)
         self._stack.push_async_callback(runner.stop)

@@ -73,7 +73,8 @@ class Head:
 
     id: HeadId
     project_id: ProjectId
-    branch_id: BranchId
+    branch_id: BranchId | None
+    """None once no branch runs it any more and only its history is kept, for heads that began from it."""
     generation: int = 1
     """Grows by one at each swap of the branch's head; whoever holds an older one is refused."""
     build_id: BuildId
@@ -467,6 +468,8 @@ class Snapshot:
     id: SnapshotId
     project_id: ProjectId
     source_branch_id: BranchId | None
+    head_id: HeadId
+    """Whose history holds it."""
     name: str
     lsn: str | None = None
     timestamp: datetime | None = None

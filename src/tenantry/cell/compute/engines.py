@@ -71,6 +71,13 @@ class EngineStore:
         """Majors with an installed build."""
         return sorted({engine.major for engine in self._installed.values()})
 
+    def template_now(self, build_id: BuildId) -> Template:
+        """The template of an installed build, for whoever is on a thread already. Blocking; raises OperatorError."""
+        known = self._template.get(build_id)
+        if known is None:
+            known = self._template[build_id] = build_template(self.get(build_id), self._templates)
+        return known
+
     async def template(self, build_id: BuildId, owner: tuple[int, int] | None) -> Template:
         """The template of a build, made on first use (about a second)."""
         async with self._lock:

@@ -24,7 +24,7 @@ import structlog
 from tenantry.cell.compute import truth
 from tenantry.cell.compute.admin import Admin, AdminConnection
 from tenantry.cell.compute.engines import EngineStore
-from tenantry.cell.compute.ports import Facts, Paths, Records
+from tenantry.cell.compute.ports import Facts, History, Paths, Records
 from tenantry.cell.config import CellConfig
 from tenantry.cell.model import Endpoint
 from tenantry.errors import NotFound, StartFailed, Unavailable
@@ -111,6 +111,7 @@ class Instances:
         config: CellConfig,
         paths: Paths,
         records: Records,
+        history: History,
         engines: EngineStore,
         admin: Admin,
         clock: Clock,
@@ -119,6 +120,7 @@ class Instances:
         self._config = config
         self._paths = paths
         self._records = records
+        self._history = history
         self._engines = engines
         self._admin = admin
         self._clock = clock
@@ -213,15 +215,27 @@ class Instances:
             engine,
             data,
             socket_dir=self._paths.socket_dir(instance.endpoint_id),
-            settings=effective_settings(facts, engine.major),
+            settings={**effective_settings(facts, engine.major), **self._history.settings},
             owner=(facts.project.uid, facts.project.uid) if self._root else None,
             log_path=self._paths.log(instance.endpoint_id),
             timeout_seconds=self._config.start_seconds_max,
         )
+        if not await asyncio.to_thread(self._history.guarded, data):
+            await self._guard(facts, running)
         self._run(instance, running, facts, stale=not clean)
         if not clean:
             # What was committed just before an unclean stop may be news to us: learn it before anyone asks.
             self._tasks.start(self._refresh_quietly(instance), f"refresh {instance.endpoint_id}")
+
+    async def _guard(self, facts: Facts, running: Postmaster) -> None:
+        """Before any client enters a head that has no guard of its log yet."""
+        try:
+            async with self._admin.session(facts.project.id, running.socket_path.parent) as connection:
+                for statement in self._history.guard:
+                    await connection.execute(statement)
+        except BaseException:
+            await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
+            raise
 
     def _run(self, instance: Instance, running: Postmaster, facts: Facts, *, stale: bool) -> None:
         instance.running, instance.facts, instance.status = running, facts, "awake"
@@ -340,6 +354,8 @@ class Instances:
         await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
         instance.running, instance.status, instance.stale = None, "asleep", False
         instance.leases.clear()
+        if instance.facts is not None:
+            await self._history.slept(instance.facts)
         await self._records.note_sleep(
             instance.endpoint_id, at=self._clock.now(), started=instance.started_at, last_active=instance.last_active
         )
@@ -349,6 +365,16 @@ class Instances:
         await self.suspend(endpoint_id, insist=True)
         lease = await self.lease(endpoint_id, "restart")
         self.release(endpoint_id, lease.id)
+
+    @asynccontextmanager
+    async def held(self, endpoint_id: EndpointId) -> AsyncGenerator[Postmaster | None]:
+        """Lets nothing start or stop this instance during the block; yields its process, or None where it sleeps.
+
+        For milliseconds only: whoever wants to wake it waits. Sessions go on.
+        """
+        instance = self._instance(endpoint_id)
+        async with instance.lock:
+            yield instance.running if self._runs(instance) else None
 
     @asynccontextmanager
     async def asleep(self, endpoint_ids: list[EndpointId]) -> AsyncGenerator[None]:

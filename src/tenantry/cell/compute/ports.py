@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import LiteralString, Protocol
 
 from tenantry.cell.compute.truth import Truth
 from tenantry.cell.model import Branch, Endpoint, Head, Project
@@ -50,3 +51,25 @@ class Paths(Protocol):
     def socket_dir(self, endpoint_id: EndpointId) -> Path: ...
 
     def log(self, endpoint_id: EndpointId) -> Path: ...
+
+
+class History(Protocol):
+    """What keeps the past of heads, told of the moments that matter to it."""
+
+    def guarded(self, data: Path) -> bool:
+        """Whether the data directory has its guard: without it Postgres may drop log that is not kept yet."""
+        ...
+
+    @property
+    def guard(self) -> Sequence[LiteralString]:
+        """Statements that leave a running instance guarded; harmless when it is."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Settings of every instance that bound the guard."""
+        ...
+
+    async def slept(self, facts: Facts) -> None:
+        """The instance has stopped cleanly and cannot start before this returns."""
+        ...

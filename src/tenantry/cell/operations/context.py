@@ -10,6 +10,7 @@ from tenantry.cell.compute.engines import EngineStore
 from tenantry.cell.compute.instances import Instances
 from tenantry.cell.config import CellConfig
 from tenantry.cell.model import Branch, Endpoint, JsonObject, Operation, OperationAction, Project, Uid
+from tenantry.cell.operations.history import Keeper
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage.layout import Layout
@@ -26,6 +27,7 @@ class Context:
     state: State
     engines: EngineStore
     instances: Instances
+    keeper: Keeper
     admin: Admin
     sealer: Sealer
     clock: Clock
@@ -47,6 +49,8 @@ class Verb:
 
     name: str
     steps: tuple[Step, ...]
+    undo: Step | None = None
+    """What removes the traces of an operation that failed for good."""
 
 
 def operation(

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from tenantry.cell.model import Endpoint, EndpointChange, EndpointChanged, Operation
-from tenantry.cell.operations.context import Context, Verb, endpoint_of, idle_project, operation
+from tenantry.cell.model import (
+    BranchEndpointCreate,
+    Endpoint,
+    EndpointChange,
+    EndpointChanged,
+    EndpointCreate,
+    EndpointType,
+    Operation,
+    Project,
+)
+from tenantry.cell.operations.context import Context, Verb, branch_of, endpoint_of, idle_project, operation
 from tenantry.cell.operations.names import check_compute, check_settings
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import Defect, NotSupported
-from tenantry.neon.ids import EndpointId, ProjectId
+from tenantry.errors import Conflict, Defect, NotSupported
+from tenantry.neon.ids import BranchId, EndpointId, ProjectId, new_endpoint_id
 
 
 def endpoint_id_of(work: Operation) -> EndpointId:
@@ -45,6 +55,7 @@ async def _apply(context: Context, work: Operation) -> None:
 START: Final = Verb("start_endpoint", (_start,))
 SUSPEND: Final = Verb("suspend_endpoint", (_suspend,))
 APPLY: Final = Verb("update_endpoint", (_apply,))
+CU_DEFAULT: Final = 0.25
 
 
 async def _do(
@@ -92,6 +103,106 @@ async def restart_endpoint(
 ) -> EndpointChanged:
     """Suspend, then start: two operations, as Neon answers."""
     return await _do(context, runner, project_id, endpoint_id, [SUSPEND, START])
+
+
+def new_endpoint(
+    context: Context, project: Project, branch_id: BranchId, request: BranchEndpointCreate | EndpointCreate
+) -> Endpoint:
+    """The row of a new endpoint; what is not asked for comes from the project's defaults.
+
+    Raises InvalidInput for values out of bounds, NotSupported for a read-only one.
+    """
+    if request.type == "read_only":
+        raise NotSupported(
+            "read-only endpoints are not available in this version of the cell",
+            next_step="connect to the read-write endpoint, or branch",
+        )
+    defaults = project.default_endpoint_settings
+
+    def number(name: str, asked: float | None, fallback: float) -> float:
+        value = defaults.get(name, fallback) if asked is None else asked
+        return float(value) if isinstance(value, int | float) else fallback
+
+    smallest = number("autoscaling_limit_min_cu", request.min_cu, CU_DEFAULT)
+    now = context.clock.now()
+    endpoint = Endpoint(
+        id=new_endpoint_id(),
+        project_id=project.id,
+        branch_id=branch_id,
+        type=request.type,
+        min_cu=smallest,
+        max_cu=max(smallest, number("autoscaling_limit_max_cu", request.max_cu, smallest)),
+        suspend_timeout_seconds=int(number("suspend_timeout_seconds", request.suspend_timeout_seconds, 0)),
+        settings=request.settings,
+        state="idle",
+        created_at=now,
+        updated_at=now,
+    )
+    if isinstance(request, EndpointCreate):
+        endpoint = replace(
+            endpoint, name=request.name, disabled=request.disabled, pooler_enabled=request.pooler_enabled
+        )
+    check_compute(endpoint.min_cu, endpoint.max_cu, endpoint.suspend_timeout_seconds)
+    check_settings(endpoint.settings)
+    return endpoint
+
+
+def check_one_writer(others: Sequence[Endpoint], kind: EndpointType) -> None:
+    """Raises Conflict for a second read-write endpoint of one branch: two instances on one head destroy it."""
+    if kind == "read_write" and any(endpoint.type == "read_write" for endpoint in others):
+        raise Conflict("the branch already has a read-write endpoint", field="endpoint.type")
+
+
+async def create_endpoint(
+    context: Context, runner: Runner, project_id: ProjectId, request: EndpointCreate
+) -> EndpointChanged:
+    """A way into a branch that has none."""
+
+    def begin(tables: Tables) -> tuple[Endpoint, Operation]:
+        project = idle_project(tables, project_id)
+        branch = branch_of(tables, project_id, request.branch_id)
+        check_one_writer(tables.endpoints_of_branch(branch.id), request.type)
+        endpoint = new_endpoint(context, project, branch.id, request)
+        work = operation(context, APPLY, "create_compute", project_id, branch_id=branch.id, endpoint_id=endpoint.id)
+        tables.insert(endpoint)
+        tables.insert(work)
+        return endpoint, work
+
+    endpoint, work = await context.state.write(begin)
+    return EndpointChanged(endpoint=endpoint, operations=await runner.finish([work]))
+
+
+async def delete_endpoint(
+    context: Context, runner: Runner, project_id: ProjectId, endpoint_id: EndpointId
+) -> EndpointChanged | None:
+    """Ends its sessions and takes it away; the branch and its data stay. None when there is no such endpoint."""
+
+    def begin(tables: Tables) -> tuple[Endpoint, Operation] | None:
+        idle_project(tables, project_id)
+        endpoint = tables.endpoint(endpoint_id)
+        if endpoint is None or endpoint.project_id != project_id:
+            return None
+        work = operation(
+            context, DELETE, "suspend_compute", project_id, branch_id=endpoint.branch_id, endpoint_id=endpoint_id
+        )
+        tables.insert(work)
+        return endpoint, work
+
+    begun = await context.state.write(begin)
+    if begun is None:
+        return None
+    endpoint, work = begun
+    return EndpointChanged(endpoint=endpoint, operations=await runner.finish([work]))
+
+
+async def _retire(context: Context, work: Operation) -> None:
+    await context.instances.retire(endpoint_id_of(work))
+
+
+async def _remove(context: Context, work: Operation) -> None:
+    endpoint_id = endpoint_id_of(work)
+    await context.state.write(lambda tables: tables.delete_endpoint(endpoint_id))
+    context.instances.forget(endpoint_id)
 
 
 def changed(endpoint: Endpoint, change: EndpointChange) -> Endpoint:
@@ -144,3 +255,6 @@ async def update_endpoint(
     operations = await runner.finish([await context.state.write(begin)])
     endpoint = await context.state.read(lambda tables: endpoint_of(tables, project_id, endpoint_id))
     return EndpointChanged(endpoint=context.instances.overlay(endpoint), operations=operations)
+
+
+DELETE: Final = Verb("delete_endpoint", (_retire, _remove))

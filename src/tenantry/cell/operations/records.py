@@ -24,6 +24,19 @@ def read_facts(tables: Tables, endpoint_id: EndpointId) -> Facts | None:
     return Facts(project, branch, head, endpoint)
 
 
+def copy_truth(tables: Tables, branch_id: BranchId, truth: Truth, now: datetime) -> None:
+    """Makes the copy of a branch's roles and databases equal to what its instance said."""
+    found = changes(branch_id, truth, tables.roles(branch_id), tables.databases(branch_id), now)
+    for name in found.roles_gone:
+        tables.delete_role(branch_id, name)
+    for name in found.databases_gone:
+        tables.delete_database(branch_id, name)
+    for record in (*found.roles_new, *found.databases_new):
+        tables.insert(record)
+    for record in (*found.roles_changed, *found.databases_changed):
+        tables.update(record)
+
+
 class StateRecords:
     def __init__(self, state: State, clock: Clock) -> None:
         self._state = state
@@ -64,17 +77,8 @@ class StateRecords:
             return changes(branch_id, truth, tables.roles(branch_id), tables.databases(branch_id), now)
 
         def apply(tables: Tables) -> None:
-            if tables.branch(branch_id) is None:
-                return
-            found = difference(tables)
-            for name in found.roles_gone:
-                tables.delete_role(branch_id, name)
-            for name in found.databases_gone:
-                tables.delete_database(branch_id, name)
-            for record in (*found.roles_new, *found.databases_new):
-                tables.insert(record)
-            for record in (*found.roles_changed, *found.databases_changed):
-                tables.update(record)
+            if tables.branch(branch_id) is not None:
+                copy_truth(tables, branch_id, truth, now)
 
         # Most refreshes find nothing new, and those must cost no write.
         if await self._state.read(difference):

@@ -116,7 +116,10 @@ class Runner:
         return after
 
     async def _fail(self, operation: Operation, error: TenantryError, later: Sequence[Operation]) -> None:
-        """The operation has failed, and what was to come after it is skipped."""
+        """The operation has failed: its traces are removed, and what was to come after it is skipped."""
+        undo = self._verbs[operation.verb].undo
+        if undo is not None:
+            await undo(self._context, operation)
         now = self._context.clock.now()
         failed = dataclasses.replace(
             operation, status="failed", error=error.client_text, updated_at=now, finished_at=now

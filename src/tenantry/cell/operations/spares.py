@@ -99,6 +99,7 @@ class Newborn:
             head_id,
             verifiers={"cloud_admin": admin, ROLE: verifier},
             owner=self._context.owner(uid),
+            now=self._context.clock.now(),
         )
 
     async def fill_pool(self, wanted: int, major: int) -> int:

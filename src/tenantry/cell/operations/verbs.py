@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from tenantry.cell.operations import create_project, databases, delete_project, endpoints, roles
+from tenantry.cell.operations import (
+    branches,
+    create_project,
+    databases,
+    delete_project,
+    endpoints,
+    restore_branch,
+    roles,
+)
 
 VERBS: Final = (
     create_project.VERB,
@@ -12,6 +20,10 @@ VERBS: Final = (
     endpoints.START,
     endpoints.SUSPEND,
     endpoints.APPLY,
+    endpoints.DELETE,
+    branches.CREATE,
+    branches.DELETE,
+    restore_branch.VERB,
     roles.CREATE,
     roles.RESET,
     roles.DELETE,

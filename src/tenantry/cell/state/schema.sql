@@ -39,7 +39,7 @@ create index branch_by_parent on branch (parent_id);
 create table head (
     id text primary key,
     project_id text not null references project (id) on delete cascade,
-    branch_id text not null references branch (id) on delete cascade deferrable initially deferred,
+    branch_id text references branch (id) on delete cascade deferrable initially deferred,
     generation integer not null,
     build_id text not null,
     timeline integer not null,
@@ -132,6 +132,27 @@ create table doomed (
     path text primary key,
     uid integer not null,
     created_at text not null
+) strict;
+
+create table snapshot (
+    id text primary key,
+    project_id text not null references project (id) on delete cascade,
+    source_branch_id text,
+    head_id text not null,
+    name text not null,
+    lsn text,
+    timestamp text,
+    manual integer not null,
+    full_size integer,
+    created_at text not null,
+    expires_at text
+) strict;
+create index snapshot_by_project on snapshot (project_id);
+
+create table backup_schedule (
+    branch_id text primary key references branch (id) on delete cascade,
+    slots text not null,
+    updated_at text not null
 ) strict;
 
 create table api_key (

@@ -24,15 +24,18 @@ from tenantry.cell.model import (
     Operation,
     Project,
     Role,
+    Snapshot,
     Spare,
     Uid,
     Usage,
 )
 from tenantry.errors import Conflict, NotFound, OperatorError
-from tenantry.neon.ids import BranchId, EndpointId, HeadId, OperationId, ProjectId
+from tenantry.neon.ids import BranchId, EndpointId, HeadId, OperationId, ProjectId, SnapshotId
 
-AnyRecord = Project | Branch | Head | Endpoint | Role | Database | Operation | Spare | ApiKey | Annotation
-Record = TypeVar("Record", Project, Branch, Head, Endpoint, Role, Database, Operation, Spare, ApiKey, Annotation)
+AnyRecord = Project | Branch | Head | Endpoint | Role | Database | Operation | Spare | ApiKey | Annotation | Snapshot
+Record = TypeVar(
+    "Record", Project, Branch, Head, Endpoint, Role, Database, Operation, Spare, ApiKey, Annotation, Snapshot
+)
 
 _TABLE: Final[dict[type, str]] = {
     Project: "project",
@@ -45,6 +48,7 @@ _TABLE: Final[dict[type, str]] = {
     Spare: "spare",
     ApiKey: "api_key",
     Annotation: "annotation",
+    Snapshot: "snapshot",
 }
 _KEY: Final[dict[type, tuple[str, ...]]] = {
     Role: ("branch_id", "name"),
@@ -232,6 +236,12 @@ class Tables:
     def delete_head(self, head_id: HeadId) -> None:
         self._connection.execute("delete from head where id = ?", (head_id,))
 
+    def children(self, branch_id: BranchId) -> list[Branch]:
+        return self._select(Branch, "where parent_id = ? order by created_at, id", (branch_id,))
+
+    def branches_expired(self, now: datetime) -> list[Branch]:
+        return self._select(Branch, "where expires_at <= ? order by expires_at", (_to_text(now),))
+
     def delete_branch(self, branch_id: BranchId) -> None:
         self._connection.execute("delete from branch where id = ?", (branch_id,))
 
@@ -321,6 +331,36 @@ class Tables:
 
     def undoom(self, path: str) -> None:
         self._connection.execute("delete from doomed where path = ?", (path,))
+
+    # -- snapshots and their schedules -------------------------------------------------------------------
+
+    def snapshot(self, snapshot_id: SnapshotId) -> Snapshot | None:
+        return self._one(Snapshot, "where id = ?", (snapshot_id,))
+
+    def snapshots(self, project_id: ProjectId) -> list[Snapshot]:
+        return self._select(Snapshot, "where project_id = ? order by created_at, id", (project_id,))
+
+    def snapshots_expired(self, now: datetime) -> list[Snapshot]:
+        return self._select(Snapshot, "where expires_at <= ? order by expires_at", (_to_text(now),))
+
+    def delete_snapshot(self, snapshot_id: SnapshotId) -> None:
+        self._connection.execute("delete from snapshot where id = ?", (snapshot_id,))
+
+    def schedule(self, branch_id: BranchId) -> list[dict[str, object]]:
+        """The slots of a branch's backup schedule, as plain objects."""
+        row = self._connection.execute("select slots from backup_schedule where branch_id = ?", (branch_id,)).fetchone()
+        return [] if row is None else json.loads(row[0])
+
+    def schedules(self) -> list[tuple[BranchId, list[dict[str, object]]]]:
+        rows = self._connection.execute("select branch_id, slots from backup_schedule order by branch_id")
+        return [(BranchId(branch_id), json.loads(slots)) for branch_id, slots in rows]
+
+    def set_schedule(self, branch_id: BranchId, slots: list[dict[str, object]], now: datetime) -> None:
+        self._connection.execute(
+            "insert into backup_schedule (branch_id, slots, updated_at) values (?, ?, ?)"
+            " on conflict (branch_id) do update set slots = excluded.slots, updated_at = excluded.updated_at",
+            (branch_id, json.dumps(slots), _to_text(now)),
+        )
 
     # -- keys and meters ---------------------------------------------------------------------------------
 

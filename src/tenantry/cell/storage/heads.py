@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from tenantry.cell.storage.bases import keep_template_base
+from tenantry.cell.storage.fork import HEAD_DIRECTORY_MODE
 from tenantry.cell.storage.layout import Layout
 from tenantry.errors import OperatorError
 from tenantry.neon.ids import HeadId, ProjectId
 from tenantry.postgres.template import Template
 from tenantry.runtime.failpoints import failpoint
-from tenantry.runtime.files import fsync_dir, remove_tree, rename_durably, syncfs
+from tenantry.runtime.files import fsync_dir, make_directory, remove_tree, rename_durably, syncfs
 
 _log = structlog.get_logger("storage")
 _IDENTIFIER_BITS: Final = 63
@@ -29,6 +31,7 @@ def create_head(
     *,
     verifiers: Mapping[str, str],
     owner: tuple[int, int] | None,
+    now: datetime,
 ) -> Path:
     """The first head of a new project: a durable clone of the template with a system identifier of its own.
 
@@ -38,12 +41,14 @@ def create_head(
     project = layout.project(project_id)
     head = layout.head_data(project_id, head_id)
     try:
-        make_closed_directory(project, owner)
-        make_closed_directory(head.parent, owner)
+        # The cell's own directories: the tenant's uid passes through to ``data`` and changes nothing on the way.
+        make_directory(project, mode=HEAD_DIRECTORY_MODE)
+        make_directory(head.parent, mode=HEAD_DIRECTORY_MODE)
         failpoint("head.directories")
         template.clone(
             head, system_identifier=secrets.randbits(_IDENTIFIER_BITS) or 1, verifiers=verifiers, owner=owner
         )
+        keep_template_base(head.parent, template, verifiers=verifiers, now=now)
         failpoint("head.cloned")
         syncfs(project)
         fsync_dir(layout.projects)
@@ -58,16 +63,6 @@ def create_head(
         remove_tree(project)
         raise
     return head
-
-
-def make_closed_directory(path: Path, owner: tuple[int, int] | None) -> None:
-    """A directory that only its owner may enter; one that is there already is left as it is."""
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        return
-    if owner is not None:
-        os.chown(path, *owner)
 
 
 def unnamed(layout: Layout, named: set[str]) -> list[tuple[str, int]]:

@@ -88,6 +88,10 @@ class Layout:
     def socket_dir(self, endpoint_id: EndpointId) -> Path:
         return self.run / endpoint_id
 
+    def making_dir(self, head_id: HeadId) -> Path:
+        """Socket directory of the private instance that makes a head."""
+        return self.run / head_id
+
     def log(self, endpoint_id: EndpointId) -> Path:
         return self.logs / f"{endpoint_id}.log"
 

@@ -1,0 +1,385 @@
+"""Create, delete, rename and choose branches; the restoring is in its own file."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from tenantry.cell.model import (
+    Annotation,
+    Branch,
+    BranchChange,
+    BranchChanged,
+    BranchCreate,
+    BranchEndpointCreate,
+    CreatedBranch,
+    Database,
+    Endpoint,
+    Head,
+    Operation,
+    Project,
+    Role,
+    RolePassword,
+)
+from tenantry.cell.operations.context import Context, Verb, branch_of, idle_project, living_project, operation
+from tenantry.cell.operations.endpoints import check_one_writer, new_endpoint
+from tenantry.cell.operations.history import head_of, heads_by_id
+from tenantry.cell.operations.new_head import check_lsn, make_head, read_source
+from tenantry.cell.operations.passwords import place
+from tenantry.cell.operations.roles import branch_id_of, fresh
+from tenantry.cell.operations.runner import Runner
+from tenantry.cell.state.tables import Tables
+from tenantry.errors import Conflict, Defect, InvalidInput, LimitReached, NotFound, NotSupported
+from tenantry.neon.ids import BranchId, HeadId, ProjectId, new_branch_id, new_head_id
+from tenantry.postgres.lsn import format_lsn
+
+BRANCHES_PER_PROJECT_MAX: Final = 500
+
+
+# ---------------------------------------------------------------------------------------------------- create
+
+
+async def create_branch(
+    context: Context, runner: Runner, project_id: ProjectId, request: BranchCreate
+) -> CreatedBranch:
+    """Answers when the branch can be connected to. Raises InvalidInput for a point outside of the history."""
+    if request.init_source == "schema-only":
+        raise NotSupported("schema-only branches are not available in this version of the cell")
+    if request.expires_at is not None and request.expires_at <= context.clock.now():
+        raise InvalidInput("expires_at is in the past", field="branch.expires_at")
+    parent = await _parent(context, project_id, request.parent_id)
+    await fresh(context, project_id, parent.id)
+    lsn = await resolve(context, parent, lsn=request.parent_lsn, moment=request.parent_timestamp)
+
+    def begin(tables: Tables) -> tuple[Branch, list[Endpoint], list[Role], list[Database], Operation]:
+        project = idle_project(tables, project_id)
+        origin = branch_of(tables, project_id, parent.id)
+        branch, head = plan_branch(context, tables, project, origin, request)
+        tables.insert(branch)
+        tables.insert(head)
+        roles, databases = copy_roles_and_databases(context, tables, origin.id, branch.id)
+        endpoints = _endpoints(context, tables, project, branch, request.endpoints)
+        if request.annotations:
+            now = context.clock.now()
+            tables.insert(Annotation(branch_id=branch.id, value=request.annotations, created_at=now, updated_at=now))
+        work = operation(context, CREATE, "create_branch", project_id, branch_id=branch.id, argument={"lsn": lsn})
+        tables.insert(work)
+        return branch, endpoints, roles, databases, work
+
+    branch, endpoints, _, _, work = await context.state.write(begin)
+    operations = await runner.finish([work])
+
+    def look(tables: Tables) -> CreatedBranch:
+        after = branch_of(tables, project_id, branch.id)
+        return CreatedBranch(
+            branch=after,
+            endpoints=tuple(endpoints),
+            roles=tuple(_with_password(context, role) for role in tables.roles(branch.id)),
+            databases=tuple(tables.databases(branch.id)),
+            operations=operations,
+        )
+
+    return await context.state.read(look)
+
+
+async def _parent(context: Context, project_id: ProjectId, parent_id: BranchId | None) -> Branch:
+    def look(tables: Tables) -> Branch:
+        living_project(tables, project_id)
+        if parent_id is not None:
+            return branch_of(tables, project_id, parent_id)
+        return next(branch for branch in tables.branches(project_id) if branch.default)
+
+    return await context.state.read(look)
+
+
+async def resolve(context: Context, branch: Branch, *, lsn: str | None, moment: datetime | None) -> str | None:
+    """The position that a request names in a branch's history; None for the branch as it is now.
+
+    Raises InvalidInput where it lies outside of the history, HistoryGap where the log is missing.
+    """
+    if lsn is not None and moment is not None:
+        raise InvalidInput("give a position or a time, not both", field="timestamp")
+    if lsn is None and moment is None:
+        return None
+
+    def look(tables: Tables) -> tuple[Project, Head, dict[HeadId, Head]]:
+        project = living_project(tables, branch.project_id)
+        return project, head_of(tables, branch), heads_by_id(tables, project)
+
+    project, head, heads = await context.state.read(look)
+    checked = None if lsn is None else check_lsn(lsn)
+    point = await asyncio.to_thread(lambda: context.keeper.point(project, head, heads, lsn=checked, moment=moment))
+    return format_lsn(point.lsn)
+
+
+def plan_branch(
+    context: Context, tables: Tables, project: Project, origin: Branch, request: BranchCreate
+) -> tuple[Branch, Head]:
+    """The rows of a new branch of ``origin``. Raises Conflict for a name that is taken, LimitReached."""
+    siblings = tables.branches(project.id)
+    if len(siblings) >= BRANCHES_PER_PROJECT_MAX:
+        raise LimitReached(
+            f"project {project.id} has {len(siblings)} branches, which is the most that one can have",
+            next_step="delete branches that are not used any more",
+        )
+    now = context.clock.now()
+    branch_id = new_branch_id()
+    name = request.name or str(branch_id)
+    check_name(siblings, name)
+    source = head_of(tables, origin)
+    head = Head(
+        id=new_head_id(),
+        project_id=project.id,
+        branch_id=branch_id,
+        build_id=source.build_id,
+        timeline=source.timeline,
+        origin_head_id=source.id,
+        created_at=now,
+    )
+    branch = Branch(
+        id=branch_id,
+        project_id=project.id,
+        name=name,
+        parent_id=origin.id,
+        parent_lsn=request.parent_lsn,
+        parent_timestamp=request.parent_timestamp,
+        state="init",
+        state_changed_at=now,
+        protected=request.protected,
+        head_id=head.id,
+        expires_at=request.expires_at,
+        created_at=now,
+        updated_at=now,
+    )
+    return branch, head
+
+
+def check_name(siblings: list[Branch], name: str, *, but: BranchId | None = None) -> None:
+    """Raises Conflict when another branch of the project has this name."""
+    if any(branch.name == name and branch.id != but for branch in siblings):
+        raise Conflict(f"a branch named {name!r} already exists in this project", field="branch.name")
+
+
+def copy_roles_and_databases(
+    context: Context, tables: Tables, origin: BranchId, branch: BranchId
+) -> tuple[list[Role], list[Database]]:
+    """The copies of a parent's roles and databases for its child, with passwords sealed for their new place."""
+    roles: list[Role] = []
+    for role in tables.roles(origin):
+        sealed = role.password_sealed
+        if sealed is not None:
+            clear = context.sealer.open(sealed, place=place(origin, role.name))
+            sealed = context.sealer.seal(clear, place=place(branch, role.name))
+        roles.append(replace(role, branch_id=branch, password_sealed=sealed))
+        tables.insert(roles[-1])
+    databases = [replace(database, id=0, branch_id=branch) for database in tables.databases(origin)]
+    for database in databases:
+        tables.insert(database)
+    return roles, databases
+
+
+def _endpoints(
+    context: Context,
+    tables: Tables,
+    project: Project,
+    branch: Branch,
+    requests: tuple[BranchEndpointCreate, ...],
+) -> list[Endpoint]:
+    made: list[Endpoint] = []
+    for request in requests:
+        check_one_writer(made, request.type)
+        made.append(new_endpoint(context, project, branch.id, request))
+        tables.insert(made[-1])
+    return made
+
+
+def _with_password(context: Context, role: Role) -> RolePassword:
+    sealed = role.password_sealed
+    clear = None if sealed is None else context.sealer.open(sealed, place=place(role.branch_id, role.name))
+    return RolePassword(role=role, password=clear)
+
+
+async def _make(context: Context, work: Operation) -> None:
+    branch_id, lsn = branch_id_of(work), work.argument.get("lsn")
+
+    def look(tables: Tables) -> tuple[Head, Branch, Project]:
+        branch = tables.branch(branch_id)
+        project = tables.project(work.project_id)
+        parent = tables.branch(branch.parent_id) if branch and branch.parent_id else None
+        if branch is None or project is None or parent is None:
+            raise Defect(f"operation {work.id} makes a branch whose rows are gone")
+        return head_of(tables, branch), parent, project
+
+    head, parent, project = await context.state.read(look)
+    source = await context.state.read(
+        lambda tables: read_source(tables, project, parent, None if lsn is None else str(lsn))
+    )
+    made = await make_head(context, source, head)
+
+    def note(tables: Tables) -> None:
+        tables.update(made)
+        branch = tables.branch(branch_id)
+        if branch is not None:
+            now = context.clock.now()
+            tables.update(
+                replace(
+                    branch,
+                    state="ready",
+                    state_changed_at=now,
+                    parent_lsn=branch.parent_lsn or made.origin_lsn,
+                    parent_timestamp=branch.parent_timestamp or now,
+                    logical_size=parent.logical_size,
+                )
+            )
+
+    await context.state.write(note)
+
+
+async def _unmake(context: Context, work: Operation) -> None:
+    """A branch that could not be made leaves no row; a directory without a row is deleted."""
+    await _remove(context, work)
+
+
+# ---------------------------------------------------------------------------------------------------- delete
+
+
+async def delete_branch(
+    context: Context, runner: Runner, project_id: ProjectId, branch_id: BranchId
+) -> BranchChanged | None:
+    """Answers when its instances have stopped and its rows are gone; None when there is no such branch.
+
+    Raises Conflict for the default branch, a protected one, one with children, and one with snapshots.
+    """
+
+    def begin(tables: Tables) -> tuple[Branch, Operation] | None:
+        idle_project(tables, project_id)
+        branch = tables.branch(branch_id)
+        if branch is None or branch.project_id != project_id:
+            return None
+        check_deletable(tables, branch)
+        work = operation(context, DELETE, "delete_timeline", project_id, branch_id=branch_id)
+        tables.insert(work)
+        return branch, work
+
+    begun = await context.state.write(begin)
+    if begun is None:
+        return None
+    branch, work = begun
+    return BranchChanged(branch=branch, operations=await runner.finish([work]))
+
+
+def check_deletable(tables: Tables, branch: Branch) -> None:
+    """Raises Conflict saying what forbids to delete the branch."""
+    if branch.default:
+        raise Conflict(
+            f"branch {branch.name!r} is the default branch", next_step="make another branch the default first"
+        )
+    if branch.protected:
+        raise Conflict(f"branch {branch.name!r} is protected", next_step="take its protection away first")
+    children = tables.children(branch.id)
+    if children:
+        raise Conflict(
+            f"branch {branch.name!r} has children: {', '.join(child.name for child in children[:10])}",
+            next_step="delete them first",
+        )
+    if any(snapshot.source_branch_id == branch.id for snapshot in tables.snapshots(branch.project_id)):
+        raise Conflict(f"branch {branch.name!r} has snapshots", next_step="delete them first")
+
+
+async def _retire(context: Context, work: Operation) -> None:
+    branch_id = branch_id_of(work)
+    for endpoint in await context.state.read(lambda tables: tables.endpoints_of_branch(branch_id)):
+        await context.instances.retire(endpoint.id)
+
+
+async def _remove(context: Context, work: Operation) -> None:
+    branch_id = branch_id_of(work)
+    endpoints = await context.state.read(lambda tables: tables.endpoints_of_branch(branch_id))
+
+    def remove(tables: Tables) -> None:
+        branch, project = tables.branch(branch_id), tables.project(work.project_id)
+        if branch is None or project is None:
+            return
+        heads = tables.heads(project.id)
+        for head in (head for head in heads if head.branch_id == branch_id):
+            release_head(context, tables, project, head)
+        tables.delete_branch(branch_id)
+
+    await context.state.write(remove)
+    for endpoint in endpoints:
+        context.instances.forget(endpoint.id)
+        await asyncio.to_thread(context.layout.log(endpoint.id).unlink, missing_ok=True)
+
+
+def release_head(context: Context, tables: Tables, project: Project, head: Head) -> None:
+    """No branch runs the head any more: it goes, unless its history is the past of others, which then stays."""
+    now, directory = context.clock.now(), context.layout.head(project.id, head.id)
+    needed = any(other.origin_head_id == head.id for other in tables.heads(project.id)) or any(
+        snapshot.head_id == head.id for snapshot in tables.snapshots(project.id)
+    )
+    if needed:
+        tables.update(replace(head, branch_id=None))
+        tables.doom(context.layout.relative(directory / "data"), project.uid, now)
+    else:
+        tables.delete_head(head.id)
+        tables.doom(context.layout.relative(directory), project.uid, now)
+
+
+# ------------------------------------------------------------------------------------------- change, choose
+
+
+async def update_branch(
+    context: Context, project_id: ProjectId, branch_id: BranchId, change: BranchChange
+) -> BranchChanged:
+    """Renames it, protects it, or sets when it goes. Raises NotFound, Conflict or Locked."""
+
+    def apply(tables: Tables) -> Branch:
+        idle_project(tables, project_id)
+        branch = branch_of(tables, project_id, branch_id)
+        name = branch.name if change.name is None else change.name
+        check_name(tables.branches(project_id), name, but=branch.id)
+        after = replace(
+            branch,
+            name=name,
+            protected=branch.protected if change.protected is None else change.protected,
+            expires_at=None if change.never_expires else change.expires_at or branch.expires_at,
+            updated_at=context.clock.now(),
+        )
+        if after.expires_at is not None and (after.default or after.protected):
+            raise Conflict(f"branch {branch.name!r} is default or protected and cannot expire")
+        tables.update(after)
+        return after
+
+    return BranchChanged(branch=await context.state.write(apply))
+
+
+async def set_default_branch(context: Context, project_id: ProjectId, branch_id: BranchId) -> BranchChanged:
+    """Connection strings without a branch lead here from now on."""
+
+    def apply(tables: Tables) -> Branch:
+        idle_project(tables, project_id)
+        chosen = branch_of(tables, project_id, branch_id)
+        now = context.clock.now()
+        for branch in tables.branches(project_id):
+            if branch.default and branch.id != chosen.id:
+                tables.update(replace(branch, default=False, updated_at=now))
+        after = replace(chosen, default=True, expires_at=None, updated_at=now)
+        tables.update(after)
+        return after
+
+    return BranchChanged(branch=await context.state.write(apply))
+
+
+async def branch_by_name(context: Context, project_id: ProjectId, name: str) -> Branch:
+    """Raises NotFound."""
+    branches = await context.state.read(lambda tables: tables.branches(project_id))
+    found = next((branch for branch in branches if branch.name == name), None)
+    if found is None:
+        raise NotFound(f"branch {name!r} does not exist")
+    return found
+
+
+CREATE: Final = Verb("create_branch", (_make,), _unmake)
+DELETE: Final = Verb("delete_branch", (_retire, _remove))

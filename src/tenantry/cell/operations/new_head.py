@@ -1,0 +1,213 @@
+"""A new head for a branch: from another head as it is now, or from any point of its past.
+
+Whatever was half made by a killed attempt is removed first, so making it again is always right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from psycopg import sql
+
+from tenantry.cell.compute import truth
+from tenantry.cell.compute.admin import AdminConnection
+from tenantry.cell.compute.truth import Truth
+from tenantry.cell.model import Branch, Endpoint, Head, Project
+from tenantry.cell.operations.context import Context, read_write_endpoint
+from tenantry.cell.operations.history import head_of, heads_by_id
+from tenantry.cell.state.tables import Tables
+from tenantry.cell.storage import fork, sizes, slot
+from tenantry.cell.storage.recover import recover
+from tenantry.neon.ids import HeadId
+from tenantry.postgres import conf, postmaster
+from tenantry.postgres.control import clean_shutdown
+from tenantry.postgres.lsn import Lsn, format_lsn, parse_lsn
+from tenantry.postgres.postmaster import Postmaster
+
+MAKING_CU: Final = 1.0
+"""Size of the instance that replays a head's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a new head comes from. ``lsn`` None: the source as it is now."""
+
+    project: Project
+    branch: Branch
+    head: Head
+    endpoint: Endpoint | None
+    heads: Mapping[HeadId, Head]
+    lsn: str | None
+
+
+def read_source(tables: Tables, project: Project, branch: Branch, lsn: str | None) -> Source:
+    return Source(
+        project=project,
+        branch=branch,
+        head=head_of(tables, branch),
+        endpoint=read_write_endpoint(tables, branch),
+        heads=heads_by_id(tables, project),
+        lsn=lsn,
+    )
+
+
+async def make_head(context: Context, source: Source, head: Head) -> Head:
+    """Makes the files of ``head`` from ``source``; answers it with its timeline and origin. It sleeps, and is clean.
+
+    Raises Unavailable, HistoryGap, HistoryDamaged, StartFailed or OperatorError; nothing is left then.
+    """
+    if source.lsn is None:
+        forked = await _fork(context, source, head)
+        if forked is not None:
+            return replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn))
+    async with _recovered(context, source, head) as (made, running):
+        await _open(context, source, running)
+    return made
+
+
+async def make_head_with_roles(
+    context: Context, source: Source, head: Head, keep: Mapping[str, str]
+) -> tuple[Head, Truth]:
+    """Like ``make_head``, for a head that takes another's place: roles in ``keep`` that it has get these verifiers.
+
+    A password that was leaked and changed since does not come back with the past, and the connection string of
+    today stays right. Also answers the new head's roles and databases.
+    """
+    forked = await _fork(context, source, head) if source.lsn is None else None
+    if forked is None:
+        async with _recovered(context, source, head) as (made, running):
+            found = await _open(context, source, running, keep)
+        return made, found
+    made = replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn))
+    running = await _start(context, source, made)
+    try:
+        found = await _open(context, source, running, keep)
+    finally:
+        await _stop(context, source, made, running)
+    return made, found
+
+
+async def _fork(context: Context, source: Source, head: Head) -> fork.Forked | None:
+    """A copy of the source as it is; None when it runs and is too large to be held still."""
+    parent, child = context.keeper.directory(source.project, source.head.id), _directory(context, source, head)
+    owner, driver = context.owner(source.project.uid), context.keeper.driver
+    if not await asyncio.to_thread(clean_shutdown, parent / "data"):
+        await _wake_once(context, source)
+    if source.endpoint is None:
+        return await asyncio.to_thread(fork.fork_sleeping, driver, source.head, parent, child, owner=owner)
+    async with context.instances.held(source.endpoint.id) as running:
+        if running is None:
+            return await asyncio.to_thread(fork.fork_sleeping, driver, source.head, parent, child, owner=owner)
+        size = await asyncio.to_thread(sizes.head_bytes, parent)
+        if not fork.may_hold_still(driver, size):
+            return None
+        return await asyncio.to_thread(
+            fork.fork_running,
+            driver,
+            source.head,
+            parent,
+            child,
+            instance=running.identity,
+            owner=owner,
+        )
+
+
+async def _wake_once(context: Context, source: Source) -> None:
+    """A head that was copied from a running one, or died, recovers by being started."""
+    if source.endpoint is not None:
+        lease = await context.instances.lease(source.endpoint.id, "operation")
+        context.instances.release(source.endpoint.id, lease.id)
+        return
+    running = await _start(context, source, source.head)
+    await _stop(context, source, source.head, running)
+
+
+@asynccontextmanager
+async def _recovered(context: Context, source: Source, head: Head) -> AsyncGenerator[tuple[Head, Postmaster]]:
+    """The head in the state of the source's point, its first instance running during the block."""
+    keeper = context.keeper
+    lsn = source.lsn
+    if lsn is None:
+        # Too large to be held still: everything up to now is in its log.
+        lsn = format_lsn(await asyncio.to_thread(_end_now, context, source))
+    point = await asyncio.to_thread(
+        lambda: keeper.point(source.project, source.head, source.heads, lsn=lsn, moment=None)
+    )
+    engine = context.engines.get(head.build_id)
+    recovered = await recover(
+        keeper.history(source.project, source.head.id, source.heads),
+        point,
+        workshop=keeper.workshop(source.project),
+        engine=engine,
+        head_dir=_directory(context, source, head),
+        socket_dir=context.layout.making_dir(head.id),
+        settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS},
+        owner=context.owner(source.project.uid),
+        log_path=context.layout.logs / f"{head.id}.log",
+        timeout_seconds=context.config.start_seconds_max,
+    )
+    made = replace(
+        head,
+        timeline=recovered.timeline,
+        origin_head_id=recovered.plan.source.id,
+        origin_lsn=format_lsn(recovered.origin_lsn),
+    )
+    try:
+        yield made, recovered.postmaster
+    finally:
+        await _stop(context, source, made, recovered.postmaster)
+
+
+def _end_now(context: Context, source: Source) -> Lsn:
+    context.keeper.link(source.project, source.head)
+    return context.keeper.history(source.project, source.head.id, source.heads).end()
+
+
+async def _start(context: Context, source: Source, head: Head) -> Postmaster:
+    engine = context.engines.get(head.build_id)
+    return await postmaster.start(
+        engine,
+        _directory(context, source, head) / "data",
+        socket_dir=context.layout.making_dir(head.id),
+        settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS},
+        owner=context.owner(source.project.uid),
+        log_path=context.layout.logs / f"{head.id}.log",
+        timeout_seconds=context.config.start_seconds_max,
+    )
+
+
+async def _open(context: Context, source: Source, running: Postmaster, keep: Mapping[str, str] | None = None) -> Truth:
+    """Guards the new head's log, gives kept roles their verifiers of today, and reads what it holds."""
+    async with context.admin.session(source.project.id, running.socket_path.parent) as admin:
+        for statement in slot.ENSURE:
+            await admin.execute(statement)
+        found = await truth.read(admin)
+        for name, verifier in (keep or {}).items():
+            if name in found.roles and found.roles[name] != verifier:
+                await _set_verifier(admin, name, verifier)
+        return await truth.read(admin)
+
+
+async def _set_verifier(admin: AdminConnection, name: str, verifier: str) -> None:
+    await admin.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(name), sql.Literal(verifier)))
+
+
+async def _stop(context: Context, source: Source, head: Head, running: Postmaster) -> None:
+    await postmaster.stop(running, mode="fast", timeout_seconds=context.config.stop_seconds_max)
+    await asyncio.to_thread(context.keeper.link, source.project, head)
+    log = context.layout.logs / f"{head.id}.log"
+    await asyncio.to_thread(log.unlink, missing_ok=True)
+
+
+def _directory(context: Context, source: Source, head: Head) -> Path:
+    return context.keeper.directory(source.project, head.id)
+
+
+def check_lsn(text: str) -> str:
+    """The position as Postgres writes it. Raises InvalidInput for anything else."""
+    return format_lsn(parse_lsn(text))

@@ -1,0 +1,199 @@
+"""Branches and time: from the present, from a moment, in place, of branches of branches; on real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tenantry.cell.model import (
+    BranchChange,
+    BranchCreate,
+    BranchEndpointCreate,
+    BranchRestore,
+    ConnectionRequest,
+    ProjectCreate,
+    SchemaPoint,
+)
+from tenantry.errors import Conflict, InvalidInput, NotFound
+from tenantry.neon.ids import BranchId, ProjectId
+
+
+class Tenant:
+    """One project and quick ways into its branches."""
+
+    def __init__(self, bare: Any, created: Any) -> None:
+        self.bare, self.cell = bare, bare.cell
+        self.project: ProjectId = created.project.id
+        self.main: BranchId = created.branch.id
+
+    async def connect(self, branch: BranchId | None = None) -> psycopg.AsyncConnection[Any]:
+        found = await self.cell.connection(
+            self.project, ConnectionRequest(database_name="neondb", role_name="neondb_owner", branch_id=branch)
+        )
+        lease = await self.bare.context.instances.lease(found.endpoint.id, "test")
+        connection = await psycopg.AsyncConnection.connect(
+            host=str(Path(lease.socket_path).parent), user="neondb_owner", password=found.password,
+            dbname="neondb", autocommit=True,
+        )  # fmt: skip
+        self.bare.context.instances.release(found.endpoint.id, lease.id)
+        return connection
+
+    async def run(self, sql: str, branch: BranchId | None = None) -> list[Any]:
+        async with await self.connect(branch) as connection:
+            cursor = await connection.execute(sql)  # pyright: ignore
+            return await cursor.fetchall() if cursor.description else []
+
+    async def rows(self, branch: BranchId | None = None) -> list[int]:
+        return [row[0] for row in await self.run("select n from t order by n", branch)]
+
+    async def sleep(self, branch: BranchId | None = None) -> None:
+        for endpoint in await self.cell.list_endpoints(self.project, branch):
+            await self.bare.context.instances.suspend(endpoint.id, insist=True)
+
+    async def branch(self, name: str, **how: Any) -> BranchId:
+        request = BranchCreate(name=name, endpoints=(BranchEndpointCreate(),), **how)
+        return (await self.cell.create_branch(self.project, request)).branch.id
+
+
+@pytest.fixture
+def tenant(workdir: Path, open_cell: Any) -> Any:
+    @asynccontextmanager
+    async def opened() -> Any:
+        async with open_cell(workdir) as bare:
+            one = Tenant(bare, await bare.cell.create_project(ProjectCreate(name="ACME")))
+            await one.run("create table t (n int); insert into t values (1)")
+            yield one
+
+    return opened
+
+
+async def moment_between() -> datetime:
+    """A moment that no commit shares: commits before are earlier, commits after are later."""
+    await asyncio.sleep(0.005)
+    now = datetime.now(UTC)
+    await asyncio.sleep(0.005)
+    return now
+
+
+async def test_a_branch_of_a_running_and_of_a_sleeping_parent(tenant: Any) -> None:
+    async with tenant() as one:
+        running = await one.branch("of-running")
+        await one.run("insert into t values (2)")
+        await one.sleep()
+        sleeping = await one.branch("of-sleeping")
+        await one.run("insert into t values (3)", sleeping)
+        assert (await one.rows(), await one.rows(running), await one.rows(sleeping)) == ([1, 2], [1], [1, 2, 3])
+        made = await one.cell.get_branch(one.project, sleeping)
+        assert made.state == "ready"
+        assert made.parent_lsn is not None
+        with pytest.raises(Conflict, match="of-running"):
+            await one.branch("of-running")
+
+
+async def test_a_branch_of_a_moment_and_of_a_branch(tenant: Any) -> None:
+    async with tenant() as one:
+        first = await moment_between()
+        await one.run("insert into t values (2)")
+        second = await moment_between()
+        await one.run("delete from t")
+        past = await one.branch("past", parent_timestamp=first)
+        assert await one.rows(past) == [1]
+        await one.run("insert into t values (10)", past)
+        later = await moment_between()
+        await one.run("insert into t values (11)", past)
+        of_branch = await one.branch("of-branch", parent_id=past, parent_timestamp=later)
+        assert await one.rows(of_branch) == [1, 10]
+        assert await one.rows(await one.branch("second", parent_timestamp=second)) == [1, 2]
+        assert await one.rows() == []
+
+
+async def test_moments_that_cannot_be(tenant: Any) -> None:
+    async with tenant() as one:
+        now = datetime.now(UTC)
+        for moment in (now + timedelta(hours=1), now - timedelta(days=400)):
+            with pytest.raises(InvalidInput):
+                await one.branch("x", parent_timestamp=moment)
+        with pytest.raises(InvalidInput):
+            await one.branch("x", parent_lsn="FFFF/0")
+        assert [b.name for b in await one.cell.list_branches(one.project, deleted=False)] == ["main"]
+
+
+async def test_somebody_drops_the_table_and_it_comes_back(tenant: Any) -> None:
+    async with tenant() as one:
+        await one.run("create role app login password 'then'; grant select on t to app")
+        before = await moment_between()
+        await one.run("drop table t; alter role app password 'now'")
+        old = await one.cell.reveal_password(one.project, one.main, "neondb_owner")
+        changed = await one.cell.reset_password(one.project, one.main, "neondb_owner")
+        assert changed.password != old
+        restored = await one.cell.restore_branch(
+            one.project,
+            one.main,
+            BranchRestore(source_branch_id=one.main, source_timestamp=before, preserve_under_name="after-the-drop"),
+        )
+        assert await one.rows() == [1], "with today's password, through the same connection string"
+        names = {b.name: b for b in await one.cell.list_branches(one.project, deleted=False)}
+        assert set(names) == {"main", "after-the-drop"}
+        assert restored.branch.parent_id == names["after-the-drop"].id
+        assert restored.branch.default
+        # What was there before the restore is still there, without an endpoint until somebody makes one.
+        again = await one.cell.restore_branch(
+            one.project,
+            one.main,
+            BranchRestore(source_branch_id=one.main, source_timestamp=before, preserve_under_name="second"),
+        )
+        assert again.branch.id == one.main
+        assert await one.rows() == [1]
+
+
+async def test_reset_to_the_parent(tenant: Any) -> None:
+    async with tenant() as one:
+        dev = await one.branch("dev")
+        await one.run("insert into t values (99)", dev)
+        await one.run("insert into t values (2)")
+        await one.cell.restore_branch(one.project, dev, BranchRestore(source_branch_id=one.main))
+        assert await one.rows(dev) == [1, 2]
+        with pytest.raises(InvalidInput, match="preserve_under_name"):
+            await one.cell.restore_branch(
+                one.project, dev, BranchRestore(source_branch_id=dev, source_timestamp=datetime.now(UTC))
+            )
+
+
+async def test_deleting_and_choosing(tenant: Any) -> None:
+    async with tenant() as one:
+        dev = await one.branch("dev")
+        leaf = await one.branch("leaf", parent_id=dev)
+        with pytest.raises(Conflict, match="leaf"):
+            await one.cell.delete_branch(one.project, dev, hard=False)
+        with pytest.raises(Conflict, match="default"):
+            await one.cell.delete_branch(one.project, one.main, hard=False)
+        await one.cell.update_branch(one.project, leaf, BranchChange(protected=True, name="kept"))
+        with pytest.raises(Conflict, match="protected"):
+            await one.cell.delete_branch(one.project, leaf, hard=False)
+        await one.cell.update_branch(one.project, leaf, BranchChange(protected=False))
+        await one.cell.set_default_branch(one.project, leaf)
+        assert await one.rows() == [1], "without a branch the default one is meant"
+        await one.cell.set_default_branch(one.project, one.main)
+        assert await one.cell.delete_branch(one.project, leaf, hard=False) is not None
+        assert await one.cell.delete_branch(one.project, dev, hard=False) is not None
+        assert await one.cell.delete_branch(one.project, dev, hard=False) is None
+        with pytest.raises(NotFound):
+            await one.cell.get_branch(one.project, dev)
+        assert await one.rows() == [1]
+
+
+async def test_schemas_differ_by_what_was_done(tenant: Any) -> None:
+    async with tenant() as one:
+        dev = await one.branch("dev")
+        await one.run("alter table t add column note text", dev)
+        point = SchemaPoint(branch_id=dev, database_name="neondb")
+        difference = await one.cell.compare_schema(one.project, point, None)
+        assert "+    note text" in difference
+        same = SchemaPoint(branch_id=one.main, database_name="neondb")
+        assert await one.cell.compare_schema(one.project, same, same) == ""
