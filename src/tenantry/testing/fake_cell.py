@@ -654,6 +654,7 @@ class FakeCell:
             id=snapshot_id,
             project_id=project_id,
             source_branch_id=branch_id,
+            head_id=_HEAD,
             name=request.name or snapshot_id,
             lsn=request.lsn,
             timestamp=request.timestamp or now,
