@@ -7,6 +7,7 @@ import copy
 import os
 import secrets
 import struct
+import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -216,6 +217,17 @@ class Site:
             **options,
         )
 
+    def copy(self, prepared: Site, head: HeadId) -> HeadId:
+        """A sleeping head of another site, with all of its files."""
+        self.password = prepared.password
+        self.heads[head] = prepared.heads[head]
+        subprocess.run(["cp", "-a", prepared.dir(head), self.dir(head)], check=True)
+        for path in (self.dir(head) / "wal").iterdir():
+            if (self.dir(head) / "data" / "pg_wal" / path.name).exists():
+                path.unlink()
+        self.link(head)
+        return head
+
 
 @dataclass(frozen=True)
 class Build:
@@ -312,6 +324,27 @@ class WrittenLog:
             path = pg_wal / Segment(self.timeline, number).name
             with path.open("r+b" if path.exists() else "wb") as file:
                 file.write(content)
+
+
+@pytest.fixture(scope="session")
+def prepared(build: Build, new_workdir: Callable[[str], Path]) -> Site:
+    """One head that was written to (rows 1 and 2, some log between) and sleeps; for ``site.copy``."""
+    made = Site(new_workdir("prepared"), build.engine, build.template, probe(build.engine.bin_dir.parent.parent))
+
+    async def run() -> None:
+        head = made.create()
+        await made.start(head)
+        await made.write(head, 1, 2, bulk=WAL_SEGMENT_BYTES)
+        await made.stop(head)
+
+    asyncio.run(run())
+    return made
+
+
+@pytest.fixture
+def sleeping(site: Site, prepared: Site) -> HeadId:
+    """A head that sleeps, with rows 1 and 2."""
+    return site.copy(prepared, next(iter(prepared.heads)))
 
 
 @pytest.fixture

@@ -181,11 +181,12 @@ def clone_data(
                     files.remove_tree(target)
                 raise
         except OSError as error:
-            if driver.reflink and error.errno in _CANNOT:
+            if error.errno in _CANNOT:
                 raise OperatorError(
-                    f"the file system of {target} does not share blocks with {source}: {error.strerror}",
-                    next_step="keep the whole data directory on one file system, or let the cell probe it again",
+                    f"{driver.name} from {source} to {target} is not possible: {error.strerror}",
+                    next_step="keep the whole data directory on one file system, or restart the cell if it was moved",
                     path=str(target),
+                    driver=driver.name,
                 ) from error
             raise
         finally:

@@ -1,0 +1,183 @@
+"""Base images: whole, of a head that stood still, and unchanged when they are used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenantry.cell.storage import bases, sizes
+from tenantry.cell.storage.clone import ReadWrite
+from tenantry.errors import HistoryDamaged, OperatorError, Unavailable
+from tenantry.neon.ids import HeadId
+
+MIB = 1024 * 1024
+
+
+def test_a_base_is_due_when_replay_would_be_long() -> None:
+    assert not bases.due(bases.BASE_WAL_BYTES_MIN, 15 * MIB)
+    assert bases.due(bases.BASE_WAL_BYTES_MIN + 1, 15 * MIB)
+    assert not bases.due(400 * MIB, 1000 * MIB)
+    assert bases.due(501 * MIB, 1000 * MIB)
+
+
+async def test_a_base_is_the_head_as_it_sleeps(site: Any, sleeping: HeadId) -> None:
+    first, second = bases.bases(site.dir(sleeping))[0], site.take_base(sleeping)
+    assert (first.kind, first.number, first.bytes) == ("template", 1, 0)
+    assert (second.kind, second.number) == ("cold", 2)
+    assert second.lsn > first.usable_from
+    assert second.usable_from == site.history(sleeping).end()
+    assert second.last_commit == site.history(sleeping).last_commit() > first.last_commit
+    assert bases.bases(site.dir(sleeping)) == [first, second]
+    assert second.bytes == sizes.head_bytes(site.dir(sleeping) / "bases" / "000002")
+    bases.verify(site.dir(sleeping), second)
+    bases.verify(site.dir(sleeping), first)
+    owners = {path.lstat().st_uid for path in (site.dir(sleeping) / "bases").rglob("*")}
+    assert owners == {os.geteuid()}  # the tenant cannot reach them
+
+
+@pytest.mark.parametrize("harm", ["flip", "shorten", "remove", "add", "manifest"])
+async def test_a_changed_base_is_told_with_the_file(site: Any, sleeping: HeadId, harm: str) -> None:
+    base = site.take_base(sleeping)
+    directory = site.dir(sleeping) / "bases" / "000002"
+    name = "data/global/pg_control"
+    path = directory / name
+    content = bytearray(path.read_bytes())
+    if harm == "flip":
+        content[100] ^= 4
+        path.write_bytes(content)
+    elif harm == "shorten":
+        path.write_bytes(content[:-1])
+    elif harm == "remove":
+        path.unlink()
+    elif harm == "add":
+        name = "data/base/new"
+        (directory / name).write_text("")
+    else:
+        name = "files.json"
+        (directory / name).write_text((directory / name).read_text() + " ")
+    with pytest.raises(HistoryDamaged, match=name) as raised:
+        bases.verify(site.dir(sleeping), base)
+    assert raised.value.fields["file"] == name
+
+
+async def test_a_wake_discards_the_base_that_is_being_taken(site: Any, sleeping: HeadId) -> None:
+    calls = iter(range(100))
+    assert site.take_base(sleeping, interrupted=lambda: next(calls) > 20) is None
+    assert [base.number for base in bases.bases(site.dir(sleeping))] == [1]
+    assert [path.name for path in (site.dir(sleeping) / "bases").iterdir()] == ["000001"]
+
+
+@pytest.mark.parametrize("stopped_again", [True, False])
+async def test_a_start_that_nobody_told_of_discards_it_too(
+    site: Any, sleeping: HeadId, monkeypatch: pytest.MonkeyPatch, stopped_again: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    started = False
+
+    def clone(source: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal started
+        if not started:
+            started = True
+            asyncio.run_coroutine_threadsafe(site.start(sleeping), loop).result()
+            if stopped_again:
+                asyncio.run_coroutine_threadsafe(site.stop(sleeping), loop).result()
+        return original(source, *arguments, **options)
+
+    original = bases.clone_data
+    monkeypatch.setattr(bases, "clone_data", clone)
+    assert await asyncio.to_thread(site.take_base, sleeping) is None
+    assert [base.number for base in bases.bases(site.dir(sleeping))] == [1]
+
+
+async def test_only_a_cleanly_stopped_head_gives_a_base(site: Any) -> None:
+    head = site.create()
+    await site.start(head)
+    with pytest.raises(Unavailable, match="cleanly"):
+        site.take_base(head)
+    await site.stop(head, mode="immediate")
+    with pytest.raises(Unavailable, match="cleanly"):
+        site.take_base(head)
+
+
+async def test_a_deleted_base_is_gone_at_once(site: Any, sleeping: HeadId) -> None:
+    site.take_base(sleeping)
+    bases.delete(site.dir(sleeping), 2)
+    bases.delete(site.dir(sleeping), 2)
+    assert [base.number for base in bases.bases(site.dir(sleeping))] == [1]
+    again = site.take_base(sleeping)
+    assert again.number == 2
+
+
+async def test_a_full_disk_leaves_no_base(site: Any, sleeping: HeadId) -> None:
+    place = site.dir(sleeping) / "bases"
+    shutil.move(place / "000001", site.directory / "kept")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "none", place], capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip("a small disk cannot be mounted here (needs root with CAP_SYS_ADMIN)")
+    try:
+        with pytest.raises(OperatorError, match="disk is full"):
+            bases.take_cold_base(
+                ReadWrite(),
+                site.dir(sleeping),
+                build_id=site.heads[sleeping].build_id,
+                last_commit=site.heads[sleeping].created_at,
+                now=site.heads[sleeping].created_at,
+            )
+        assert list(place.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+SCRIPT = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from tenantry.cell.storage import bases
+from tenantry.cell.storage.clone import probe
+sleeping = Path(sys.argv[1])
+now = datetime.now(UTC)
+bases.take_cold_base(probe(sleeping), sleeping, build_id="x", last_commit=now, now=now)
+"""
+
+
+@pytest.mark.parametrize("step", ["base.cloned", "base.synced"])
+async def test_a_killed_cell_leaves_no_base_and_no_litter(site: Any, sleeping: HeadId, step: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(site.dir(sleeping))],
+        env={**os.environ, "TENANTRY_FAILPOINTS": f"{step}=kill"},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert [base.number for base in bases.bases(site.dir(sleeping))] == [1]
+    taken = site.take_base(sleeping)
+    assert taken.number == 3
+    assert bases.delete_unfinished(site.dir(sleeping)) == 1
+    assert sorted(path.name for path in (site.dir(sleeping) / "bases").iterdir()) == ["000001", "000003"]
+    bases.verify(site.dir(sleeping), taken)
+
+
+async def test_sizes_are_those_that_postgres_tells(site: Any) -> None:
+    head = site.create()
+    await site.start(head)
+    await site.write(head, 1, 2, 3)
+    async with site.session(head) as connection:
+        await connection.execute("checkpoint")
+        row = await (await connection.execute("select sum(pg_database_size(oid))::bigint from pg_database")).fetchone()
+    data = site.dir(head) / "data"
+    assert row == (sizes.logical_bytes(data),)
+    await site.stop(head)
+    before = sizes.history_bytes(site.dir(head))
+    taken = site.take_base(head)
+    assert sizes.history_bytes(site.dir(head)) - before >= taken.bytes
+    assert sizes.head_bytes(site.dir(head)) == sum(path.lstat().st_size for path in data.rglob("*") if path.is_file())
+    assert sizes.history_bytes(Path(site.directory / "nothing")) == 0
