@@ -11,15 +11,22 @@ from typing import Any
 import psycopg
 import pytest
 
+from tenantry.cell.loops.retention import collect
 from tenantry.cell.model import (
+    BackupSlot,
     BranchChange,
     BranchCreate,
     BranchEndpointCreate,
     BranchRestore,
     ConnectionRequest,
+    ProjectChange,
     ProjectCreate,
     SchemaPoint,
+    SnapshotCreate,
+    SnapshotRestore,
 )
+from tenantry.cell.operations.snapshots import latest
+from tenantry.cell.storage import bases
 from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.neon.ids import BranchId, ProjectId
 
@@ -197,3 +204,94 @@ async def test_schemas_differ_by_what_was_done(tenant: Any) -> None:
         assert "+    note text" in difference
         same = SchemaPoint(branch_id=one.main, database_name="neondb")
         assert await one.cell.compare_schema(one.project, same, same) == ""
+
+
+async def test_snapshots_hold_a_state_and_give_it_back(tenant: Any) -> None:
+    async with tenant() as one:
+        taken = await one.cell.create_snapshot(one.project, one.main, SnapshotCreate(name="before"))
+        with pytest.raises(Conflict, match="before"):
+            await one.cell.create_snapshot(one.project, one.main, SnapshotCreate(name="before"))
+        await one.run("insert into t values (2)")
+        # Not even a retention of nothing takes away what a snapshot holds.
+        await one.cell.update_project(one.project, ProjectChange(history_retention_seconds=0))
+        await one.run("insert into t select generate_series(10, 40000); delete from t where n >= 10")
+        assert await collect(one.bare.context, await one.cell.get_project(one.project)) >= 0
+        fresh = await one.cell.restore_snapshot(one.project, taken.snapshot.id, SnapshotRestore(name="copy"))
+        assert await one.rows(fresh.branch.id) == [1]
+        assert await one.rows() == [1, 2]
+        back = await one.cell.restore_snapshot(one.project, taken.snapshot.id, SnapshotRestore(finalize_restore=True))
+        assert back.branch.id == one.main
+        assert await one.rows() == [1]
+        assert [s.name for s in await one.cell.list_snapshots(one.project)] == ["before"]
+        await one.cell.delete_snapshot(one.project, taken.snapshot.id)
+        with pytest.raises(NotFound):
+            await one.cell.delete_snapshot(one.project, taken.snapshot.id)
+
+
+async def test_history_is_let_go_and_what_is_kept_still_serves(tenant: Any) -> None:
+    async with tenant() as one:
+        context = one.bare.context
+        await one.run("insert into t select generate_series(10, 60000); delete from t where n >= 10")
+        await one.sleep()
+        project = await one.cell.get_project(one.project)
+        heads = await context.state.read(lambda t: {h.id: h for h in t.heads(one.project)})
+        (head,) = heads.values()
+        wal = context.layout.head(one.project, head.id) / "wal"
+        before = len(list(wal.iterdir()))
+        assert before > 6, "several megabytes of log"
+        assert await collect(context, project) == 0, "all of it lies in the window"
+        await one.cell.update_project(one.project, ProjectChange(history_retention_seconds=0))
+        base = await asyncio.to_thread(
+            bases.take_cold_base,
+            context.keeper.driver,
+            wal.parent,
+            build_id=head.build_id,
+            last_commit=context.keeper.history(project, head.id, heads).last_commit(),
+            now=datetime.now(UTC),
+        )
+        assert base is not None
+        assert await collect(context, await one.cell.get_project(one.project)) > 0
+        assert len(list(wal.iterdir())) < before
+        await one.cell.update_project(one.project, ProjectChange(history_retention_seconds=3600))
+        await one.run("insert into t values (2)")
+        moment = await moment_between()
+        await one.run("insert into t values (3)")
+        assert await one.rows(await one.branch("still", parent_timestamp=moment)) == [1, 2]
+
+
+async def test_a_discarded_head_stays_as_long_as_a_child_needs_its_past(tenant: Any) -> None:
+    async with tenant() as one:
+        context = one.bare.context
+        dev = await one.branch("dev")
+        await one.run("insert into t values (5)", dev)
+        moment = await moment_between()
+        await one.run("insert into t values (6)", dev)
+        leaf = await one.branch("leaf", parent_timestamp=moment, parent_id=dev)
+        assert await one.rows(leaf) == [1, 5]
+        with pytest.raises(Conflict, match="children"):
+            await one.cell.restore_branch(one.project, dev, BranchRestore(source_branch_id=one.main))
+        await one.cell.restore_branch(
+            one.project, dev, BranchRestore(source_branch_id=one.main, preserve_under_name="dev-old")
+        )
+        assert await one.rows(dev) == [1]
+        names = {b.name: b for b in await one.cell.list_branches(one.project, deleted=False)}
+        assert names["leaf"].parent_id == names["dev-old"].id
+        assert await one.rows(await one.branch("leaf2", parent_id=leaf, parent_timestamp=moment)) == [1, 5]
+        await one.cell.delete_branch(one.project, dev, hard=False)
+        assert await collect(context, await one.cell.get_project(one.project)) >= 0
+        assert await one.rows(leaf) == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("slot", "now", "expected"),
+    [
+        (BackupSlot(frequency="hourly"), "2026-11-24T10:41:00", "2026-11-24T10:00:00"),
+        (BackupSlot(frequency="daily", hour=3), "2026-11-24T02:59:00", "2026-11-23T03:00:00"),
+        (BackupSlot(frequency="weekly", day=1, hour=0), "2026-11-24T10:00:00", "2026-11-23T00:00:00"),
+        (BackupSlot(frequency="monthly", day=31, hour=4), "2026-11-24T10:00:00", "2026-10-31T04:00:00"),
+        (BackupSlot(frequency="monthly", day=31, hour=4), "2026-03-01T10:00:00", "2026-02-28T04:00:00"),
+        (BackupSlot(frequency="yearly", day=24, month=11, hour=9), "2026-11-24T08:00:00", "2025-11-24T09:00:00"),
+    ],
+)
+def test_when_a_schedule_was_last_due(slot: BackupSlot, now: str, expected: str) -> None:
+    assert latest(slot, datetime.fromisoformat(now)) == datetime.fromisoformat(expected)

@@ -46,7 +46,7 @@ from tenantry.cell.model import (
     SnapshotRestore,
     Usage,
 )
-from tenantry.cell.operations import branches, databases, endpoints, roles, schema
+from tenantry.cell.operations import branches, databases, endpoints, roles, schema, snapshots
 from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project, read_write_endpoint
 from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
@@ -287,28 +287,27 @@ class Cell:
     async def create_snapshot(
         self, project_id: ProjectId, branch_id: BranchId, request: SnapshotCreate
     ) -> SnapshotChanged:
-        _later("taking a snapshot")
+        return await snapshots.create_snapshot(self._context, project_id, branch_id, request)
 
     async def list_snapshots(self, project_id: ProjectId) -> Sequence[Snapshot]:
-        await self.get_project(project_id)
-        return []
+        return await snapshots.list_snapshots(self._context, project_id)
 
     async def rename_snapshot(self, project_id: ProjectId, snapshot_id: SnapshotId, name: str | None) -> Snapshot:
-        raise NotFound(f"snapshot {snapshot_id} does not exist")
+        return await snapshots.rename_snapshot(self._context, project_id, snapshot_id, name)
 
     async def delete_snapshot(self, project_id: ProjectId, snapshot_id: SnapshotId) -> Sequence[Operation]:
-        raise NotFound(f"snapshot {snapshot_id} does not exist")
+        await snapshots.delete_snapshot(self._context, project_id, snapshot_id)
+        return ()
 
     async def restore_snapshot(
         self, project_id: ProjectId, snapshot_id: SnapshotId, request: SnapshotRestore
     ) -> RestoredSnapshot:
-        raise NotFound(f"snapshot {snapshot_id} does not exist")
+        return await snapshots.restore_snapshot(self._context, self._runner, project_id, snapshot_id, request)
 
     async def backup_schedule(self, project_id: ProjectId, branch_id: BranchId) -> Sequence[BackupSlot]:
-        await self.get_branch(project_id, branch_id)
-        return []
+        return await snapshots.schedule(self._context, project_id, branch_id)
 
     async def set_backup_schedule(
         self, project_id: ProjectId, branch_id: BranchId, schedule: Sequence[BackupSlot]
     ) -> None:
-        _later("a backup schedule")
+        await snapshots.set_schedule(self._context, project_id, branch_id, schedule)

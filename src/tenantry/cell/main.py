@@ -32,7 +32,10 @@ from tenantry.cell.compute.instances import Instances
 from tenantry.cell.config import CellConfig, uid_range
 from tenantry.cell.door import Staff
 from tenantry.cell.loops.discard import discard_loop
+from tenantry.cell.loops.expiry import expiry_loop, schedule_loop
+from tenantry.cell.loops.history import bases_loop, history_loop
 from tenantry.cell.loops.idle import idle_loop
+from tenantry.cell.loops.retention import retention_loop
 from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
 from tenantry.cell.operations.context import Context
@@ -216,7 +219,16 @@ class RunningCell:
         engine = await engines.for_major(config.default_major)
         _log.info("cell opened", data=str(layout.data), engine=engine.build_id, adopted=adopted, resumed=resumed)
 
-        loops = [idle_loop(context), spares_loop(context, newborn), discard_loop(context)]
+        loops = [
+            idle_loop(context),
+            spares_loop(context, newborn),
+            discard_loop(context),
+            history_loop(context),
+            bases_loop(context),
+            retention_loop(context),
+            expiry_loop(context, runner),
+            schedule_loop(context, runner),
+        ]
         for loop in loops:
             loop.start()
             self._stack.push_async_callback(loop.stop)

@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString
 
 import structlog
 
@@ -473,6 +473,32 @@ class Instances:
                 yield connection
         finally:
             self.release(endpoint_id, lease.id)
+
+    async def ask(
+        self, endpoint_id: EndpointId, statements: Sequence[LiteralString | tuple[LiteralString, Mapping[str, str]]]
+    ) -> bool:
+        """Runs statements of the cell's own on an awake instance, without a lease; False when it does not answer."""
+        instance = self._known.get(endpoint_id)
+        if instance is None or instance.status != "awake" or instance.facts is None:
+            return False
+        try:
+            async with self._admin.session(
+                instance.facts.project.id, self._paths.socket_dir(endpoint_id)
+            ) as connection:
+                for statement in statements:
+                    if isinstance(statement, tuple):
+                        await connection.execute(*statement)
+                    else:
+                        await connection.execute(statement)
+        except (Unavailable, truth.QUERY_ERRORS) as error:
+            # It may be falling asleep this moment; whoever asks asks again.
+            _log.warning("instance did not answer the cell", endpoint_id=endpoint_id, error=str(error))
+            return False
+        return True
+
+    async def sleepers(self) -> list[Facts]:
+        """Every endpoint that sleeps now."""
+        return [facts for facts in await self._records.all_facts() if self.status(facts.endpoint.id) == "asleep"]
 
     # -- the loops' part ---------------------------------------------------------------------------------
 

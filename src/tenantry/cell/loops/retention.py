@@ -1,0 +1,115 @@
+"""Lets go of history that no window and no snapshot needs, and of heads that nobody's past is any more."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from tenantry.cell.loops.loop import Loop
+from tenantry.cell.model import Head, Project, Snapshot
+from tenantry.cell.operations.context import Context
+from tenantry.cell.operations.history import heads_by_id
+from tenantry.cell.state.tables import Tables
+from tenantry.cell.storage import archive, bases
+from tenantry.cell.storage.retention import Kept, Pin, retain
+from tenantry.errors import TenantryError
+from tenantry.neon.ids import HeadId, ProjectId
+from tenantry.postgres.lsn import Lsn, parse_lsn
+
+_log = structlog.get_logger("retention")
+PERIOD_SECONDS: Final = 60.0
+PROJECTS_PER_CYCLE_MAX: Final = 200
+
+
+def retention_loop(context: Context) -> Loop:
+    position: list[ProjectId | None] = [None]
+
+    async def cycle() -> str | None:
+        """Looks at the next PROJECTS_PER_CYCLE_MAX projects; a large cell is gone through in turns."""
+        projects = await context.state.read(
+            lambda tables: tables.projects(after=position[0], limit=PROJECTS_PER_CYCLE_MAX)
+        )
+        position[0] = projects[-1].id if len(projects) == PROJECTS_PER_CYCLE_MAX else None
+        freed = 0
+        for project in projects:
+            try:
+                freed += await collect(context, project)
+            except TenantryError as error:
+                _log.error("history not looked through", project_id=project.id, error=str(error))
+        return f"{freed} pieces of history let go" if freed else None
+
+    return Loop("retention", PERIOD_SECONDS, cycle)
+
+
+async def collect(context: Context, project: Project) -> int:
+    """Deletes what the project's histories need no more; how many bases, segments and heads that was."""
+
+    def look(tables: Tables) -> tuple[dict[HeadId, Head], list[Snapshot], bool]:
+        busy = bool(tables.operations_unfinished(project.id))
+        return heads_by_id(tables, project), tables.snapshots(project.id), busy
+
+    heads, snapshots, busy = await context.state.read(look)
+    if busy:
+        return 0  # an operation may be reading exactly what would go
+    freed = await asyncio.to_thread(_let_go, context, project, heads, snapshots)
+    return freed + await _forget_heads(context, project)
+
+
+def _let_go(context: Context, project: Project, heads: dict[HeadId, Head], snapshots: list[Snapshot]) -> int:
+    keeper = context.keeper
+    kept = {
+        head_id: Kept(
+            bases=tuple(bases.bases(keeper.directory(project, head_id))),
+            segments=archive.segments(keeper.directory(project, head_id), head.timeline),
+        )
+        for head_id, head in heads.items()
+    }
+    windows = {
+        head_id: begin
+        for head_id, head in heads.items()
+        if head.branch_id is not None and (begin := _window(context, project, head_id, heads)) is not None
+    }
+    pins = [Pin(snapshot.head_id, parse_lsn(snapshot.lsn)) for snapshot in snapshots if snapshot.lsn is not None]
+    found = retain(heads, kept, windows=windows, pins=pins)
+    for pin in found.unreachable:
+        _log.error("history has no base that leads to what it promised", head_id=pin.head_id)
+    for head_id in heads:
+        directory = keeper.directory(project, head_id)
+        archive.delete(directory, found.segments[head_id])
+        for base in found.bases[head_id]:
+            bases.delete(directory, base.number)
+    return sum(len(found.segments[i]) + len(found.bases[i]) for i in heads)
+
+
+def _window(context: Context, project: Project, head_id: HeadId, heads: dict[HeadId, Head]) -> Lsn | None:
+    """Where the earliest state lies that the head's branch may be asked for; None where there is no base at all."""
+    history = context.keeper.history(project, head_id, heads)
+    oldest = history.oldest()
+    begin = context.clock.now() - timedelta(seconds=project.history_retention_seconds)
+    if begin <= oldest.last_commit:
+        return oldest.usable_from
+    return history.at_time(begin).lsn
+
+
+async def _forget_heads(context: Context, project: Project) -> int:
+    """Heads that no branch runs and nobody's past is: their directories and rows go, the youngest first."""
+
+    def forget(tables: Tables) -> int:
+        gone = 0
+        while True:
+            heads = tables.heads(project.id)
+            origins = {head.origin_head_id for head in heads}
+            pinned = {snapshot.head_id for snapshot in tables.snapshots(project.id)}
+            idle = [h for h in heads if h.branch_id is None and h.id not in origins and h.id not in pinned]
+            if not idle:
+                return gone
+            for head in idle:
+                path = context.layout.relative(context.layout.head(project.id, head.id))
+                tables.doom(path, project.uid, context.clock.now())
+                tables.delete_head(head.id)
+                gone += 1
+
+    return await context.state.write(forget)
