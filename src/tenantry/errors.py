@@ -35,9 +35,7 @@ class TenantryError(Exception):
     http_status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL"
 
-    def __init__(
-        self, message: str, *, next_step: str = "", client_text: str | None = None, **fields: object
-    ) -> None:
+    def __init__(self, message: str, *, next_step: str = "", client_text: str | None = None, **fields: object) -> None:
         super().__init__(message)
         self.message = message
         self.next_step = next_step
