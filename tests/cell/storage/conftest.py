@@ -122,9 +122,11 @@ class Site:
             await postmaster.stop(self.running.pop(head), mode="immediate", timeout_seconds=60)
 
     @asynccontextmanager
-    async def session(self, head: HeadId, dbname: str = "neondb") -> AsyncGenerator[psycopg.AsyncConnection]:
+    async def session(
+        self, head: HeadId, dbname: str = "neondb", socket_dir: Path | None = None
+    ) -> AsyncGenerator[psycopg.AsyncConnection]:
         connection = await psycopg.AsyncConnection.connect(
-            host=str(self.directory / f"s-{head}"),
+            host=str(socket_dir or self.directory / f"s-{head}"),
             user=ADMIN_ROLE,
             password=self.password,
             dbname=dbname,
@@ -177,9 +179,9 @@ class Site:
                 await connection.execute(slot.ADVANCE, {"lsn": format_lsn(linked.advance_to)})
         return linked
 
-    async def branch(self, parent: HeadId) -> HeadId:
+    async def branch(self, parent: HeadId, child: HeadId | None = None) -> HeadId:
         """A new head from the parent's present, asleep or running."""
-        child = new_head_id()
+        child = child or new_head_id()
         places = (self.driver, self.heads[parent], self.dir(parent), self.dir(child))
         if parent in self.running:
             identity = self.running[parent].identity
@@ -188,9 +190,11 @@ class Site:
             forked = await asyncio.to_thread(fork.fork_sleeping, *places, owner=OWNER)
         return self._note(child, forked.timeline, parent, forked.origin_lsn)
 
-    async def recover(self, head: HeadId, point: Point, **options: Any) -> tuple[HeadId, Recovered]:
+    async def recover(
+        self, head: HeadId, point: Point, child: HeadId | None = None, **options: Any
+    ) -> tuple[HeadId, Recovered]:
         """A new head from the past of ``head``, running."""
-        child = new_head_id()
+        child = child or new_head_id()
         recovered = await recover.recover(
             self.history(head),
             point,

@@ -23,7 +23,7 @@ from tenantry.cell.storage.bases import Base
 from tenantry.cell.storage.checkpoint import log_end
 from tenantry.cell.storage.lineage import Lineage, Stretch, lineage_of, since, upto, writer_of
 from tenantry.cell.storage.segments import Segment, SegmentReader, number_of
-from tenantry.errors import HistoryError, HistoryGap, InvalidInput
+from tenantry.errors import Defect, HistoryError, HistoryGap, InvalidInput
 from tenantry.neon.ids import HeadId
 from tenantry.postgres import wal
 from tenantry.postgres.lsn import Lsn, format_lsn
@@ -312,9 +312,7 @@ class History:
 
         Raises HistoryGap, with what is missing, or HistoryError when no base leads there.
         """
-        lineage = upto(self.lineage, point.lsn)
-        while lineage[0].head.id != point.head_id:
-            lineage = lineage[1:]
+        lineage = self._leading_to(point)
         ids = {stretch.head.id: stretch for stretch in lineage}
         usable = [
             (stretch, base)
@@ -338,6 +336,14 @@ class History:
             base=base,
             segments=tuple(self._chain(lineage, number_of(base.lsn), last)),
         )
+
+    def _leading_to(self, point: Point) -> Lineage:
+        lineage = upto(self.lineage, point.lsn)
+        while lineage and lineage[0].head.id != point.head_id:
+            lineage = lineage[1:]
+        if not lineage:
+            raise Defect(f"{format_lsn(point.lsn)} of {point.head_id} is not in the past of {self.lineage[0].head.id}")
+        return lineage
 
     def _chain(self, lineage: Lineage, first: int, last: int) -> Iterator[tuple[HeadId, Segment]]:
         kept = {

@@ -102,7 +102,7 @@ class _Needed:
             low = max(number_of(redo), number_of(stretch.start))
             if younger is None:
                 high = max(self._of(stretch).segments, default=low)
-            elif begin < younger.start:
+            elif max(begin, stretch.start) < younger.start:
                 high = number_of(Lsn(younger.start - 1))
             else:
                 high = number_of(younger.start) - 1  # the younger head's own first segment repeats the rest
