@@ -6,16 +6,11 @@ and has had sessions. Nothing is written durably here but a copy that was behind
 
 from __future__ import annotations
 
-from typing import Final
-
 from tenantry.cell.compute.admin import ADMIN_ROLE
 from tenantry.cell.operations.context import Context
 from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream, WorkerId
 from tenantry.cell.state.tables import Tables
 from tenantry.neon.ids import EndpointId
-
-CONNECTIONS_PER_CU: Final = 100
-"""Client connections that an endpoint may hold at the door, for each started compute unit."""
 
 
 class Door:

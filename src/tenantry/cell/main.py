@@ -57,7 +57,7 @@ from tenantry.cell.storage.layout import Layout, prepare, run_directory
 from tenantry.errors import OperatorError
 from tenantry.neon.ids import RegionId
 from tenantry.runtime.clock import SystemClock
-from tenantry.runtime.files import traversable_for, write_atomic
+from tenantry.runtime.files import remove_tree, traversable_for, write_atomic
 from tenantry.runtime.sealing import Sealer
 
 _log = structlog.get_logger("cell")
@@ -146,6 +146,7 @@ class RunningCell:
         self._layout = Layout(data=data, run=run_directory(data, root=self._root))
         self._stack = contextlib.AsyncExitStack()
         self._stopped = False
+        self._ours = False
 
     async def start(self) -> Addresses:
         """Answers when everything answers. Raises OperatorError, having undone what it began."""
@@ -159,6 +160,7 @@ class RunningCell:
         config, layout = self._config, self._layout
         await asyncio.to_thread(prepare, layout, root=self._root)
         self._stack.callback(os.close, take_lock(layout.lock))
+        self._ours = True
         listener = bind(config.http, "HTTP")
         self._stack.callback(listener.close)
         state = await asyncio.to_thread(State, layout.database)
@@ -362,3 +364,6 @@ class RunningCell:
             return
         self._stopped = True
         await self._stack.aclose()
+        if self._ours:
+            # Sockets of nobody. What still runs (an instance that would not stop) is found by its data directory.
+            await asyncio.to_thread(remove_tree, self._layout.run)

@@ -67,6 +67,16 @@ class EngineStore:
             self._installed[build] = engines.install(found, self._directory)
         return self._installed[build]
 
+    def successor(self, build_id: BuildId) -> Engine | None:
+        """The build that heads of this one move to at a clean sleep: the same major's chosen one, if it is newer or
+        preferred, and lacks no extension that this one has. None when the head stays where it is.
+        """
+        current = self._installed.get(build_id)
+        chosen = None if current is None else self._chosen.get(current.major)
+        if current is None or chosen is None or chosen.build_id == current.build_id:
+            return None
+        return chosen if set(current.extensions) <= set(chosen.extensions) and chosen.minor >= current.minor else None
+
     def majors(self) -> list[int]:
         """Majors with an installed build."""
         return sorted({engine.major for engine in self._installed.values()})

@@ -15,7 +15,7 @@ import structlog
 
 from tenantry.cell.compute.engines import EngineStore
 from tenantry.cell.compute.ports import Facts
-from tenantry.cell.model import Branch, Head, Project
+from tenantry.cell.model import Branch, BuildId, Head, Project
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import archive, bases, sizes, slot
@@ -59,7 +59,10 @@ class Keeper:
         return slot.SETTINGS
 
     async def slept(self, facts: Facts) -> None:
-        """Links the last of the log, and notes the branch's size. A failure is told and never keeps anyone awake."""
+        """Links the last of the log, notes the branch's size, and moves the head to a newer build of its major.
+
+        A failure is told and never keeps anyone awake.
+        """
         try:
             await asyncio.to_thread(self.link, facts.project, facts.head)
             size = await asyncio.to_thread(sizes.logical_bytes, self.layout.head_data(facts.project.id, facts.head.id))
@@ -67,10 +70,15 @@ class Keeper:
             _log.error("history not kept at sleep", head_id=facts.head.id, error=str(error))
             return
 
+        successor = self.engines.successor(facts.head.build_id)
+
         def note(tables: Tables) -> None:
-            branch = tables.branch(facts.branch.id)
+            branch, head = tables.branch(facts.branch.id), tables.head(facts.head.id)
             if branch is not None and branch.logical_size != size:
                 tables.update(replace(branch, logical_size=size))
+            if head is not None and successor is not None:
+                tables.update(replace(head, build_id=BuildId(successor.build_id)))
+                _log.info("head moved to a newer build", head_id=head.id, build_id=successor.build_id)
 
         await self.state.write(note)
 
