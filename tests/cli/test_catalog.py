@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from tenantry.errors import NotFound, OperatorError
-from tenantry.fleet.main import CATALOG_PROJECT, open_fleet, prepare_catalog
+from tenantry.fleet.main import open_fleet
+from tenantry.fleet.prepare import CATALOG_PROJECT, prepare_catalog
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 
@@ -68,7 +69,7 @@ def test_two_that_could_be_it_are_one_too_many(cell: ThrowawayCell, client: Neon
 
 
 def test_a_provider_without_a_catalog_says_what_to_do(cell: ThrowawayCell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenantry.fleet.main.CATALOG_PROJECT", "no-such-project")
+    monkeypatch.setattr("tenantry.fleet.prepare.CATALOG_PROJECT", "no-such-project")
     with pytest.raises(NotFound, match="no catalog") as raised:
         open_fleet(cell.target.api_url, cell.target.api_key)
     assert "--no-fleet" in raised.value.next_step

@@ -18,7 +18,7 @@ from tenantry.cell.config import CellConfig
 from tenantry.cell.main import Addresses, RunningCell
 from tenantry.errors import TenantryError
 from tenantry.fleet.config import READY_FILE
-from tenantry.fleet.main import open_fleet, prepare_catalog
+from tenantry.fleet.prepare import prepare_catalog
 from tenantry.neon.client import NeonClient
 from tenantry.runtime.files import write_atomic
 
@@ -90,6 +90,8 @@ def _catalog(addresses: Addresses, data: Path) -> str:
 
 def _finish(addresses: Addresses, catalog_url: str) -> None:
     """Completes what was interrupted; what cannot be completed is said and left for the next time."""
+    from tenantry.fleet.main import open_fleet  # noqa: PLC0415 - nobody who waits for `up` waits for SQLAlchemy
+
     try:
         with open_fleet(addresses.api_url, addresses.api_key, catalog_url) as fleet:
             for sentence in fleet.finish_unfinished():

@@ -1,56 +1,41 @@
 """The fleet's composition root: one catalog, one provider, and the verbs over both.
 
-The catalog is itself a project of the provider. Its id is kept in the data directory; where that file is lost, the
-project is found again by its name.
+Where the catalog is, and how it comes to be, is told in ``prepare``.
 """
 
 # ruff: noqa: PLC0415 - Alembic and the runner take longer to import than most commands to run
 from __future__ import annotations
 
 import builtins
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Self
 
 from pydantic import TypeAdapter
 
-from tenantry.errors import NotFound, OperatorError
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant, TenantState
-from tenantry.fleet.config import FLEET_FILE
 from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
+from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.tenants.create import Created, create_tenant, wish
 from tenantry.fleet.tenants.delete import Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.fleet.tenants.neon_provider import NeonProvider
-from tenantry.fleet.tenants.ports import Provider, ProviderProject
+from tenantry.fleet.tenants.ports import Provider
 from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
 from tenantry.fleet.tenants.suspend import suspend_tenant
 from tenantry.fleet.tenants.url import tenant_url
 from tenantry.neon.client import NeonClient
-from tenantry.neon.ids import ProjectId
-from tenantry.runtime.failpoints import failpoint
-from tenantry.runtime.files import write_atomic
 
 if TYPE_CHECKING:
     from tenantry.fleet.migrations.events import Event
     from tenantry.fleet.migrations.run import RunOptions
-
-CATALOG_PROJECT: Final = "tenantry-catalog"
-"""The name of the catalog's project. No tenant's project can have it: theirs end with a uuid in brackets."""
-CATALOG_COMPUTE: Final = {
-    "autoscaling_limit_min_cu": 1.0,
-    "autoscaling_limit_max_cu": 1.0,
-    "suspend_timeout_seconds": -1,
-}
-"""Never asleep: every command and every worker starts with it."""
 
 
 class Fleet:
@@ -137,86 +122,11 @@ def open_fleet(api_url: str, api_key: str, catalog_url: str | None = None) -> Fl
     try:
         provider = NeonProvider(client)
         if catalog_url is None:
-            catalog_url = _catalog_url(provider, _only_catalog(provider, required=True))
+            catalog_url = url_of(provider, only_catalog(provider, required=True))
         return Fleet(Catalog(catalog_url), provider, client.close)
     except BaseException:
         client.close()
         raise
-
-
-# ------------------------------------------------------------------------------------------------ the catalog
-
-
-def prepare_catalog(client: NeonClient, data: Path) -> str:
-    """Makes, or finds again, the catalog's project and brings its schema up to date; returns its URL, a secret.
-
-    Blocks: call it in a thread. Safe to repeat after a crash at any point. Raises OperatorError when the catalog that
-    this data directory had is gone, or when several projects could be it.
-    """
-    from tenantry.fleet.catalog.upgrade import upgrade_catalog
-
-    provider = NeonProvider(client)
-    record = data / FLEET_FILE
-    project_id = _recorded_catalog(record)
-    if project_id is not None:
-        try:
-            url = _catalog_url(provider, project_id)
-        except NotFound as error:
-            raise OperatorError(
-                f"the catalog's project {project_id} is gone, and the tenants' records with it",
-                next_step=f"restore it; or, to begin with an empty catalog, remove {record}",
-                project_id=project_id,
-            ) from error
-    else:
-        project_id = _only_catalog(provider, required=False)
-        if project_id is None:
-            made = client.create_project(name=CATALOG_PROJECT, default_endpoint_settings=CATALOG_COMPUTE)
-            project_id = ProjectId(made.project.id)
-        failpoint("catalog.created")
-        write_atomic(record, json.dumps({"catalog_project_id": project_id}).encode(), mode=0o600)
-        url = _catalog_url(provider, project_id)
-    catalog = Catalog(url)
-    try:
-        upgrade_catalog(catalog)
-    finally:
-        catalog.close()
-    return url
-
-
-def _recorded_catalog(record: Path) -> ProjectId | None:
-    try:
-        fields = cast("dict[str, object]", json.loads(record.read_bytes()))
-        return ProjectId(str(fields["catalog_project_id"]))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise OperatorError(
-            f"{record} is not what Tenantry writes",
-            next_step="remove it: the catalog's project is found again by its name",
-        ) from error
-
-
-def _only_catalog(provider: Provider, *, required: bool) -> ProjectId | None:
-    """The one project that has the catalog's name."""
-    found: list[ProviderProject] = [
-        project for project in provider.find_projects(CATALOG_PROJECT) if project.name == CATALOG_PROJECT
-    ]
-    if len(found) > 1:
-        raise OperatorError(
-            f"{len(found)} projects are named {CATALOG_PROJECT}: {', '.join(project.id for project in found)}",
-            next_step="rename those that are not the catalog, or set TENANTRY_CATALOG_URL",
-        )
-    if not found and required:
-        raise NotFound(
-            f"the provider has no catalog (a project named {CATALOG_PROJECT})",
-            next_step="start `tenantry up` without --no-fleet, or set TENANTRY_CATALOG_URL",
-        )
-    return found[0].id if found else None
-
-
-def _catalog_url(provider: Provider, project_id: ProjectId | None) -> str:
-    assert project_id is not None
-    return provider.connection_uri(project_id, provider.home(project_id), pooled=False)
 
 
 # ------------------------------------------------------------------------------------------------ migrations

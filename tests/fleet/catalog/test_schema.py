@@ -11,8 +11,9 @@ from alembic.runtime.migration import MigrationContext
 
 from tenantry.errors import OperatorError, Unavailable
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.current import VERSION_TABLE
 from tenantry.fleet.catalog.models import Base
-from tenantry.fleet.catalog.upgrade import VERSION_TABLE, is_ours, upgrade_catalog
+from tenantry.fleet.catalog.upgrade import is_ours, upgrade_catalog
 
 
 def _dump(pg_dump: Path, url: str) -> list[str]:
@@ -70,6 +71,18 @@ def test_upgrading_is_safe_twice_and_leaves_the_operators_tables_alone(new_datab
     with catalog.transaction() as connection:
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "theirs"
         assert connection.exec_driver_sql("SELECT count(*) FROM salesman").scalar_one() == 0
+    catalog.close()
+
+
+def test_what_is_current_is_seen_without_alembic(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    assert not is_current(url)
+    catalog = Catalog(url)
+    assert upgrade_catalog(catalog)[1] == REVISION
+    assert is_current(url)
+    with catalog.transaction() as connection:
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    assert not is_current(url)
     catalog.close()
 
 

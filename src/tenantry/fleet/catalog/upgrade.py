@@ -13,10 +13,8 @@ from alembic.script import ScriptDirectory
 
 from tenantry.errors import OperatorError
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.current import VERSION_TABLE
 from tenantry.fleet.catalog.models import Base
-
-VERSION_TABLE: Final = "tenantry_schema_version"
-"""Not Alembic's usual name: operators may keep an Alembic of their own in the same database."""
 
 _UPGRADE_LOCK: Final = 0x7E4A_4791
 """Key of the advisory lock under which one process at a time upgrades."""
