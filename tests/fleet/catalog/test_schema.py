@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 
 from tenantry.errors import OperatorError, Unavailable
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.catalog.current import VERSION_TABLE
+from tenantry.fleet.catalog.current import REVISION, VERSION_TABLE, is_current
 from tenantry.fleet.catalog.models import Base
 from tenantry.fleet.catalog.upgrade import is_ours, upgrade_catalog
 
