@@ -81,6 +81,13 @@ def make_verifier(password: str, salt: bytes | None = None, iterations: int = IT
     return str(_derive(password, salt, iterations))
 
 
+def login_keys(password: str, salt: bytes, iterations: int = ITERATIONS_DEFAULT) -> tuple[str, str]:
+    """ClientKey and ServerKey in base64, as libpq 18 takes them instead of a password. Blocks for PBKDF2."""
+    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, iterations)
+    client, server = (hmac.digest(salted, label, "sha256") for label in (b"Client Key", b"Server Key"))
+    return _base64(client), _base64(server)
+
+
 def check_password(verifier: str, password: str) -> bool:
     """Whether ``password`` fits. Blocks for PBKDF2. Raises InvalidInput when ``verifier`` is none."""
     parsed = Verifier.parse(verifier)

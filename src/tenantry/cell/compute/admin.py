@@ -6,21 +6,27 @@ another's. The front door refuses this role's name.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from tenantry.errors import Unavailable
 from tenantry.neon.ids import ProjectId
+from tenantry.postgres import scram
 from tenantry.runtime.sealing import Sealer
 
 ADMIN_ROLE: Final = "cloud_admin"
 CONNECT_SECONDS_MAX: Final = 10
 STATEMENT_MILLISECONDS_MAX: Final = 30_000
+KEYS_MAX: Final = 10_000
+"""Projects whose login keys are remembered."""
+_LIBPQ_WITH_KEYS: Final = 180_000
 
 AdminConnection = psycopg.AsyncConnection[TupleRow]
 
@@ -30,23 +36,46 @@ class Admin:
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
+        self._keys: dict[ProjectId, tuple[str, str]] = {}
 
     def password(self, project_id: ProjectId) -> str:
         """The admin password of every head of the project."""
         return self._sealer.derive(f"admin:{project_id}").hex()
 
+    def _salt(self, project_id: ProjectId) -> bytes:
+        return self._sealer.derive(f"admin-salt:{project_id}")[: scram.SALT_BYTES]
+
+    def verifier(self, project_id: ProjectId) -> str:
+        """What every head of the project stores of the password. Blocks for PBKDF2."""
+        return scram.make_verifier(self.password(project_id), salt=self._salt(project_id))
+
+    async def _proof(self, project_id: ProjectId) -> dict[str, str]:
+        """How a login is proved: by SCRAM keys that were derived once, so that PBKDF2 is not on every one's path."""
+        if psycopg.pq.version() < _LIBPQ_WITH_KEYS:
+            return {"password": self.password(project_id)}
+        known = self._keys.get(project_id)
+        if known is None:
+            if len(self._keys) >= KEYS_MAX:
+                self._keys.clear()
+            known = await asyncio.to_thread(scram.login_keys, self.password(project_id), self._salt(project_id))
+            self._keys[project_id] = known
+        return {"scram_client_key": known[0], "scram_server_key": known[1]}
+
     async def open(self, project_id: ProjectId, socket_dir: Path, database: str = "postgres") -> AdminConnection:
         """A connection in autocommit. Raises Unavailable when the instance does not take it."""
         try:
             return await psycopg.AsyncConnection.connect(
-                host=str(socket_dir),
-                user=ADMIN_ROLE,
-                password=self.password(project_id),
-                dbname=database,
+                make_conninfo(
+                    "",
+                    host=str(socket_dir),
+                    user=ADMIN_ROLE,
+                    dbname=database,
+                    connect_timeout=CONNECT_SECONDS_MAX,
+                    application_name="tenantry",
+                    options=f"-c statement_timeout={STATEMENT_MILLISECONDS_MAX} -c log_min_error_statement=panic",
+                    **await self._proof(project_id),
+                ),
                 autocommit=True,
-                connect_timeout=CONNECT_SECONDS_MAX,
-                application_name="tenantry",
-                options=f"-c statement_timeout={STATEMENT_MILLISECONDS_MAX} -c log_min_error_statement=panic",
             )
         except psycopg.OperationalError as error:
             raise Unavailable(

@@ -334,17 +334,26 @@ class Instances:
         return instance.running is not None and alive(instance.running.identity)
 
     async def _busy(self, instance: Instance) -> bool:
+        async with instance.admin_lock:
+            try:
+                async with asyncio.timeout(REFRESH_SECONDS_MAX):
+                    connection = await self._own_session(instance)
+                    row = await (await connection.execute(_BUSY)).fetchone()
+                    return row is None or int(row[0]) > 0
+            except (Unavailable, OSError, truth.QUERY_ERRORS) as error:
+                # An instance that refuses even the cell cannot be shown to be idle: it is left alone.
+                _log.warning("cannot ask whether busy", endpoint_id=instance.endpoint_id, error=str(error))
+                await self._drop_admin(instance)
+                return True
+
+    async def _own_session(self, instance: Instance) -> AdminConnection:
+        """The cell's session in this instance, opened when there is none; only under ``admin_lock``."""
         assert instance.facts is not None
-        try:
-            async with self._admin.session(
+        if instance.admin is None or instance.admin.closed:
+            instance.admin = await self._admin.open(
                 instance.facts.project.id, self._paths.socket_dir(instance.endpoint_id)
-            ) as connection:
-                row = await (await connection.execute(_BUSY)).fetchone()
-                return row is None or int(row[0]) > 0
-        except Unavailable as error:
-            # An instance that refuses even the cell cannot be shown to be idle: it is left alone.
-            _log.warning("cannot ask whether busy", endpoint_id=instance.endpoint_id, error=str(error))
-            return True
+            )
+        return instance.admin
 
     async def _stop_process(self, instance: Instance) -> None:
         running = instance.running
@@ -439,15 +448,16 @@ class Instances:
         if facts is None:
             return
         clean = not instance.leases
-        try:
-            if instance.admin is None or instance.admin.closed:
-                instance.admin = await self._admin.open(facts.project.id, self._paths.socket_dir(instance.endpoint_id))
-            found = await truth.read(instance.admin)
-        except (Unavailable, OSError, truth.QUERY_ERRORS) as error:
-            _log.warning("roles not refreshed", endpoint_id=instance.endpoint_id, error=str(error))
-            await self._close_admin(instance)
-            return
-        await self._records.store_truth(facts.branch.id, found)
+        # Held until the copy is written: an older answer must not be stored over a newer one.
+        async with instance.admin_lock:
+            try:
+                async with asyncio.timeout(REFRESH_SECONDS_MAX):
+                    found = await truth.read(await self._own_session(instance))
+            except (Unavailable, OSError, truth.QUERY_ERRORS) as error:
+                _log.warning("roles not refreshed", endpoint_id=instance.endpoint_id, error=str(error))
+                await self._drop_admin(instance)
+                return
+            await self._records.store_truth(facts.branch.id, found)
         if clean and not instance.leases:
             instance.stale = False
 

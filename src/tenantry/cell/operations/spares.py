@@ -16,7 +16,6 @@ from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage.heads import create_head
 from tenantry.errors import OperatorError
 from tenantry.neon.ids import HeadId, ProjectId, new_branch_id, new_head_id, new_project_id
-from tenantry.postgres import scram
 from tenantry.postgres.template import Template
 from tenantry.runtime.failpoints import failpoint
 
@@ -91,7 +90,7 @@ class Newborn:
         return spare, password
 
     def _clone(self, template: Template, project_id: ProjectId, head_id: HeadId, uid: Uid, verifier: str) -> None:
-        admin = scram.make_verifier(self._context.admin.password(project_id))
+        admin = self._context.admin.verifier(project_id)
         create_head(
             self._context.layout,
             template,
