@@ -250,12 +250,12 @@ def _write_at(
         try:
             if owner is not None:
                 os.fchown(descriptor, *owner)
-            os.fchmod(descriptor, mode)
-            view = memoryview(data).cast("B")
-            written = os.write(descriptor, view) if len(view) else 0
-            while written < len(view):
-                written += os.write(descriptor, view[written:])
-            _record("write", place, data=view)
+            if mode & 0o077:  # what is only the owner's no sane umask takes away
+                os.fchmod(descriptor, mode)
+            written = os.write(descriptor, data) if data else 0
+            while written < len(data):
+                written += os.write(descriptor, memoryview(data)[written:])
+            _record("write", place, data=data)
             if sync:
                 _fsync(descriptor, "fsync", place)
         finally:
