@@ -22,6 +22,7 @@ from tenantry.cell.model import BuildId, Head
 from tenantry.cell.storage import archive, bases, fork, recover, slot
 from tenantry.cell.storage.bases import Base
 from tenantry.cell.storage.clone import Driver, probe
+from tenantry.cell.storage.directories import spread
 from tenantry.cell.storage.history import History, Point
 from tenantry.cell.storage.lineage import start_of
 from tenantry.cell.storage.recover import Recovered, Workshop
@@ -84,6 +85,7 @@ class Site:
     def create(self) -> HeadId:
         """A first head, from the template."""
         head = new_head_id()
+        spread(self.directory)
         self.dir(head).mkdir(mode=0o711)
         verifiers = {role: scram.make_verifier(self.password) for role in (ADMIN_ROLE, OWNER_ROLE)}
         self.template.clone(
@@ -224,6 +226,7 @@ class Site:
     def copy(self, prepared: Site, head: HeadId) -> HeadId:
         """A sleeping head of another site, with all of its files."""
         self.password = prepared.password
+        spread(self.directory)
         self.heads[head] = prepared.heads[head]
         subprocess.run(["cp", "-a", prepared.dir(head), self.dir(head)], check=True)
         for path in (self.dir(head) / "wal").iterdir():

@@ -7,8 +7,10 @@ link wherever it can write. What lies beside ``data`` (``wal``, ``bases``) is th
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
+import struct
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
@@ -77,3 +79,28 @@ def read_regular(directory: Path, name: str, *, bytes_max: int) -> bytes:
         return bytes(content)
     finally:
         os.close(descriptor)
+
+
+_GET_FLAGS: Final = 0x80086601
+_SET_FLAGS: Final = 0x40086602
+_TOP_DIRECTORY: Final = 0x20000
+
+
+def spread(directory: Path) -> bool:
+    """Tells ext4 that what lies below belongs apart (``chattr +T``): each new subdirectory gets a region of its own.
+
+    Otherwise all trees share one, and ext4 steps over every inode freed there within the last minutes each time it
+    looks for a new one: clones take ten times as long while others are deleted. False where this does not exist.
+    """
+    descriptor = os.open(directory, OPEN_DIRECTORY)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        (value,) = struct.unpack("=q", flags)
+        if not value & _TOP_DIRECTORY:
+            fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("=q", value | _TOP_DIRECTORY))
+    except OSError:  # another file system, or not ours: it is only slower
+        return False
+    finally:
+        os.close(descriptor)
+    return True

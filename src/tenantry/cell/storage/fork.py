@@ -20,7 +20,7 @@ from typing import Final
 from tenantry.cell.model import Head
 from tenantry.cell.storage import archive, checkpoint
 from tenantry.cell.storage.clone import Driver, clone_data
-from tenantry.cell.storage.directories import OPEN_FILE, inside
+from tenantry.cell.storage.directories import OPEN_FILE, inside, spread
 from tenantry.cell.storage.freeze import frozen
 from tenantry.cell.storage.lineage import start_of
 from tenantry.cell.storage.segments import number_of, parse_segment
@@ -110,6 +110,7 @@ def prepared(head_dir: Path) -> Generator[None, None, None]:
     """An empty directory for a new head; what an earlier, killed attempt left of it is removed, as is a failed one."""
     with files.explained("cannot make", head_dir):
         files.remove_tree(head_dir)
+        spread(head_dir.parent)
         files.make_directory(head_dir, mode=HEAD_DIRECTORY_MODE)
     try:
         yield
