@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import threading
@@ -27,6 +31,7 @@ from tenantry.cell.proxy.session import House
 from tenantry.cell.proxy.settings import Settings
 from tenantry.errors import StartFailed
 from tenantry.neon.ids import EndpointId
+from tenantry.postgres import scram, wire
 from tenantry.runtime.tasks import Tasks
 
 T = TypeVar("T")
@@ -87,7 +92,7 @@ class Instance:
 
     def stop(self) -> None:
         if self.process is not None:
-            self.process.terminate()
+            self.process.send_signal(signal.SIGINT)  # ends sessions, as a plain SIGTERM would not
             self.process.wait(20)
             self.process = None
 
@@ -152,6 +157,8 @@ class StaticCell:
     broken: bool = False
     endpoints: frozenset[str] = frozenset({ENDPOINT})
     wake_gate: asyncio.Event | None = None
+    socket_paths: list[str] = field(default_factory=list)
+    """Given out before the real one."""
 
     def refresh(self) -> None:
         with self.instance.admin() as admin:
@@ -182,7 +189,7 @@ class StaticCell:
         self.woken += 1
         lease = LeaseId(f"lease-{secrets.token_hex(4)}")
         self.leases.add(lease)
-        return Upstream(self.instance.socket_path, lease)
+        return Upstream(self.socket_paths.pop(0) if self.socket_paths else self.instance.socket_path, lease)
 
     async def release(self, lease: LeaseId) -> None:
         self.leases.discard(lease)
@@ -243,12 +250,12 @@ class ClientSide:
     def connect(self, **changes: Any) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(self.dsn(**changes), autocommit=True)
 
-    def raw(self, *packets: bytes) -> socket.socket:
+    def raw(self, *packets: bytes) -> RawClient:
         """A bare connection that has sent ``packets``."""
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         for packet in packets:
             sock.sendall(packet)
-        return sock
+        return RawClient(sock)
 
 
 @dataclass
@@ -260,6 +267,9 @@ class OpenDoor(ClientSide):
     door: Door
     port: int
     thread: LoopThread
+
+    def instance_admin(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return self.cell.instance.admin()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the door's loop."""
@@ -309,3 +319,73 @@ def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker
             await tasks.stop()
 
     loop_thread.run(stop())
+
+
+class RawClient:
+    """A client whose every byte the test decides, and sees."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.inbox = bytearray()
+        self.seen: list[wire.Message] = []
+
+    def message(self) -> wire.Message:
+        while (message := wire.take_message(self.inbox, bytes_max=2**30)) is None:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError
+            self.inbox += data
+        self.seen.append(message)
+        return message
+
+    def until(self, kind: bytes) -> wire.Message:
+        while (message := self.message()).kind != kind:
+            pass
+        return message
+
+    def startup(self, version: int = wire.PROTOCOL_3_0, **parameters: str) -> None:
+        given = {"user": ROLE, "database": DATABASE, "options": f"endpoint={ENDPOINT}", **parameters}
+        self.sock.sendall(wire.startup(given, version))
+
+    def prove(self, password: str = PASSWORD) -> None:
+        """The SCRAM exchange up to the proof."""
+        self.until(b"R")
+        bare = "n=,r=nonceofthisclient"
+        self.sock.sendall(wire.sasl_initial_response(scram.MECHANISM, f"n,,{bare}".encode()))
+        server_first = self.until(b"R").body[4:].decode()
+        fields = dict(part.split("=", 1) for part in server_first.split(","))
+        salted = hashlib.pbkdf2_hmac(
+            "sha256", scram.saslprep(password), base64.b64decode(fields["s"]), int(fields["i"])
+        )
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        without_proof = f"c=biws,r={fields['r']}"
+        message = f"{bare},{server_first},{without_proof}".encode()
+        signature = hmac.digest(hashlib.sha256(client_key).digest(), message, "sha256")
+        proof = base64.b64encode(bytes(a ^ b for a, b in zip(client_key, signature, strict=True))).decode()
+        self.sock.sendall(wire.sasl_response(f"{without_proof},p={proof}".encode()))
+
+    def login(self, **parameters: str) -> None:
+        self.startup(**parameters)
+        self.prove()
+        self.until(b"Z")
+
+    def query(self, sql: str) -> None:
+        self.sock.sendall(wire.query(sql))
+
+    def error(self) -> dict[str, str]:
+        """The error that ends the connection, after which there is nothing."""
+        fields = wire.parse_error(self.until(b"E").body)
+        assert self.at_end()
+        return fields
+
+    def at_end(self) -> bool:
+        try:
+            return self.sock.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()

@@ -55,6 +55,11 @@ class Cancels:
         self._worker = bytes([worker])
         self._targets: dict[Key, Target] = {}
 
+    @property
+    def sessions(self) -> int:
+        """How many keys are out."""
+        return len(self._targets)
+
     def mint(self, version: int, target: Target) -> Key:
         """A new key for ``target``, until :meth:`drop`."""
         while True:

@@ -14,6 +14,8 @@ from tenantry.cell.proxy.conn import Conn
 from tenantry.cell.proxy.session import House, serve
 
 ACCEPTS_PER_TURN: Final = 64
+WATCH_AGAIN_SECONDS: Final = 2.0
+_WATCHES_PER_TURN: Final = 256
 _OUT_OF_FILES_SECONDS: Final = 0.1
 _CUT_SECONDS: Final = 1.0
 """What a stopped relay's session may take to clean up, before it is cancelled."""
@@ -45,7 +47,20 @@ class Door:
     def open(self) -> None:
         """Begins to accept."""
         self._open = True
+        self._house.tasks.start(self._watch_again(), "watch again")
+        self._listen()
+
+    def _listen(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    async def _watch_again(self) -> None:
+        """See Relay.watch_again; in small portions, so that the loop is not held up."""
+        while True:
+            await asyncio.sleep(WATCH_AGAIN_SECONDS)
+            for number, relay in enumerate(list(self._house.relays), start=1):
+                relay.watch_again()
+                if number % _WATCHES_PER_TURN == 0:
+                    await asyncio.sleep(0)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -64,7 +79,7 @@ class Door:
             # The backlog would wake us again at once, and nothing gets better by asking.
             _log.error("cannot accept a client", reason=error.strerror)
             self._loop.remove_reader(self._listener.fileno())
-            self._resume = self._loop.call_later(_OUT_OF_FILES_SECONDS, self.open)
+            self._resume = self._loop.call_later(_OUT_OF_FILES_SECONDS, self._listen)
 
     def _welcome(self, sock: socket.socket, address: str) -> None:
         try:

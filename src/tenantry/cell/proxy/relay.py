@@ -20,7 +20,7 @@ HALF_CLOSED_SECONDS: Final = 30.0
 """How long the instance may be silent after its client has said that it sends no more."""
 LINGER_SECONDS: Final = 5.0
 """How long a client may take to close after its instance has; closing first could destroy the last bytes."""
-_TLS_READS_PER_TURN: Final = 16
+_READS_PER_TURN: Final = 16
 _READY_BYTES: Final = 6
 _READY: Final = b"Z\0\0\0\5"
 
@@ -51,6 +51,7 @@ class _Direction:
         "_sink_fd",
         "_source_fd",
         "_source_tls",
+        "_unwatched",
         "_watch_ready",
         "bytes",
         "done",
@@ -70,6 +71,8 @@ class _Direction:
         self._sink_fd = sink.sock.fileno()
         self._rest: memoryview | None = None
         self._discarding = False
+        self._unwatched = False
+        """The source is reset and its reader will never be called again; it ends within a few reads."""
         self._watch_ready = watch_ready
         self.tail = _READY + b"I"
         """The last bytes passed on, kept where they tell whether the client has had a whole answer."""
@@ -93,7 +96,7 @@ class _Direction:
         if self.ended or self._rest is not None:
             return  # A turn that was asked for before the state changed.
         tls = self._source_tls
-        for _ in range(_TLS_READS_PER_TURN):
+        for _ in range(_READS_PER_TURN):
             try:
                 count = self._recv_into(_buffer)
             except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
@@ -115,7 +118,7 @@ class _Direction:
                 self._pass_on(_view[:count])
                 if self._rest is not None:
                     return
-            if tls is None or self.ended or not tls.pending():
+            if self.ended or ((tls is None or not tls.pending()) and not self._unwatched):
                 return
         self._loop.call_soon(self.readable)
 
@@ -150,7 +153,7 @@ class _Direction:
         self._rest = None
         self._loop.remove_writer(self._sink_fd)
         self._loop.add_reader(self._source_fd, self.readable)
-        if self._source_tls is not None and self._source_tls.pending():
+        if self._unwatched or (self._source_tls is not None and self._source_tls.pending()):
             self.readable()
 
     def end(self) -> None:
@@ -161,6 +164,18 @@ class _Direction:
             self.done = True
             self.sink.shutdown_write()
         self._relay.direction_ended(self)
+
+    def watch_again(self) -> None:
+        """Finds out whether the loop has stopped to watch the source, and from then on does without it."""
+        if self.ended or self._rest is not None or self._unwatched:
+            return
+        try:
+            self._loop.add_reader(self._source_fd, self.readable)
+        except RuntimeError:
+            # uvloop has closed its handle: the source is reset, and what is left of it can be read to its end.
+            self._loop.remove_reader(self._source_fd)
+            self._unwatched = True
+            self.readable()
 
     def discard(self) -> None:
         """The sink takes no more: from now on, read and forget, so that the source is heard when it ends."""
@@ -218,6 +233,16 @@ class Relay:
             self._outward.cut()
             if self._timer is not None:
                 self._timer.cancel()
+
+    def watch_again(self) -> None:
+        """To be called every few seconds while :meth:`run` runs.
+
+        When a connection is reset, uvloop calls its reader once and never again. If that call finds data, the
+        reset itself goes unheard, and an instance that waits for the rest of a message would wait for ever.
+        """
+        if not self._over.done():
+            self._inward.watch_again()
+            self._outward.watch_again()
 
     def stop(self, last_words: bytes) -> None:
         """Ends the relay now; the client hears ``last_words`` where they cannot fall into another message."""
