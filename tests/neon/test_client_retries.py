@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tenantry.errors import InvalidInput, LimitReached, Locked, Unavailable
-from tenantry.neon import client as module
+from tenantry.neon import transport as module
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 

@@ -10,93 +10,28 @@ Errors are those of :mod:`tenantry.errors`, with the server's message and reques
 
 from __future__ import annotations
 
-import random
-import ssl
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Final, Literal
+from urllib.parse import quote
 
-import httpx
-import stamina
-from pydantic import ValidationError
-
-from tenantry.errors import Defect, InvalidInput, LimitReached, Locked, TenantryError, Unavailable
+from tenantry.errors import Unavailable
 from tenantry.neon import shapes
-from tenantry.neon.errors import error_from_answer
 from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, RegionId, SnapshotId
+from tenantry.neon.transport import DEADLINE_SECONDS, JsonBody, Query, Transport
 
-DEADLINE_SECONDS: Final = 60.0
-"""How long one call may take with all its repetitions, unless the caller says otherwise."""
-ANSWER_SECONDS_MAX: Final = 30.0
-CONNECT_SECONDS_MAX: Final = 5.0
-CONNECTIONS_MAX: Final = 32
-ANSWER_BYTES_MAX: Final = 64 * 2**20
-CONNECTION_FAILURES_MAX: Final = 5
-"""Broken or refused connections in one call before it gives up: a server that is gone is soon said to be."""
 PAGE_PROJECTS: Final = 100
 PAGE_BRANCHES: Final = 1000
-_RETRY_SECONDS_FIRST: Final = 0.05
-_RETRY_SECONDS_MAX: Final = 2.0
-_LAST_ATTEMPT_SECONDS: Final = 1.0
-"""No attempt begins so late that it could only time out and hide why the earlier ones were refused."""
 _POLL_SECONDS_FIRST: Final = 0.02
 _POLL_SECONDS_MAX: Final = 1.0
-_REPEATABLE: Final = frozenset({"GET", "PUT", "DELETE"})
-_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _OPERATION_DONE: Final = frozenset({"finished", "skipped"})
 _OPERATION_LOST: Final = frozenset({"failed", "error", "cancelled"})
 
-S = TypeVar("S", bound=shapes.Shape)
-Query = Mapping[str, str | int | bool | None]
-JsonBody = Mapping[str, object]
 
-
-class NeonClient:
+class NeonClient(Transport):
     """One account of one API. Close it (or use ``with``) to give its connections back; closing is safe twice."""
-
-    def __init__(
-        self,
-        base_url: str,
-        api_key: str,
-        *,
-        deadline_seconds: float = DEADLINE_SECONDS,
-        connections_max: int = CONNECTIONS_MAX,
-        tls_verify: bool | str = True,
-    ) -> None:
-        """``base_url`` includes ``/api/v2``. ``tls_verify`` may name a file with the certificates to trust.
-
-        Raises InvalidInput for a base URL that is not one or that holds a password.
-        """
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise InvalidInput("the API's base URL is not like https://host/api/v2")
-        self._base_url = base_url.rstrip("/")
-        self._deadline_seconds = deadline_seconds
-        self._http = httpx.Client(
-            auth=_Bearer(api_key),
-            headers={"Accept": "application/json", "User-Agent": "tenantry"},
-            timeout=httpx.Timeout(ANSWER_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
-            limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
-            verify=_tls_context(tls_verify, scheme=parts.scheme),
-            trust_env=parts.scheme == "https",  # a cell next to us is not reached through anybody's proxy
-        )
-
-    def __repr__(self) -> str:
-        return f"NeonClient({self._base_url!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
-
-    # -- projects --------------------------------------------------------------------------------------------
 
     def create_project(
         self,
@@ -130,7 +65,7 @@ class NeonClient:
             settings=settings,
             default_endpoint_settings=default_endpoint_settings,
         )
-        return self._ask(
+        return self.ask(
             shapes.ProjectCreated, "POST", "/projects", body={"project": project}, deadline_seconds=deadline_seconds
         )
 
@@ -147,7 +82,7 @@ class NeonClient:
         query: Query = {
             "cursor": cursor, "limit": limit, "search": search, "org_id": org_id, "recoverable": recoverable,
         }  # fmt: skip
-        return self._ask(shapes.ProjectsResponse, "GET", "/projects", query=query)
+        return self.ask(shapes.ProjectsResponse, "GET", "/projects", query=query)
 
     def projects(
         self, *, search: str | None = None, org_id: str | None = None, recoverable: bool | None = None
@@ -163,7 +98,7 @@ class NeonClient:
             cursor = following
 
     def get_project(self, project_id: ProjectId) -> shapes.Project:
-        return self._ask(shapes.ProjectResponse, "GET", _path("projects", project_id)).project
+        return self.ask(shapes.ProjectResponse, "GET", _path("projects", project_id)).project
 
     def update_project(
         self,
@@ -180,14 +115,14 @@ class NeonClient:
             settings=settings,
             default_endpoint_settings=default_endpoint_settings,
         )
-        return self._ask(shapes.ProjectOperations, "PATCH", _path("projects", project_id), body={"project": project})
+        return self.ask(shapes.ProjectOperations, "PATCH", _path("projects", project_id), body={"project": project})
 
     def delete_project(self, project_id: ProjectId) -> shapes.Project:
         """NotFound when it is gone already, also when an earlier try of this call has done it."""
-        return self._ask(shapes.ProjectResponse, "DELETE", _path("projects", project_id)).project
+        return self.ask(shapes.ProjectResponse, "DELETE", _path("projects", project_id)).project
 
     def recover_project(self, project_id: ProjectId) -> shapes.ProjectRecovered:
-        return self._ask(shapes.ProjectRecovered, "POST", _path("projects", project_id, "recover"))
+        return self.ask(shapes.ProjectRecovered, "POST", _path("projects", project_id, "recover"))
 
     def connection_uri(
         self,
@@ -205,7 +140,7 @@ class NeonClient:
             "endpoint_id": endpoint_id, "pooled": pooled or None,
         }  # fmt: skip
         path = _path("projects", project_id, "connection_uri")
-        return self._ask(shapes.ConnectionUriResponse, "GET", path, query=query).uri
+        return self.ask(shapes.ConnectionUriResponse, "GET", path, query=query).uri
 
     # -- branches --------------------------------------------------------------------------------------------
 
@@ -214,7 +149,7 @@ class NeonClient:
         cursor: str | None = None
         while True:
             query: Query = {"cursor": cursor, "limit": PAGE_BRANCHES, "search": search}
-            page = self._ask(shapes.BranchesResponse, "GET", _path("projects", project_id, "branches"), query=query)
+            page = self.ask(shapes.BranchesResponse, "GET", _path("projects", project_id, "branches"), query=query)
             yield from page.branches
             following = page.pagination.next if page.pagination else None
             if not page.branches or not following or following == cursor:
@@ -222,7 +157,7 @@ class NeonClient:
             cursor = following
 
     def get_branch(self, project_id: ProjectId, branch_id: BranchId) -> shapes.Branch:
-        return self._ask(shapes.BranchResponse, "GET", _branch(project_id, branch_id)).branch
+        return self.ask(shapes.BranchResponse, "GET", _branch(project_id, branch_id)).branch
 
     def create_branch(
         self,
@@ -253,7 +188,7 @@ class NeonClient:
             endpoints=[{"type": "read_write", **(endpoint_settings or {})}] if endpoint else None,
             annotation_value=annotations,
         )
-        return self._ask(shapes.BranchCreated, "POST", _path("projects", project_id, "branches"), body=body)
+        return self.ask(shapes.BranchCreated, "POST", _path("projects", project_id, "branches"), body=body)
 
     def update_branch(
         self,
@@ -268,14 +203,14 @@ class NeonClient:
         branch = _said(name=name, protected=protected, expires_at=_moment(expires_at))
         if never_expires:
             branch["expires_at"] = None
-        return self._ask(shapes.BranchOperations, "PATCH", _branch(project_id, branch_id), body={"branch": branch})
+        return self.ask(shapes.BranchOperations, "PATCH", _branch(project_id, branch_id), body={"branch": branch})
 
     def delete_branch(
         self, project_id: ProjectId, branch_id: BranchId, *, hard: bool | None = None
     ) -> shapes.BranchOperations | None:
         """None when it was gone already."""
         path = _branch(project_id, branch_id)
-        return self._delete(shapes.BranchOperations, path, query={"hard_delete": hard})
+        return self.delete(shapes.BranchOperations, path, query={"hard_delete": hard})
 
     def restore_branch(
         self,
@@ -293,10 +228,10 @@ class NeonClient:
             source_timestamp=_moment(source_timestamp),
             preserve_under_name=preserve_under_name,
         )
-        return self._ask(shapes.BranchOperations, "POST", _branch(project_id, branch_id, "restore"), body=body)
+        return self.ask(shapes.BranchOperations, "POST", _branch(project_id, branch_id, "restore"), body=body)
 
     def set_default_branch(self, project_id: ProjectId, branch_id: BranchId) -> shapes.BranchOperations:
-        return self._ask(shapes.BranchOperations, "POST", _branch(project_id, branch_id, "set_as_default"))
+        return self.ask(shapes.BranchOperations, "POST", _branch(project_id, branch_id, "set_as_default"))
 
     def branch_schema(
         self,
@@ -309,17 +244,17 @@ class NeonClient:
     ) -> str:
         """The database's schema as SQL."""
         query: Query = {"db_name": database_name, "lsn": lsn, "timestamp": _moment(timestamp)}
-        return self._ask(shapes.BranchSchema, "GET", _branch(project_id, branch_id, "schema"), query=query).sql or ""
+        return self.ask(shapes.BranchSchema, "GET", _branch(project_id, branch_id, "schema"), query=query).sql or ""
 
     # -- endpoints -------------------------------------------------------------------------------------------
 
     def list_endpoints(self, project_id: ProjectId, *, branch_id: BranchId | None = None) -> list[shapes.Endpoint]:
         """Endpoints of the project, or of one of its branches."""
         path = _branch(project_id, branch_id, "endpoints") if branch_id else _path("projects", project_id, "endpoints")
-        return self._ask(shapes.EndpointsResponse, "GET", path).endpoints
+        return self.ask(shapes.EndpointsResponse, "GET", path).endpoints
 
     def get_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> shapes.Endpoint:
-        return self._ask(shapes.EndpointResponse, "GET", _endpoint(project_id, endpoint_id)).endpoint
+        return self.ask(shapes.EndpointResponse, "GET", _endpoint(project_id, endpoint_id)).endpoint
 
     def create_endpoint(
         self,
@@ -339,7 +274,7 @@ class NeonClient:
             suspend_timeout_seconds=suspend_timeout_seconds,
         )
         path = _path("projects", project_id, "endpoints")
-        return self._ask(shapes.EndpointOperations, "POST", path, body={"endpoint": endpoint})
+        return self.ask(shapes.EndpointOperations, "POST", path, body={"endpoint": endpoint})
 
     def update_endpoint(
         self,
@@ -362,36 +297,36 @@ class NeonClient:
             settings=settings,
         )
         path = _endpoint(project_id, endpoint_id)
-        return self._ask(shapes.EndpointOperations, "PATCH", path, body={"endpoint": endpoint})
+        return self.ask(shapes.EndpointOperations, "PATCH", path, body={"endpoint": endpoint})
 
     def delete_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> shapes.EndpointOperations | None:
         """None when it was gone already."""
-        return self._delete(shapes.EndpointOperations, _endpoint(project_id, endpoint_id))
+        return self.delete(shapes.EndpointOperations, _endpoint(project_id, endpoint_id))
 
     def start_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> shapes.EndpointOperations:
-        return self._ask(shapes.EndpointOperations, "POST", _endpoint(project_id, endpoint_id, "start"))
+        return self.ask(shapes.EndpointOperations, "POST", _endpoint(project_id, endpoint_id, "start"))
 
     def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> shapes.EndpointOperations:
-        return self._ask(shapes.EndpointOperations, "POST", _endpoint(project_id, endpoint_id, "suspend"))
+        return self.ask(shapes.EndpointOperations, "POST", _endpoint(project_id, endpoint_id, "suspend"))
 
     def restart_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> shapes.EndpointOperations:
-        return self._ask(shapes.EndpointOperations, "POST", _endpoint(project_id, endpoint_id, "restart"))
+        return self.ask(shapes.EndpointOperations, "POST", _endpoint(project_id, endpoint_id, "restart"))
 
     # -- databases and roles ---------------------------------------------------------------------------------
 
     def list_databases(self, project_id: ProjectId, branch_id: BranchId) -> list[shapes.Database]:
-        return self._ask(shapes.DatabasesResponse, "GET", _branch(project_id, branch_id, "databases")).databases
+        return self.ask(shapes.DatabasesResponse, "GET", _branch(project_id, branch_id, "databases")).databases
 
     def get_database(self, project_id: ProjectId, branch_id: BranchId, name: str) -> shapes.Database:
         path = _branch(project_id, branch_id, "databases", name)
-        return self._ask(shapes.DatabaseResponse, "GET", path).database
+        return self.ask(shapes.DatabaseResponse, "GET", path).database
 
     def create_database(
         self, project_id: ProjectId, branch_id: BranchId, *, name: str, owner_name: str
     ) -> shapes.DatabaseOperations:
         body = {"database": {"name": name, "owner_name": owner_name}}
         path = _branch(project_id, branch_id, "databases")
-        return self._ask(shapes.DatabaseOperations, "POST", path, body=body)
+        return self.ask(shapes.DatabaseOperations, "POST", path, body=body)
 
     def update_database(
         self,
@@ -404,38 +339,38 @@ class NeonClient:
     ) -> shapes.DatabaseOperations:
         body = {"database": _said(name=new_name, owner_name=owner_name)}
         path = _branch(project_id, branch_id, "databases", name)
-        return self._ask(shapes.DatabaseOperations, "PATCH", path, body=body)
+        return self.ask(shapes.DatabaseOperations, "PATCH", path, body=body)
 
     def delete_database(
         self, project_id: ProjectId, branch_id: BranchId, name: str
     ) -> shapes.DatabaseOperations | None:
         """None when it was gone already."""
-        return self._delete(shapes.DatabaseOperations, _branch(project_id, branch_id, "databases", name))
+        return self.delete(shapes.DatabaseOperations, _branch(project_id, branch_id, "databases", name))
 
     def list_roles(self, project_id: ProjectId, branch_id: BranchId) -> list[shapes.Role]:
-        return self._ask(shapes.RolesResponse, "GET", _branch(project_id, branch_id, "roles")).roles
+        return self.ask(shapes.RolesResponse, "GET", _branch(project_id, branch_id, "roles")).roles
 
     def get_role(self, project_id: ProjectId, branch_id: BranchId, name: str) -> shapes.Role:
-        return self._ask(shapes.RoleResponse, "GET", _branch(project_id, branch_id, "roles", name)).role
+        return self.ask(shapes.RoleResponse, "GET", _branch(project_id, branch_id, "roles", name)).role
 
     def create_role(self, project_id: ProjectId, branch_id: BranchId, *, name: str) -> shapes.RoleOperations:
         """The answer's role has its password."""
         body = {"role": {"name": name}}
-        return self._ask(shapes.RoleOperations, "POST", _branch(project_id, branch_id, "roles"), body=body)
+        return self.ask(shapes.RoleOperations, "POST", _branch(project_id, branch_id, "roles"), body=body)
 
     def delete_role(self, project_id: ProjectId, branch_id: BranchId, name: str) -> shapes.RoleOperations | None:
         """None when it was gone already."""
-        return self._delete(shapes.RoleOperations, _branch(project_id, branch_id, "roles", name))
+        return self.delete(shapes.RoleOperations, _branch(project_id, branch_id, "roles", name))
 
     def reveal_password(self, project_id: ProjectId, branch_id: BranchId, name: str) -> str:
         """Conflict when the password is not stored."""
         path = _branch(project_id, branch_id, "roles", name, "reveal_password")
-        return self._ask(shapes.RolePassword, "GET", path).password
+        return self.ask(shapes.RolePassword, "GET", path).password
 
     def reset_password(self, project_id: ProjectId, branch_id: BranchId, name: str) -> shapes.RoleOperations:
         """The answer's role has the new password; it holds when the operations have finished."""
         path = _branch(project_id, branch_id, "roles", name, "reset_password")
-        return self._ask(shapes.RoleOperations, "POST", path)
+        return self.ask(shapes.RoleOperations, "POST", path)
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -444,13 +379,13 @@ class NeonClient:
     ) -> shapes.OperationsResponse:
         """One page of operations, newest first."""
         path = _path("projects", project_id, "operations")
-        return self._ask(shapes.OperationsResponse, "GET", path, query={"cursor": cursor, "limit": limit})
+        return self.ask(shapes.OperationsResponse, "GET", path, query={"cursor": cursor, "limit": limit})
 
     def get_operation(
         self, project_id: ProjectId, operation_id: OperationId, *, deadline_seconds: float | None = None
     ) -> shapes.Operation:
         path = _path("projects", project_id, "operations", operation_id)
-        return self._ask(shapes.OperationResponse, "GET", path, deadline_seconds=deadline_seconds).operation
+        return self.ask(shapes.OperationResponse, "GET", path, deadline_seconds=deadline_seconds).operation
 
     def wait_for_operations(
         self,
@@ -510,18 +445,18 @@ class NeonClient:
         query: Query = {
             "name": name, "lsn": lsn, "timestamp": _moment(timestamp), "expires_at": _moment(expires_at),
         }  # fmt: skip
-        return self._ask(shapes.SnapshotOperations, "POST", _branch(project_id, branch_id, "snapshot"), query=query)
+        return self.ask(shapes.SnapshotOperations, "POST", _branch(project_id, branch_id, "snapshot"), query=query)
 
     def list_snapshots(self, project_id: ProjectId) -> list[shapes.Snapshot]:
-        return self._ask(shapes.SnapshotsResponse, "GET", _path("projects", project_id, "snapshots")).snapshots
+        return self.ask(shapes.SnapshotsResponse, "GET", _path("projects", project_id, "snapshots")).snapshots
 
     def rename_snapshot(self, project_id: ProjectId, snapshot_id: SnapshotId, name: str) -> shapes.Snapshot:
         path = _path("projects", project_id, "snapshots", snapshot_id)
-        return self._ask(shapes.SnapshotResponse, "PATCH", path, body={"snapshot": {"name": name}}).snapshot
+        return self.ask(shapes.SnapshotResponse, "PATCH", path, body={"snapshot": {"name": name}}).snapshot
 
     def delete_snapshot(self, project_id: ProjectId, snapshot_id: SnapshotId) -> shapes.OperationsResponse:
         path = _path("projects", project_id, "snapshots", snapshot_id)
-        return self._ask(shapes.OperationsResponse, "DELETE", path)
+        return self.ask(shapes.OperationsResponse, "DELETE", path)
 
     def restore_snapshot(
         self,
@@ -534,168 +469,25 @@ class NeonClient:
     ) -> shapes.SnapshotRestored:
         path = _path("projects", project_id, "snapshots", snapshot_id, "restore")
         body = _said(name=name, target_branch_id=target_branch_id, finalize_restore=finalize or None)
-        return self._ask(shapes.SnapshotRestored, "POST", path, body=body)
+        return self.ask(shapes.SnapshotRestored, "POST", path, body=body)
 
     # -- the account -----------------------------------------------------------------------------------------
 
     def users_me(self) -> shapes.CurrentUser:
-        return self._ask(shapes.CurrentUser, "GET", "/users/me")
+        return self.ask(shapes.CurrentUser, "GET", "/users/me")
 
     def auth_details(self) -> shapes.AuthDetails:
-        return self._ask(shapes.AuthDetails, "GET", "/auth")
+        return self.ask(shapes.AuthDetails, "GET", "/auth")
 
     def list_regions(self) -> list[shapes.Region]:
-        return self._ask(shapes.RegionsResponse, "GET", "/regions").regions
+        return self.ask(shapes.RegionsResponse, "GET", "/regions").regions
 
     def create_api_key(self, name: str) -> shapes.ApiKeyCreated:
         """The answer is the only time that the key is shown."""
-        return self._ask(shapes.ApiKeyCreated, "POST", "/api_keys", body={"key_name": name})
+        return self.ask(shapes.ApiKeyCreated, "POST", "/api_keys", body={"key_name": name})
 
     def revoke_api_key(self, key_id: int) -> shapes.ApiKeyRevoked:
-        return self._ask(shapes.ApiKeyRevoked, "DELETE", _path("api_keys", str(key_id)))
-
-    # -- asking ----------------------------------------------------------------------------------------------
-
-    def _delete(self, shape: type[S], path: str, *, query: Query | None = None) -> S | None:
-        status, body = self._exchange("DELETE", path, query=query)
-        return None if status == 204 else _read(shape, body, f"DELETE {path}")
-
-    def _ask(
-        self,
-        shape: type[S],
-        method: str,
-        path: str,
-        *,
-        query: Query | None = None,
-        body: JsonBody | None = None,
-        deadline_seconds: float | None = None,
-    ) -> S:
-        _, answer = self._exchange(method, path, query=query, body=body, deadline_seconds=deadline_seconds)
-        return _read(shape, answer, f"{method} {path}")
-
-    def _exchange(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Query | None = None,
-        body: JsonBody | None = None,
-        deadline_seconds: float | None = None,
-    ) -> tuple[int, bytes]:
-        """One request, asked again while that is harmless and the deadline allows it."""
-        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
-        deadline = time.monotonic() + seconds
-        last_start = deadline - min(_LAST_ATTEMPT_SECONDS, seconds / 4)
-        patience = _Patience(repeatable=method in _REPEATABLE, last_start=last_start)
-        asking = stamina.retry_context(on=patience, attempts=None, timeout=max(seconds, _RETRY_SECONDS_FIRST))
-        for attempt in asking.with_name(f"{method} {path}", (), {}):
-            with attempt:
-                return self._once(method, path, query=query, body=body, deadline=deadline)
-        raise Defect(f"asking {method} {path} ended without an answer and without an error")
-
-    def _once(
-        self, method: str, path: str, *, query: Query | None, body: JsonBody | None, deadline: float
-    ) -> tuple[int, bytes]:
-        asked = f"{method} {path}"
-        left = max(deadline - time.monotonic(), 0.001)
-        timeout = httpx.Timeout(min(left, ANSWER_SECONDS_MAX), connect=min(left, CONNECT_SECONDS_MAX))
-        parameters = {name: _parameter(value) for name, value in (query or {}).items() if value is not None}
-        try:
-            with self._http.stream(
-                method, self._base_url + path, params=parameters or None, json=body, timeout=timeout
-            ) as response:
-                answer = _read_bounded(response, asked, deadline)
-        except httpx.HTTPError as error:
-            never_sent = isinstance(error, _NEVER_SENT)
-            raise Unavailable(
-                f"{asked} at {self._base_url} failed: {error or type(error).__name__}",
-                next_step="check that the API runs and that its address is right"
-                if never_sent
-                else "look whether it happened before asking again",
-                asked=asked,
-                never_sent=never_sent,
-                maybe_done=not never_sent and method not in _REPEATABLE,
-                transport=True,
-            ) from error
-        if response.status_code >= 300:
-            raise error_from_answer(response.status_code, answer, response.headers, asked=asked)
-        return response.status_code, answer
-
-
-class _Bearer(httpx.Auth):
-    """The key, out of sight of every repr."""
-
-    def __init__(self, api_key: str) -> None:
-        if not api_key.isascii() or not api_key.isprintable() or not api_key.strip():
-            raise InvalidInput("the API key is empty or not printable ASCII")
-        self._header = f"Bearer {api_key.strip()}"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = self._header
-        yield request
-
-
-class _Patience:
-    """Decides after each failure of one call whether, and after how long, it is asked again."""
-
-    def __init__(self, *, repeatable: bool, last_start: float) -> None:
-        self._repeatable = repeatable
-        self._last_start = last_start
-        self._failures = 0
-        self._connection_failures = 0
-
-    def __call__(self, error: Exception) -> bool | float:
-        if not isinstance(error, TenantryError) or not self._harmless(error):
-            return False
-        wait = error.fields.get("retry_after")
-        if not isinstance(wait, float):
-            wait = min(_RETRY_SECONDS_FIRST * 2**self._failures, _RETRY_SECONDS_MAX) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, hides nothing
-        self._failures += 1
-        return wait if time.monotonic() + wait < self._last_start else False
-
-    def _harmless(self, error: TenantryError) -> bool:
-        match error:
-            case Locked() | LimitReached():
-                return True
-            case Unavailable() if error.fields.get("transport"):
-                self._connection_failures += 1
-                may_repeat = self._repeatable or error.fields.get("never_sent") is True
-                return may_repeat and self._connection_failures <= CONNECTION_FAILURES_MAX
-            case Unavailable():
-                return self._repeatable and error.fields.get("status") == 503
-            case _:
-                return False
-
-
-def _tls_context(verify: bool | str, *, scheme: str) -> ssl.SSLContext | bool:
-    if scheme == "http":
-        return False  # loading a trust store takes longer than most calls, and nothing would use it
-    return ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
-
-
-def _read_bounded(response: httpx.Response, asked: str, deadline: float) -> bytes:
-    """The whole body, unless it is larger or slower than any honest answer."""
-    body = bytearray()
-    for piece in response.iter_bytes():
-        body += piece
-        if len(body) > ANSWER_BYTES_MAX:
-            raise Unavailable(f"{asked} answered more than {ANSWER_BYTES_MAX} bytes", asked=asked)
-        if time.monotonic() > deadline:
-            raise Unavailable(f"{asked} was still answering at the deadline", asked=asked, maybe_done=True)
-    return bytes(body)
-
-
-def _read(shape: type[S], body: bytes, asked: str) -> S:
-    try:
-        return shape.model_validate_json(body)
-    except ValidationError as error:
-        places = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors(include_input=False)[:5])
-        raise Unavailable(
-            f"{asked} answered something else than {shape.__name__}: {places}",
-            next_step="check that the base URL is that of a Neon API v2",
-            asked=asked,
-            maybe_done=True,
-        ) from error
+        return self.ask(shapes.ApiKeyRevoked, "DELETE", _path("api_keys", str(key_id)))
 
 
 def _said(**fields: object) -> dict[str, object]:
@@ -705,10 +497,6 @@ def _said(**fields: object) -> dict[str, object]:
 
 def _moment(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _parameter(value: str | int | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _path(*segments: str) -> str:

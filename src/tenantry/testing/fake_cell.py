@@ -6,12 +6,10 @@ effect of SQL) it does not pretend to: those calls raise NotSupported.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Final, NoReturn, TypeVar
+from typing import NoReturn
 
 from tenantry.cell.model import (
     Annotation,
@@ -55,57 +53,37 @@ from tenantry.cell.model import (
     SnapshotRestore,
     Uid,
     Usage,
-    unfinished,
 )
-from tenantry.errors import Conflict, InvalidInput, Locked, NotFound, NotSupported
+from tenantry.errors import Conflict, InvalidInput, NotFound, NotSupported
 from tenantry.neon.ids import (
     BranchId,
     EndpointId,
-    HeadId,
     OperationId,
     ProjectId,
     RegionId,
     SnapshotId,
     new_branch_id,
-    new_endpoint_id,
-    new_operation_id,
     new_project_id,
     new_snapshot_id,
 )
+from tenantry.testing.fake_store import (
+    HEAD,
+    MAJORS,
+    RESERVED_DATABASES,
+    RESERVED_ROLES,
+    FakeStore,
+    check_name,
+    hashed,
+    of_branch,
+)
 
-MAJORS: Final = (17, 18)
-_RESERVED_ROLES: Final = frozenset({"neon_superuser", "cloud_admin", "postgres", "public", "none"})
-_RESERVED_DATABASES: Final = frozenset({"postgres", "template0", "template1"})
-_HEAD: Final = HeadId("none")
 
-V = TypeVar("V")
-
-
-class FakeCell:
+class FakeCell(FakeStore):
     """Implements ``tenantry.cell.api.ports.CellApi``.
 
     Changes hold at once. With ``looks`` above 0 their operations are unfinished, and the project locked, until
     somebody has looked at them that often. ``hold`` and ``release`` lock and free a project by hand.
     """
-
-    def __init__(self, *, looks: int = 0, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._clock = clock
-        self._looks = looks
-        self._held: set[ProjectId] = set()
-        self._looked: dict[OperationId, int] = {}
-        self._projects: dict[ProjectId, Project] = {}
-        self._branches: dict[BranchId, Branch] = {}
-        self._deleted_branches: dict[BranchId, Branch] = {}
-        self._endpoints: dict[EndpointId, Endpoint] = {}
-        self._roles: dict[tuple[BranchId, str], Role] = {}
-        self._passwords: dict[tuple[BranchId, str], str] = {}
-        self._databases: dict[tuple[BranchId, str], Database] = {}
-        self._operations: dict[OperationId, Operation] = {}
-        self._annotations: dict[BranchId, Annotation] = {}
-        self._snapshots: dict[SnapshotId, Snapshot] = {}
-        self._schedules: dict[BranchId, list[BackupSlot]] = {}
-        self._keys: dict[int, ApiKey] = {}
-        self._database_ids = 0
 
     # -- for tests -------------------------------------------------------------------------------------------
 
@@ -124,12 +102,9 @@ class FakeCell:
 
     # -- keys ------------------------------------------------------------------------------------------------
 
-    def now(self) -> datetime:
-        return self._clock()
-
     async def authenticate(self, presented_key: str) -> ApiKey | None:
-        hashed = _hashed(presented_key)
-        return next((key for key in self._living_keys() if secrets.compare_digest(key.key_hash, hashed)), None)
+        key_hash = hashed(presented_key)
+        return next((key for key in self._living_keys() if secrets.compare_digest(key.key_hash, key_hash)), None)
 
     async def list_keys(self) -> Sequence[ApiKey]:
         return list(self._living_keys())
@@ -149,7 +124,7 @@ class FakeCell:
         return (key for key in self._keys.values() if key.revoked_at is None)
 
     def _add_key(self, name: str, clear: str) -> ApiKey:
-        key = ApiKey(id=len(self._keys) + 1, name=name, key_hash=_hashed(clear), created_at=self.now())
+        key = ApiKey(id=len(self._keys) + 1, name=name, key_hash=hashed(clear), created_at=self.now())
         self._keys[key.id] = key
         return key
 
@@ -161,8 +136,8 @@ class FakeCell:
             raise InvalidInput(f"Postgres {major} is not installed", next_step=f"choose one of {MAJORS}")
         database_name = request.database_name or "neondb"
         role_name = request.role_name or f"{database_name}_owner"
-        _check_name("role", role_name, _RESERVED_ROLES)
-        _check_name("database", database_name, _RESERVED_DATABASES)
+        check_name("role", role_name, RESERVED_ROLES)
+        check_name("database", database_name, RESERVED_DATABASES)
         now, project_id = self.now(), new_project_id()
         project = Project(
             id=project_id,
@@ -186,7 +161,7 @@ class FakeCell:
             state="ready",
             state_changed_at=now,
             default=True,
-            head_id=_HEAD,
+            head_id=HEAD,
             created_at=now,
             updated_at=now,
         )
@@ -301,39 +276,6 @@ class FakeCell:
             raise NotFound(f"operation {operation_id} does not exist")
         return self._looked_at(operation)
 
-    def _looked_at(self, operation: Operation) -> Operation:
-        """The operation, one step further."""
-        self._looked[operation.id] = self._looked.get(operation.id, 0) + 1
-        if unfinished(operation) and self._looked[operation.id] >= self._looks:
-            now = self.now()
-            operation = replace(operation, status="finished", updated_at=now, finished_at=now)
-            self._operations[operation.id] = operation
-        return operation
-
-    def _begin(
-        self,
-        project_id: ProjectId,
-        action: OperationAction,
-        *,
-        branch_id: BranchId | None = None,
-        endpoint_id: EndpointId | None = None,
-    ) -> Operation:
-        now = self.now()
-        operation = Operation(
-            id=new_operation_id(),
-            project_id=project_id,
-            branch_id=branch_id,
-            endpoint_id=endpoint_id,
-            action=action,
-            status="running" if self._looks else "finished",
-            verb=action,
-            created_at=now,
-            updated_at=now,
-            finished_at=None if self._looks else now,
-        )
-        self._operations[operation.id] = operation
-        return operation
-
     # -- branches --------------------------------------------------------------------------------------------
 
     async def list_branches(self, project_id: ProjectId, *, deleted: bool) -> Sequence[Branch]:
@@ -373,9 +315,9 @@ class FakeCell:
             endpoints=endpoints,
             roles=tuple(
                 RolePassword(role=role, password=self._passwords.get((branch_id, role.name)))
-                for role in _of_branch(self._roles, branch_id)
+                for role in of_branch(self._roles, branch_id)
             ),
-            databases=tuple(_of_branch(self._databases, branch_id)),
+            databases=tuple(of_branch(self._databases, branch_id)),
             operations=(self._begin(project_id, "create_branch", branch_id=branch_id),),
         )
 
@@ -551,7 +493,7 @@ class FakeCell:
 
     async def list_roles(self, project_id: ProjectId, branch_id: BranchId) -> Sequence[Role]:
         self._branch(project_id, branch_id)
-        return _of_branch(self._roles, branch_id)
+        return of_branch(self._roles, branch_id)
 
     async def get_role(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Role:
         self._branch(project_id, branch_id)
@@ -560,7 +502,7 @@ class FakeCell:
     async def create_role(self, project_id: ProjectId, branch_id: BranchId, request: RoleCreate) -> RoleChanged:
         project = self._free(project_id)
         branch = self._branch(project_id, branch_id)
-        _check_name("role", request.name, _RESERVED_ROLES)
+        check_name("role", request.name, RESERVED_ROLES)
         if (branch_id, request.name) in self._roles:
             raise Conflict(f"role {request.name!r} already exists")
         role, password = self._add_role(branch, request.name, stored=project.store_passwords)
@@ -576,7 +518,7 @@ class FakeCell:
         role = self._roles.get((branch_id, name))
         if role is None:
             return None
-        if any(database.owner_name == name for database in _of_branch(self._databases, branch_id)):
+        if any(database.owner_name == name for database in of_branch(self._databases, branch_id)):
             raise Conflict(f"role {name!r} owns a database", next_step="give it to another role or delete it first")
         del self._roles[branch_id, name]
         self._passwords.pop((branch_id, name), None)
@@ -597,7 +539,7 @@ class FakeCell:
 
     async def list_databases(self, project_id: ProjectId, branch_id: BranchId) -> Sequence[Database]:
         self._branch(project_id, branch_id)
-        return _of_branch(self._databases, branch_id)
+        return of_branch(self._databases, branch_id)
 
     async def get_database(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Database:
         self._branch(project_id, branch_id)
@@ -608,7 +550,7 @@ class FakeCell:
     ) -> DatabaseChanged:
         self._free(project_id)
         branch = self._branch(project_id, branch_id)
-        _check_name("database", request.name, _RESERVED_DATABASES)
+        check_name("database", request.name, RESERVED_DATABASES)
         self._role(branch_id, request.owner_name)
         if (branch_id, request.name) in self._databases:
             raise Conflict(f"database {request.name!r} already exists")
@@ -623,7 +565,7 @@ class FakeCell:
         self._branch(project_id, branch_id)
         database = self._database(branch_id, name)
         new_name, owner = change.name or name, change.owner_name or database.owner_name
-        _check_name("database", new_name, _RESERVED_DATABASES)
+        check_name("database", new_name, RESERVED_DATABASES)
         self._role(branch_id, owner)
         if new_name != name and (branch_id, new_name) in self._databases:
             raise Conflict(f"database {new_name!r} already exists")
@@ -654,7 +596,7 @@ class FakeCell:
             id=snapshot_id,
             project_id=project_id,
             source_branch_id=branch_id,
-            head_id=_HEAD,
+            head_id=HEAD,
             name=request.name or snapshot_id,
             lsn=request.lsn,
             timestamp=request.timestamp or now,
@@ -704,177 +646,3 @@ class FakeCell:
         self._free(project_id)
         self._branch(project_id, branch_id)
         self._schedules[branch_id] = list(schedule)
-
-    # -- looking up and making -------------------------------------------------------------------------------
-
-    def _project(self, project_id: ProjectId) -> Project:
-        project = self._projects.get(project_id)
-        if project is None or project.deleted_at is not None:
-            raise NotFound(f"project {project_id} does not exist")
-        return project
-
-    def _free(self, project_id: ProjectId) -> Project:
-        """The project, unless another change of it runs."""
-        project = self._project(project_id)
-        running = [found for found in self._operations.values() if found.project_id == project_id and unfinished(found)]
-        if project_id in self._held or running:
-            raise Locked(f"project {project_id} has running operations", next_step="ask again when they have finished")
-        return project
-
-    def _branches_of(self, project_id: ProjectId, among: Mapping[BranchId, Branch]) -> list[Branch]:
-        return [branch for branch in among.values() if branch.project_id == project_id]
-
-    def _branch(self, project_id: ProjectId, branch_id: BranchId) -> Branch:
-        self._project(project_id)
-        branch = self._branches.get(branch_id)
-        if branch is None or branch.project_id != project_id:
-            raise NotFound(f"branch {branch_id} does not exist")
-        return branch
-
-    def _default_branch(self, project_id: ProjectId) -> Branch:
-        return next(branch for branch in self._branches_of(project_id, self._branches) if branch.default)
-
-    def _check_branch_name(self, project_id: ProjectId, name: str) -> None:
-        if any(branch.name == name for branch in self._branches_of(project_id, self._branches)):
-            raise Conflict(f"branch name {name!r} is taken")
-
-    def _copy(self, source: Branch, branch_id: BranchId, name: str) -> Branch:
-        """A child of ``source`` with the same roles, passwords and databases."""
-        self._check_branch_name(source.project_id, name)
-        now = self.now()
-        branch = replace(
-            source,
-            id=branch_id,
-            name=name,
-            parent_id=source.id,
-            default=False,
-            state_changed_at=now,
-            created_at=now,
-            updated_at=now,
-        )
-        self._branches[branch_id] = branch
-        for role in _of_branch(self._roles, source.id):
-            self._roles[branch_id, role.name] = replace(role, branch_id=branch_id)
-            if (source.id, role.name) in self._passwords:
-                self._passwords[branch_id, role.name] = self._passwords[source.id, role.name]
-        for database in _of_branch(self._databases, source.id):
-            self._add_database(branch, database.name, database.owner_name)
-        return branch
-
-    def _annotate(self, branch_id: BranchId, value: dict[str, str]) -> None:
-        if value:
-            now = self.now()
-            self._annotations[branch_id] = Annotation(branch_id=branch_id, value=value, created_at=now, updated_at=now)
-
-    def _endpoints_of(self, project_id: ProjectId, branch_id: BranchId | None) -> list[Endpoint]:
-        return [
-            endpoint
-            for endpoint in self._endpoints.values()
-            if endpoint.project_id == project_id and branch_id in (None, endpoint.branch_id)
-        ]
-
-    def _endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> Endpoint:
-        self._project(project_id)
-        endpoint = self._endpoints.get(endpoint_id)
-        if endpoint is None or endpoint.project_id != project_id:
-            raise NotFound(f"endpoint {endpoint_id} does not exist")
-        return endpoint
-
-    def _read_write(self, branch: Branch) -> Endpoint:
-        for endpoint in self._endpoints_of(branch.project_id, branch.id):
-            if endpoint.type == "read_write":
-                return endpoint
-        raise NotFound(f"branch {branch.id} has no read-write endpoint")
-
-    def _add_endpoint(
-        self,
-        branch: Branch,
-        kind: str,
-        *,
-        min_cu: float | None,
-        max_cu: float | None,
-        suspend_timeout_seconds: int | None,
-        settings: dict[str, object] | None = None,
-    ) -> Endpoint:
-        if kind != "read_write":
-            raise NotSupported("read-only endpoints are not served")
-        if any(endpoint.type == kind for endpoint in self._endpoints_of(branch.project_id, branch.id)):
-            raise Conflict(f"branch {branch.id} has a read-write endpoint")
-        now = self.now()
-        smallest = 0.25 if min_cu is None else min_cu
-        endpoint = Endpoint(
-            id=new_endpoint_id(),
-            project_id=branch.project_id,
-            branch_id=branch.id,
-            min_cu=smallest,
-            max_cu=smallest if max_cu is None else max_cu,
-            suspend_timeout_seconds=suspend_timeout_seconds or 0,
-            settings=settings or {},
-            state="idle",
-            created_at=now,
-            updated_at=now,
-        )
-        self._endpoints[endpoint.id] = endpoint
-        return endpoint
-
-    def _role(self, branch_id: BranchId, name: str) -> Role:
-        role = self._roles.get((branch_id, name))
-        if role is None:
-            raise NotFound(f"role {name!r} does not exist")
-        return role
-
-    def _add_role(self, branch: Branch, name: str, *, stored: bool) -> tuple[Role, str]:
-        """The role with a new password."""
-        now, password = self.now(), secrets.token_urlsafe(16)
-        known = self._roles.get((branch.id, name))
-        role = Role(
-            branch_id=branch.id,
-            name=name,
-            verifier=None,
-            created_at=known.created_at if known else now,
-            updated_at=now,
-        )
-        self._roles[branch.id, name] = role
-        if stored:
-            self._passwords[branch.id, name] = password
-        return role, password
-
-    def _database(self, branch_id: BranchId, name: str) -> Database:
-        database = self._databases.get((branch_id, name))
-        if database is None:
-            raise NotFound(f"database {name!r} does not exist")
-        return database
-
-    def _add_database(self, branch: Branch, name: str, owner_name: str) -> Database:
-        now = self.now()
-        self._database_ids += 1
-        database = Database(
-            id=self._database_ids,
-            branch_id=branch.id,
-            name=name,
-            owner_name=owner_name,
-            created_at=now,
-            updated_at=now,
-        )
-        self._databases[branch.id, name] = database
-        return database
-
-    def _snapshot(self, project_id: ProjectId, snapshot_id: SnapshotId) -> Snapshot:
-        self._project(project_id)
-        snapshot = self._snapshots.get(snapshot_id)
-        if snapshot is None or snapshot.project_id != project_id:
-            raise NotFound(f"snapshot {snapshot_id} does not exist")
-        return snapshot
-
-
-def _of_branch(among: Mapping[tuple[BranchId, str], V], branch_id: BranchId) -> list[V]:
-    return [value for (owner, _), value in among.items() if owner == branch_id]
-
-
-def _check_name(kind: str, name: str, reserved: frozenset[str]) -> None:
-    if name.lower() in reserved or name.lower().startswith("pg_"):
-        raise InvalidInput(f"the {kind} name {name!r} is reserved", next_step="choose another")
-
-
-def _hashed(clear: str) -> bytes:
-    return hashlib.sha256(clear.encode()).digest()
