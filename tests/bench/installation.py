@@ -122,12 +122,13 @@ class Installation:
         """Every server process that runs in the project's data directory."""
         return [process.pid for process in running_in(self.head_data(project_id))]
 
-    def wait_for_spares(self, count: int) -> None:
-        def full() -> bool:
-            with closing(sqlite3.connect(f"file:{self.layout.database}?mode=ro", uri=True, timeout=10)) as connection:
-                return int(connection.execute("select count(*) from spare").fetchone()[0]) >= count
+    def spares(self) -> int:
+        """How many stand ready in the pool."""
+        with closing(sqlite3.connect(f"file:{self.layout.database}?mode=ro", uri=True, timeout=10)) as connection:
+            return int(connection.execute("select count(*) from spare").fetchone()[0])
 
-        wait_until(full, f"{count} spares are ready")
+    def wait_for_spares(self, count: int) -> None:
+        wait_until(lambda: self.spares() >= count, f"{count} spares are ready")
 
     def door_processes(self) -> list[psutil.Process]:
         """Those that a connection passes: the workers, and the control process that they ask."""
