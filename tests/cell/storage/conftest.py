@@ -223,6 +223,17 @@ class Site:
             **options,
         )
 
+    async def take_running_base(self, head: HeadId) -> Base:
+        async with self.session(head) as connection:
+            return await bases.take_running_base(
+                connection,
+                self.driver,
+                self.dir(head),
+                build_id=BuildId(self.engine.build_id),
+                last_commit=self.history(head).last_commit,
+                now=datetime.now(UTC),
+            )
+
     def copy(self, prepared: Site, head: HeadId) -> HeadId:
         """A sleeping head of another site, with all of its files."""
         self.password = prepared.password

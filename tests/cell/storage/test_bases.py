@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -11,12 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tenantry.cell.storage import bases, sizes
 from tenantry.cell.storage.clone import ReadWrite
-from tenantry.errors import HistoryDamaged, OperatorError, Unavailable
+from tenantry.errors import HistoryDamaged, InvalidInput, OperatorError, Unavailable
 from tenantry.neon.ids import HeadId
+from tenantry.postgres.lsn import Lsn
 
 MIB = 1024 * 1024
 
@@ -105,6 +109,74 @@ async def test_only_a_cleanly_stopped_head_gives_a_base(site: Any) -> None:
     await site.stop(head, mode="immediate")
     with pytest.raises(Unavailable, match="cleanly"):
         site.take_base(head)
+
+
+async def test_a_base_of_an_instance_that_never_sleeps(site: Any) -> None:
+    """It is written to all the time, and relations come and go while they are copied."""
+    head = site.create()
+    await site.start(head)
+    await site.write(head, 0)
+    done: list[Any] = []
+
+    async def load() -> None:
+        for number in range(1, 1_000_000):
+            done.extend(await site.write(head, number, bulk=65536))
+            async with site.session(head) as connection:
+                await connection.execute("create table fleeting as select generate_series(1, 1000) as n")
+                await connection.execute("drop table fleeting")
+
+    writer = asyncio.create_task(load())
+    try:
+        while len(done) < 2:
+            await asyncio.sleep(0)
+        base = await site.take_running_base(head)
+        count = len(done)
+        while len(done) < count + 3:
+            await asyncio.sleep(0)
+    finally:
+        writer.cancel()
+        with contextlib.suppress(asyncio.CancelledError, psycopg.Error):
+            await writer
+    assert base.lsn < base.usable_from
+    await asyncio.to_thread(bases.verify, site.dir(head), base)
+    bases.delete(site.dir(head), 1)
+    assert bases.bases(site.dir(head)) == [base]
+    with pytest.raises(InvalidInput, match="before the history"):
+        site.history(head).at_lsn(Lsn(base.usable_from - 8))
+    for row in (done[-1], next(row for row in done if row.lsn >= base.usable_from)):
+        child, recovered = await site.recover(head, site.history(head).at_lsn(row.lsn))
+        assert recovered.plan.base == base
+        assert await site.numbers(child) == list(range(row.n + 1))
+        await site.stop(child)
+    child, _ = await site.recover(head, site.history(head).at_lsn(base.usable_from))
+    await site.write(child, -1)
+    assert (site.dir(head) / "bases").exists()
+
+
+async def test_a_running_base_that_fails_leaves_nothing(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = site.create()
+    await site.start(head)
+    await site.write(head, 0)
+
+    async def failing(message: str, error: Exception) -> None:
+        def fail(*_: Any) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bases, "_write_manifest", fail)
+            with pytest.raises(OperatorError, match=message):
+                await site.take_running_base(head)
+
+    await failing("disk is full", OSError(errno.ENOSPC, "x"))
+    task = asyncio.create_task(site.take_running_base(head))
+    while not (site.dir(head) / "bases" / "000002").exists():
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [path.name for path in (site.dir(head) / "bases").iterdir()] == ["000001"]
+    assert (await site.take_running_base(head)).number == 2  # no backup is under way
+    assert await site.numbers(head) == [0]
 
 
 async def test_a_deleted_base_is_gone_at_once(site: Any, sleeping: HeadId) -> None:

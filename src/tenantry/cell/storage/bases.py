@@ -1,13 +1,16 @@
 """Base images of a head: what a recovery starts from before it replays the log.
 
 The first base of a project's first head is the template itself, of which only the stamps are kept. The others are
-clones taken while the head sleeps. ``base.json`` is written last: a directory without it is no base.
+clones: ``cold`` ones are taken while the head sleeps, ``running`` ones of instances that do not sleep, by Postgres' own
+base backup. ``base.json`` is written last: a directory without it is no base.
 
 Must never keep an image of a directory in which Postgres ran meanwhile, and never recover from a changed one.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import zlib
@@ -15,16 +18,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final, Literal, LiteralString, cast
 
+import psycopg
 import structlog
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 
 from tenantry.cell.model import BuildId
 from tenantry.cell.storage import checkpoint
-from tenantry.cell.storage.clone import Driver, Interrupted, clone_data, regular_files
+from tenantry.cell.storage.clone import Cloned, Driver, Interrupted, clone_data, regular_files
 from tenantry.cell.storage.directories import inside, own_directory, read_regular
+from tenantry.cell.storage.threads import in_thread
 from tenantry.errors import HistoryDamaged, OperatorError, Unavailable
-from tenantry.postgres.lsn import Lsn
+from tenantry.postgres.lsn import Lsn, parse_lsn
 from tenantry.postgres.template import RECIPE_VERSION, Template
 from tenantry.runtime import files
 from tenantry.runtime.failpoints import failpoint
@@ -43,7 +50,16 @@ _RECORD_BYTES_MAX: Final = 64 * 1024
 _MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
 _CHUNK_BYTES: Final = 1024 * 1024
 
-Kind = Literal["template", "cold"]
+_BACKUP_15: Final[tuple[LiteralString, LiteralString]] = (
+    "select pg_catalog.pg_backup_start('tenantry', true)::text",
+    "select lsn::text, labelfile from pg_catalog.pg_backup_stop(false)",
+)
+_BACKUP_14: Final[tuple[LiteralString, LiteralString]] = (
+    "select pg_catalog.pg_start_backup('tenantry', true, false)::text",
+    "select lsn::text, labelfile from pg_catalog.pg_stop_backup(false, false)",
+)
+
+Kind = Literal["template", "cold", "running"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +85,8 @@ class Base:
     recipe: int = 0
     verifiers: tuple[tuple[str, str], ...] = ()
     """Role and verifier as they were stamped into the template."""
+    label: str = ""
+    """``backup_label`` of a running base, with which a recovery from it begins."""
 
     @property
     def directory_name(self) -> str:
@@ -138,7 +156,7 @@ def take_cold_base(
         return interrupted() or (data / "postmaster.pid").exists() or control_digest(data) != before
 
     own_directory(head_dir / "bases")
-    number = max((number for number, _ in _directories(head_dir)), default=0) + 1
+    number = _next_number(head_dir)
     directory = head_dir / "bases" / f"{number:06d}"
     try:
         with files.explained("cannot take a base in", directory):
@@ -156,10 +174,7 @@ def take_cold_base(
             if disturbed():
                 files.remove_tree(directory)
                 return None
-            manifest = json.dumps(_checksums(directory / "data")).encode()
-            files.write_new(str(directory / _MANIFEST), manifest, mode=0o600, owner=None)
-            files.syncfs(directory)
-            failpoint("base.synced")
+            manifest = _write_manifest(directory)
             base = Base(
                 number=number,
                 kind="cold",
@@ -171,14 +186,104 @@ def take_cold_base(
                 build_id=build_id,
                 system_identifier=begin.system_identifier,
                 bytes=cloned.bytes,
-                digest=hashlib.sha256(manifest).hexdigest(),
+                digest=manifest,
             )
-            _write_record(directory, base, durable=True)
-            files.fsync_dir(directory.parent)
+            _finish(directory, base)
     except BaseException:
         files.remove_tree(directory)
         raise
     return base
+
+
+async def take_running_base(
+    connection: AsyncConnection[TupleRow],
+    driver: Driver,
+    head_dir: Path,
+    *,
+    build_id: BuildId,
+    last_commit: Callable[[], datetime],
+    now: datetime,
+) -> Base:
+    """A base of a running head, by Postgres' own base backup while it is written to; durable when it returns.
+
+    ``connection`` is a superuser's in autocommit; it is busy meanwhile. ``last_commit`` is ``History.last_commit`` and
+    is asked at the end, in a thread. Costs a checkpoint. Nothing is left after a failure or a cancellation.
+    Raises Unavailable when the instance ends or refuses, OperatorError for a full disk.
+    """
+    await in_thread(lambda: own_directory(head_dir / "bases"))
+    number = _next_number(head_dir)
+    directory = head_dir / "bases" / f"{number:06d}"
+    start, stop = _BACKUP_15 if connection.info.server_version >= 150_000 else _BACKUP_14
+    try:
+        begun = await (await connection.execute(start)).fetchone()
+        cloned = await in_thread(lambda: _copy_running(driver, head_dir, directory))
+        stopped = await (await connection.execute(stop)).fetchone()
+        failpoint("base.backed_up")
+        assert begun is not None and stopped is not None
+        lsn, usable_from, label = parse_lsn(str(begun[0])), parse_lsn(str(stopped[0])), str(stopped[1])
+
+        def keep() -> Base:
+            with files.explained("cannot take a base in", directory):
+                manifest = _write_manifest(directory)
+                end = checkpoint.read_checkpoint(directory / "data")
+                base = Base(
+                    number=number,
+                    kind="running",
+                    lsn=lsn,
+                    usable_from=usable_from,
+                    timeline=end.timeline,
+                    taken_at=now,
+                    last_commit=last_commit(),
+                    build_id=build_id,
+                    system_identifier=end.system_identifier,
+                    bytes=cloned.bytes,
+                    digest=manifest,
+                    label=label,
+                )
+                _finish(directory, base)
+            return base
+
+        return await in_thread(keep)
+    except BaseException as error:
+        # A backup that still runs is ended; one that has ended, or whose instance is gone, refuses that.
+        with contextlib.suppress(psycopg.Error):
+            await connection.execute(stop)
+        await asyncio.to_thread(files.remove_tree, directory)
+        if isinstance(error, psycopg.Error):
+            raise Unavailable(
+                f"the instance of {head_dir.name} refused a base backup: {error.diag.message_primary or error}",
+                head=head_dir.name,
+                sqlstate=error.sqlstate,
+            ) from error
+        raise
+
+
+def _copy_running(driver: Driver, head_dir: Path, directory: Path) -> Cloned:
+    with files.explained("cannot take a base in", directory):
+        files.make_directory(directory)
+        cloned = clone_data(driver, head_dir / "data", directory / "data", owner=None, changing=True)
+        if not checkpoint.is_whole(directory / "data"):
+            raise Unavailable(f"pg_control of {head_dir.name} was written while it was copied", next_step="try again")
+    return cloned
+
+
+def _next_number(head_dir: Path) -> int:
+    return max((number for number, _ in _directories(head_dir)), default=0) + 1
+
+
+def _write_manifest(directory: Path) -> str:
+    """Lists the files with their checksums, syncs everything, and answers the list's digest."""
+    manifest = json.dumps(_checksums(directory / "data")).encode()
+    files.write_new(str(directory / _MANIFEST), manifest, mode=0o600, owner=None)
+    files.syncfs(directory)
+    failpoint("base.synced")
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def _finish(directory: Path, base: Base) -> None:
+    """From here on it is a base."""
+    _write_record(directory, base, durable=True)
+    files.fsync_dir(directory.parent)
 
 
 def control_digest(data: Path) -> str:

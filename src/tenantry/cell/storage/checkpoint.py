@@ -45,6 +45,12 @@ def read_checkpoint(data: Path) -> Checkpoint:
     return parse_checkpoint(content)
 
 
+def is_whole(data: Path) -> bool:
+    """Whether pg_control matches its checksum: a copy made while it was written may not."""
+    with inside(data, "global") as directory:
+        return _crc_offset(read_regular(directory, "pg_control", bytes_max=_CONTROL_BYTES_MAX)) is not None
+
+
 def parse_checkpoint(content: bytes) -> Checkpoint:
     """The same of the file's content. Pure."""
     if len(content) < _CONTROL.size:

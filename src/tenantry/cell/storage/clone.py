@@ -43,8 +43,11 @@ class Driver(Protocol):
         """Whether a clone shares blocks, so that its cost does not grow with the file."""
         ...
 
-    def clone_file(self, source: int, target: int, size: int) -> None:
-        """Makes the empty file ``target`` hold what ``source`` holds. Raises OSError."""
+    def clone_file(self, source: int, target: int, size: int) -> int:
+        """Makes the empty file ``target`` hold the first ``size`` bytes of ``source``, or what there is of them.
+
+        Answers how many there were. A reflink clones all that there is at that moment. Raises OSError.
+        """
         ...
 
 
@@ -55,9 +58,11 @@ class Reflink:
     name: str = "reflink"
     reflink: bool = True
 
-    def clone_file(self, source: int, target: int, size: int) -> None:
-        if size:
-            fcntl.ioctl(target, _FICLONE, source)
+    def clone_file(self, source: int, target: int, size: int) -> int:
+        if not size:
+            return 0
+        fcntl.ioctl(target, _FICLONE, source)
+        return os.fstat(target).st_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +72,11 @@ class CopyFileRange:
     name: str = "copy_file_range"
     reflink: bool = False
 
-    def clone_file(self, source: int, target: int, size: int) -> None:
-        left = size
-        while left:
-            copied = os.copy_file_range(source, target, left)
-            if copied == 0:
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
-            left -= copied
+    def clone_file(self, source: int, target: int, size: int) -> int:
+        done = 0
+        while done < size and (copied := os.copy_file_range(source, target, size - done)):
+            done += copied
+        return done
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +86,14 @@ class ReadWrite:
     name: str = "copy"
     reflink: bool = False
 
-    def clone_file(self, source: int, target: int, size: int) -> None:
-        left = size
-        while left:
-            chunk = os.read(source, min(left, _CHUNK_BYTES))
-            if not chunk:
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
-            left -= len(chunk)
+    def clone_file(self, source: int, target: int, size: int) -> int:
+        done = 0
+        while done < size and (chunk := os.read(source, min(size - done, _CHUNK_BYTES))):
+            done += len(chunk)
             view = memoryview(chunk)
             while view:
                 view = view[os.write(target, view) :]
+        return done
 
 
 DRIVERS: Final[tuple[Driver, ...]] = (Reflink(), CopyFileRange(), ReadWrite())
@@ -160,12 +161,14 @@ def clone_data(
     *,
     owner: Owner | None,
     interrupted: Callable[[], bool] = lambda: False,
+    changing: bool = False,
 ) -> Cloned:
     """Makes ``target`` a copy of the data directory ``source``, belonging to ``owner``, with an empty ``pg_wal``.
 
-    ``source`` must not change meanwhile: its instance is stopped, or held still (``freeze``). Not durable: the caller
-    syncs. On failure nothing is left behind. Blocking. Raises Interrupted, or OperatorError: a full disk, a link in
-    the tree, or a driver that cannot do what it declares.
+    ``source`` must not change meanwhile: its instance is stopped, or held still (``freeze``). With ``changing`` it
+    may, and the copy is only good for replaying the log of the time in which it was made (a base backup).
+    Not durable: the caller syncs. On failure nothing is left behind. Blocking. Raises Interrupted, or OperatorError: a
+    full disk, a link in the tree, or a driver that cannot do what it declares.
     """
     with files.explained("cannot clone to", target):
         source_fd = os.open(source, OPEN_DIRECTORY)
@@ -175,7 +178,7 @@ def clone_data(
             except FileExistsError as error:
                 raise Defect(f"{target} exists; a clone never goes over what is there", path=str(target)) from error
             try:
-                return _Work(driver, source, target, owner, interrupted).run(source_fd)
+                return _Work(driver, source, target, owner, interrupted, changing).run(source_fd)
             except BaseException:
                 with contextlib.suppress(OSError):  # the first error is the one to tell
                     files.remove_tree(target)
@@ -200,6 +203,7 @@ class _Work:
     target: Path
     owner: Owner | None
     interrupted: Callable[[], bool]
+    changing: bool
     files: int = 0
     bytes: int = 0
 
@@ -221,6 +225,8 @@ class _Work:
             try:
                 descriptor = os.open(name, OPEN_FILE, dir_fd=source_fd)
             except FileNotFoundError:
+                if self.changing:
+                    continue
                 raise OperatorError(
                     f"{self.source / relative} vanished while it was cloned: something still writes there",
                     next_step="find the process with /proc/*/cwd and end it",
@@ -253,10 +259,12 @@ class _Work:
             written = os.open(name, flags, 0o600, dir_fd=target_fd)
             try:
                 self._own(written)
-                self.driver.clone_file(descriptor, written, facts.st_size)
+                done = self.driver.clone_file(descriptor, written, facts.st_size)
             finally:
                 os.close(written)
-            self.bytes += facts.st_size
+            if done != facts.st_size and not self.changing:
+                raise OSError(errno.EIO, f"{relative} had {done} of {facts.st_size} bytes")
+            self.bytes += done
         else:
             raise self._strange(relative)
 

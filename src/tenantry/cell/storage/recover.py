@@ -9,11 +9,10 @@ Must never recover by time, never link a segment that the new head will own, and
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
@@ -24,6 +23,7 @@ from tenantry.cell.storage.directories import inside, read_regular
 from tenantry.cell.storage.fork import prepared
 from tenantry.cell.storage.history import History, Plan, Point
 from tenantry.cell.storage.segments import SegmentReader
+from tenantry.cell.storage.threads import in_thread
 from tenantry.errors import Defect, HistoryDamaged, StartFailed
 from tenantry.neon.ids import HeadId
 from tenantry.postgres import postmaster, wal
@@ -36,7 +36,6 @@ from tenantry.runtime.failpoints import failpoint
 from tenantry.runtime.files import Owner
 
 _log = structlog.get_logger("storage")
-T = TypeVar("T")
 
 ABORT_SECONDS_MAX: Final = 10.0
 _ENDED_EARLY: Final = "recovery ended before configured recovery target was reached"
@@ -93,12 +92,15 @@ async def recover(
         except Exception as error:
             raise damage or error from error
         try:
-            target = await _in_thread(lambda plan=plan: _lay_out(plan, workshop, head_dir, owner), head_dir)
+            target = await in_thread(lambda plan=plan: _lay_out(plan, workshop, head_dir, owner))
             break
         except _BaseDamaged as problem:
             damage = problem.error
             _log.error("base passed over", error=str(damage), base=plan.base.number, head=plan.base_head_id)
             without |= {(plan.base_head_id, plan.base.number)}
+        except asyncio.CancelledError:
+            await asyncio.to_thread(files.remove_tree, head_dir)
+            raise
     failpoint("recover.laid_out")
     running: Postmaster | None = None
     try:
@@ -112,7 +114,7 @@ async def recover(
             timeout_seconds=timeout_seconds,
         )
         failpoint("recover.promoted")
-        timeline, origin = await _in_thread(lambda: _look_back(plan, workshop, head_dir, owner), None)
+        timeline, origin = await in_thread(lambda: _look_back(plan, workshop, head_dir, owner))
     except BaseException as error:
         if running is not None:
             await postmaster.stop(running, mode="immediate", timeout_seconds=ABORT_SECONDS_MAX)
@@ -195,6 +197,8 @@ def _place_base(plan: Plan, workshop: Workshop, data: Path, owner: Owner | None)
     if base.kind != "template":
         bases.verify(base_dir, base)
         clone_data(workshop.driver, base_dir / "bases" / base.directory_name / "data", data, owner=owner)
+        if base.label:
+            files.write_new(str(data / "backup_label"), base.label.encode(), mode=0o600, owner=owner)
         return
     workshop.template_of(base).clone(
         data, system_identifier=base.system_identifier, verifiers=dict(base.verifiers), owner=owner
@@ -250,16 +254,3 @@ def _look_back(plan: Plan, workshop: Workshop, head_dir: Path, owner: Owner | No
     files.syncfs(head_dir)
     files.fsync_dir(head_dir.parent)
     return timeline, ancestor.end
-
-
-async def _in_thread(work: Callable[[], T], doomed: Path | None) -> T:
-    """Runs blocking work; a cancellation waits for it, so that nothing goes on behind the caller's back."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await running
-        if doomed is not None:
-            await asyncio.to_thread(files.remove_tree, doomed)
-        raise
