@@ -96,6 +96,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def reachable(host: str) -> str:
+    """An address of the listener that this machine's own clients can use: a wildcard is none."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - named to be replaced
+
+
+def _written(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def bind(address: tuple[str, int], what: str) -> socket.socket:
     """A listening socket. Raises OperatorError naming the address when it is taken or not this machine's."""
     host, port = address
@@ -134,6 +143,8 @@ class Addresses:
     api_key: str
     postgres_host: str
     postgres_port: int
+    api_ca: Path | None
+    """The authority that signed the API's certificate, where it is the cell's own; None without TLS of our making."""
 
 
 class RunningCell:
@@ -240,10 +251,11 @@ class RunningCell:
         host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
         scheme = "https" if self._needs_tls(host) else "http"
         return Addresses(
-            api_url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/api/v2",
+            api_url=f"{scheme}://{_written(reachable(host))}:{port}/api/v2",
             api_key=operator_key,
             postgres_host=door.host,
             postgres_port=door.port,
+            api_ca=self._layout.tls / "ca.crt" if scheme == "https" and not config.tls_certificate else None,
         )
 
     def _needs_tls(self, host: str) -> bool:
@@ -292,7 +304,12 @@ class RunningCell:
         if config.tls_certificate and config.tls_key:
             pair = await asyncio.to_thread(certificates.given, config.tls_certificate, config.tls_key)
         else:
-            names = [host, "localhost", "*.localhost", *((f"*.{config.domain}",) if config.domain else ())]
+            names = [
+                *sorted({reachable(host), reachable(config.http[0])}),
+                "localhost",
+                "*.localhost",
+                *((f"*.{config.domain}",) if config.domain else ()),
+            ]
             pair = await asyncio.to_thread(certificates.own, self._layout.tls, names)
         supervisor = Supervisor(
             DoorConfig(
@@ -314,7 +331,7 @@ class RunningCell:
         context.instances.settle_adopted()
         host, port = supervisor.address
         return FrontDoor(
-            host=host,
+            host=reachable(host),
             port=port,
             domain=config.domain,
             # On the loopback nothing can listen in, and several drivers take "require" for "verify".

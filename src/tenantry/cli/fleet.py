@@ -11,4 +11,4 @@ from tenantry.fleet.main import Fleet, open_fleet
 def the_fleet(data: Path | None) -> Fleet:
     """By ``--data``, the environment, or the platform's data directory. Raises Unavailable when nothing runs there."""
     target = find_target(data)
-    return open_fleet(target.api_url, target.api_key, target.catalog_url)
+    return open_fleet(target.api_url, target.api_key, target.catalog_url, api_ca=target.api_ca)

@@ -17,7 +17,7 @@ import structlog
 from tenantry.cell.config import CellConfig
 from tenantry.cell.main import Addresses, RunningCell
 from tenantry.errors import TenantryError
-from tenantry.fleet.config import READY_FILE
+from tenantry.fleet.config import READY_FILE, verification
 from tenantry.fleet.prepare import prepare_catalog
 from tenantry.neon.client import NeonClient
 from tenantry.runtime.files import write_atomic
@@ -64,6 +64,7 @@ async def serve(config: CellConfig, *, ready_file: Path | None, with_fleet: bool
             "catalog_url": catalog_url,
             "console_url": None,
             "pid": os.getpid(),
+            "api_ca": None if addresses.api_ca is None else str(addresses.api_ca),
         }
         for path in written:
             await asyncio.to_thread(write_atomic, path, json.dumps(ready, indent=1).encode(), mode=0o600)
@@ -84,7 +85,7 @@ async def serve(config: CellConfig, *, ready_file: Path | None, with_fleet: bool
 
 
 def _catalog(addresses: Addresses, data: Path) -> str:
-    with NeonClient(addresses.api_url, addresses.api_key) as client:
+    with NeonClient(addresses.api_url, addresses.api_key, tls_verify=verification(addresses.api_ca)) as client:
         return prepare_catalog(client, data)
 
 
@@ -93,7 +94,7 @@ def _finish(addresses: Addresses, catalog_url: str) -> None:
     from tenantry.fleet.main import open_fleet  # noqa: PLC0415 - nobody who waits for `up` waits for SQLAlchemy
 
     try:
-        with open_fleet(addresses.api_url, addresses.api_key, catalog_url) as fleet:
+        with open_fleet(addresses.api_url, addresses.api_key, catalog_url, api_ca=addresses.api_ca) as fleet:
             for sentence in fleet.finish_unfinished():
                 _log.info(sentence)
     except TenantryError as error:

@@ -160,7 +160,7 @@ def tell(*, keep: bool) -> None:
     console.print("[bold]Tenantry: a database for every customer[/bold], on a throwaway cell that this demo starts")
     with ThrowawayCell(options=["--suspend-after", str(SUSPEND_SECONDS)]) as stage:
         target = stage.target
-        with open_fleet(target.api_url, target.api_key, target.catalog_url) as fleet:
+        with open_fleet(target.api_url, target.api_key, target.catalog_url, api_ca=target.api_ca) as fleet:
             story = Story(console, fleet, folder)
             story.note("a cell and its catalog from nothing (first start ever)", stage.ready_seconds)
             scenes: tuple[Callable[[], None], ...] = (

@@ -31,7 +31,14 @@ class Target:
     postgres_host: str | None = None
     postgres_port: int | None = None
     console_url: str | None = None
+    api_ca: Path | None = None
+    """A certificate to trust beside the system's, for an API that shows one of the cell's own."""
     pid: int | None = None
+
+
+def verification(api_ca: Path | None) -> bool | str:
+    """What ``NeonClient`` is to trust: the system's authorities, or the one in the file."""
+    return True if api_ca is None else str(api_ca)
 
 
 def data_directory(flag: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
@@ -92,6 +99,7 @@ def _parse(path: Path, content: str) -> Target:
             postgres_host=None if fields.get("postgres_host") is None else _text(fields["postgres_host"]),
             postgres_port=None if fields.get("postgres_port") is None else int(_text(fields["postgres_port"])),
             console_url=None if fields.get("console_url") is None else _text(fields["console_url"]),
+            api_ca=None if fields.get("api_ca") is None else Path(_text(fields["api_ca"])),
             pid=None if fields.get("pid") is None else int(_text(fields["pid"])),
         )
     except (ValueError, KeyError) as error:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant, TenantState
+from tenantry.fleet.config import verification
 from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
 from tenantry.fleet.prepare import only_catalog, url_of
@@ -113,12 +114,12 @@ class Fleet:
         return Run(plan, folder, self.migrating, options=options, on_event=on_event, log=self.run_log).execute()
 
 
-def open_fleet(api_url: str, api_key: str, catalog_url: str | None = None) -> Fleet:
+def open_fleet(api_url: str, api_key: str, catalog_url: str | None = None, *, api_ca: Path | None = None) -> Fleet:
     """``api_url`` includes ``/api/v2``. Without a catalog URL the catalog is looked for at the provider.
 
     Raises NotFound when the provider has none. Connects to the catalog on first use only.
     """
-    client = NeonClient(api_url, api_key)
+    client = NeonClient(api_url, api_key, tls_verify=verification(api_ca))
     try:
         provider = NeonProvider(client)
         if catalog_url is None:

@@ -95,6 +95,8 @@ async def test_records_come_back_as_they_went(tmp_path: Path) -> None:
     found = await state.read(lambda t: t.branch(b.id))
     assert found is not None
     assert (found.name, found.default) == ("prod", False)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o600}, f"verifiers are nobody else's to read: {modes}"
     await state.close()
     await state.close()
     again = await opened(tmp_path)

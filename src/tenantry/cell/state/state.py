@@ -7,6 +7,7 @@ database to itself, so a check and a change inside one ``write`` cannot be separ
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,10 @@ class State:
 
     def __init__(self, path: Path) -> None:
         """Opens (and creates) the database; blocking, called once at start."""
+        # It holds verifiers and sealed passwords; SQLite gives its journal the same mode.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
         schema = (Path(__file__).parent / "schema.sql").read_text()
         self._writer = open_connection(str(path), schema, read_only=False)
         self._reader = open_connection(str(path), schema, read_only=True)
