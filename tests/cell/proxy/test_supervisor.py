@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,13 +15,15 @@ from typing import Any
 import psycopg
 import pytest
 
+from tenantry.cell.proxy import supervisor as supervisor_module
 from tenantry.cell.proxy.ports import Cell, LeaseId, WorkerId
 from tenantry.cell.proxy.settings import Settings
 from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor
 from tenantry.errors import OperatorError
+from tenantry.postgres import wire
 from tenantry.runtime.child import Identity, alive
 
-from .conftest import ClientSide, Instance, LoopThread, StaticCell, wait_for
+from .conftest import PASSWORD, ClientSide, Instance, LoopThread, StaticCell, wait_for
 
 
 @dataclass
@@ -194,3 +197,150 @@ def test_a_drained_session_is_told(building: Building):
         building.thread.run(supervisor.stop())
         with pytest.raises(psycopg.errors.AdminShutdown):
             client.execute("select 1")
+
+
+def test_a_cancel_request_finds_the_worker_whose_key_it_is(building: Building):
+    supervisor, _ = building.open(workers=2)
+    with building.raw() as client:
+        client.startup()
+        client.prove()
+        pid, key = wire.parse_backend_key_data(client.until(b"K").body)
+        client.until(b"Z")
+        owner = supervisor.workers[key[0]]
+        client.query("select pg_sleep(60)")
+        client.sock.settimeout(0.3)
+        for _ in range(50):  # A request that comes before the query has begun cancels nothing.
+            os.kill(owner.pid, signal.SIGSTOP)
+            try:
+                # Only the other one can accept this.
+                with building.raw(wire.cancel_request(pid, key)) as stranger:
+                    stranger.sock.settimeout(0.2)
+                    with pytest.raises(TimeoutError):
+                        stranger.sock.recv(1)
+                    os.kill(owner.pid, signal.SIGCONT)
+                    stranger.sock.settimeout(10)
+                    assert stranger.at_end()
+            finally:
+                os.kill(owner.pid, signal.SIGCONT)
+            try:
+                assert wire.parse_error(client.until(b"E").body)["C"] == "57014"
+                return
+            except TimeoutError:
+                continue
+        pytest.fail("not cancelled")
+
+
+def test_a_worker_that_hangs_is_not_waited_for(building: Building, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervisor_module, "ADOPT_SECONDS", 0.5)
+    first, _ = building.open()
+    (hung,) = first.workers
+    building.thread.run(first.detach())
+    os.kill(hung.pid, signal.SIGSTOP)
+    second, staff = building.open()
+    assert not alive(hung)
+    assert second.workers[0] != hung
+    assert [worker.split("-")[1] for worker in staff.gone] == [str(hung.pid)]
+    building.connect().close()
+
+
+def test_a_worker_of_another_version_finishes_its_sessions(building: Building, monkeypatch: pytest.MonkeyPatch):
+    first, _ = building.open()
+    (old,) = first.workers
+    with building.connect() as client:
+        building.thread.run(first.detach())
+        monkeypatch.setattr(supervisor_module, "PROTOCOL_VERSION", "next")
+        port = building.port
+        second, staff = building.open(address=("127.0.0.1", port))
+        assert len(second.workers) == 2
+        for _ in range(5):
+            building.connect().close()
+        assert client.execute("select 'old session'").fetchone() == ("old session",)
+    wait_for(lambda: not alive(old))
+    wait_for(lambda: len(staff.gone) == 1)
+    assert len(second.workers) == 1
+    building.connect().close()
+
+
+def test_a_door_that_moves_leaves_open_sessions_alone(building: Building):
+    first, _ = building.open()
+    (old,) = first.workers
+    old_port = building.port
+    with building.connect() as client:
+        building.thread.run(first.detach())
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            new_port = free.getsockname()[1]
+        building.open(address=("127.0.0.1", new_port))
+        assert building.port == new_port
+        building.connect().close()
+        with pytest.raises(OSError):
+            wait_for(lambda: bool(socket.create_connection(("127.0.0.1", old_port), 1).close()), 2)
+        assert client.execute("select 1").fetchone() == (1,)
+    wait_for(lambda: not alive(old))
+
+
+@pytest.mark.parametrize("written", [None, "not json", "[[1]]"])
+def test_a_lost_list_of_workers_loses_no_session(building: Building, written: str | None):
+    first, _ = building.open()
+    workers = first.workers
+    with building.connect() as client:
+        building.thread.run(first.detach())
+        registry = building.config.directory / "workers.json"
+        registry.unlink() if written is None else registry.write_text(written)
+        second, _ = building.open(address=("127.0.0.1", building.port))
+        assert second.workers == workers
+        assert client.execute("select 1").fetchone() == (1,)
+
+
+def test_workers_that_do_not_come_up_are_an_operator_error(building: Building, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervisor_module.sys, "executable", "/bin/false")
+    with pytest.raises(OperatorError, match="did not come up"):
+        building.open()
+    monkeypatch.setattr(supervisor_module.sys, "executable", "/nonexistent")
+    with pytest.raises(OperatorError, match="cannot execute"):
+        building.open()
+
+
+def test_a_worker_that_is_told_to_end_by_signal_drains(building: Building):
+    supervisor, staff = building.open()
+    (worker,) = supervisor.workers
+    with building.connect() as client:
+        os.kill(worker.pid, signal.SIGTERM)
+        wait_for(lambda: not alive(worker))
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            client.execute("select 1")
+    wait_for(lambda: len(staff.registered) == 2)  # Nobody asked for fewer workers.
+    building.connect().close()
+
+
+def test_five_hundred_clients_at_once(building: Building):
+    """None is refused by the door; the instance has room for 250, and says so to the others."""
+    building.open()
+
+    async def one() -> str:
+        try:
+            client = await psycopg.AsyncConnection.connect(building.dsn(connect_timeout=60))
+        except psycopg.OperationalError as error:
+            return error.sqlstate or str(error)
+        async with client:
+            return "ok"
+
+    async def everyone() -> list[str]:
+        return await asyncio.gather(*(one() for _ in range(500)))
+
+    outcomes = asyncio.run(everyone())
+    assert {outcome for outcome in outcomes if "slots" not in outcome and "too many" not in outcome} == {"ok"}
+
+
+def test_secrets_are_in_no_list_log_or_error(building: Building):
+    supervisor, _ = building.open()
+    building.connect().close()
+    with pytest.raises(psycopg.OperationalError):
+        building.connect(password="a wrong secret")
+    (worker,) = supervisor.workers
+    shown = Path(f"/proc/{worker.pid}/cmdline").read_bytes() + Path(f"/proc/{worker.pid}/environ").read_bytes()
+    assert building.config.log_path is not None
+    shown += building.config.log_path.read_bytes()
+    for path in building.config.directory.iterdir():
+        shown += path.read_bytes() if path.is_file() else b""
+    for secret in (PASSWORD, "a wrong secret", "SCRAM-SHA-256$", (b"s" * 32).hex()):
+        assert secret.encode() not in shown

@@ -164,6 +164,9 @@ class Conn:
 
     def close(self) -> None:
         """Closes the socket. Safe twice."""
+        if self.tls is not None and self.sock.fileno() >= 0:
+            # Without a notice, a client under TLS must take the end for an attack: cancel requests would "fail".
+            self.shutdown_write()
         self.sock.close()
 
 

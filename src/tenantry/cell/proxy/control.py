@@ -86,10 +86,13 @@ Raises TenantryError to turn the worker away.
 class Control:
     """Listens on ``path`` for workers of uid ``uid`` (None: our own). ``stop`` is safe twice."""
 
-    def __init__(self, path: Path, staff: Staff, registered: Registered, *, uid: int | None) -> None:
+    def __init__(
+        self, path: Path, staff: Staff, registered: Registered, ready: Callable[[WorkerId], None], *, uid: int | None
+    ) -> None:
         self._path = path
         self._staff = staff
         self._registered = registered
+        self._ready = ready
         self._uid = os.geteuid() if uid is None else uid
         self._seats: dict[WorkerId, _Seat] = {}
         self._listener: socket.socket | None = None
@@ -146,11 +149,14 @@ class Control:
                     seat, welcome = await self._register(sock)
             finally:
                 self._registering -= 1
+            peer = await Peer.on(sock, _Calls(self, seat, welcome).handlers)
         except (OSError, ValueError, KeyError, TypeError, TimeoutError, TenantryError) as error:
             _log.warning("a worker could not register", reason=str(error) or type(error).__name__)
             sock.close()
             return
-        peer = await Peer.on(sock, _Calls(self, seat, welcome).handlers)
+        except BaseException:
+            sock.close()
+            raise
         await self._seat(seat, peer)
 
     async def _register(self, sock: socket.socket) -> tuple[_Seat, dict[str, Any]]:
@@ -205,6 +211,10 @@ class Control:
                 await seat.peer.close()
         await self._staff.worker_gone(worker)
 
+    def ready(self, slot: int, identity: Identity) -> None:
+        """The worker has taken its welcome in, and its door is open."""
+        self._ready(worker_id(slot, identity))
+
     async def ask(self, worker: WorkerId, method: str, **parameters: Any) -> bool:
         """Calls a worker; False when it is out of reach."""
         seat = self._seats.get(worker)
@@ -237,6 +247,7 @@ class _Calls:
     def handlers(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]:
         return {
             "welcome": self._say_welcome,
+            "ready": self._say_ready,
             "login": self._login,
             "login_failed": self._login_failed,
             "wake": self._wake,
@@ -247,6 +258,9 @@ class _Calls:
 
     async def _say_welcome(self, _: dict[str, Any]) -> Any:
         return self._welcome
+
+    async def _say_ready(self, _: dict[str, Any]) -> None:
+        self._control.ready(self._seat.slot, self._seat.identity)
 
     async def _login(self, given: dict[str, Any]) -> Any:
         return asdict(await self._cell.login(EndpointId(given["endpoint"]), given["role"], given["client_address"]))

@@ -112,6 +112,7 @@ class RemoteCell:
                 raise
             try:
                 await self._welcome(await peer.call("welcome"))
+                await peer.call("ready")
             except BaseException:
                 await peer.close()
                 raise

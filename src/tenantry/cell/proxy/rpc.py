@@ -20,7 +20,8 @@ from tenantry import errors
 from tenantry.errors import Defect, TenantryError, Unavailable
 from tenantry.runtime.tasks import Tasks
 
-FRAME_BYTES_MAX: Final = 1024 * 1024
+FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Room for a registration that names the lease of every connection a worker can have."""
 CALLS_MAX: Final = 20_000
 """Calls of one side that wait for an answer: two for each connection that a worker can have."""
 REGISTRATION_SECONDS: Final = 5.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self
 
 LISTEN_BACKLOG: Final = 4096
@@ -38,5 +38,8 @@ class Settings:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        given: dict[str, Any] = {**value, "secret": bytes.fromhex(value["secret"])}
+        """Leaves out what only a newer control process knows: its workers of old must still understand it."""
+        known = {field.name for field in fields(cls)}
+        given: dict[str, Any] = {name: setting for name, setting in value.items() if name in known}
+        given["secret"] = bytes.fromhex(value["secret"])
         return cls(**given)

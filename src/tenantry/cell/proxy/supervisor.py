@@ -42,7 +42,7 @@ PROVEN_SECONDS: Final = 10.0
 """A worker that lived so long has not failed at once, and its successor need not wait."""
 END_SECONDS: Final = 5.0
 """What a worker may take to end after its sessions have."""
-BIND_ATTEMPTS_MAX: Final = 20
+BIND_ATTEMPTS_MAX: Final = 10
 _BIND_RETRY_SECONDS: Final = 0.1
 _WATCH_SECONDS: Final = 3600.0
 _ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "TENANTRY_FAILPOINTS")
@@ -74,7 +74,8 @@ class _Worker:
     """It was started by an earlier control process."""
     started_at: float
     retiring: bool = False
-    registered: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has registered with this control process, and its door is open or closed as it was told."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -87,7 +88,7 @@ class Supervisor:
 
     def __init__(self, config: DoorConfig, staff: Staff) -> None:
         self._config = config
-        self._control = Control(config.directory / "cell.sock", staff, self._registered, uid=config.uid)
+        self._control = Control(config.directory / "cell.sock", staff, self._registered, self._ready, uid=config.uid)
         self._registry = config.directory / "workers.json"
         self._workers: dict[WorkerId, _Worker] = {}
         self._listener: socket.socket | None = None
@@ -127,8 +128,8 @@ class Supervisor:
                 self._listener = await self._bind()
             for _ in range(self._missing()):
                 await self._spawn()
-            await self._all_registered(list(self._workers.values()), START_SECONDS)
-            if self._missing() or not all(worker.registered.is_set() for worker in self._workers.values()):
+            await self._all_ready(list(self._workers.values()), START_SECONDS)
+            if self._missing() or not all(worker.ready.is_set() for worker in self._workers.values()):
                 raise OperatorError(
                     "the front door's workers did not come up",
                     next_step=f"see {self._config.log_path or 'their log'}",
@@ -144,31 +145,37 @@ class Supervisor:
     async def _adopt(self, earlier: Sequence[tuple[int, Identity]]) -> None:
         """Waits for the living workers of an earlier control process; ends those that do not come."""
         living = [self._employ(slot, identity, adopted=True) for slot, identity in earlier if child.alive(identity)]
-        await self._all_registered(living, ADOPT_SECONDS)
+        await self._all_ready(living, ADOPT_SECONDS)
         for worker in living:
-            if not worker.registered.is_set() and not worker.ended.is_set():
+            if not worker.ready.is_set() and not worker.ended.is_set():
                 _log.error("a front door worker hangs; ending it and its sessions", pid=worker.identity.pid)
                 child.kill(worker.identity, signal.SIGKILL)
                 await worker.ended.wait()
 
     async def _bind(self) -> socket.socket:
-        """Raises OperatorError. A retiring worker may hold the port a moment longer, under another address."""
+        """Raises OperatorError.
+
+        A taken port is tried for a moment: a retiring worker may hold it, or a living one that no list names may
+        be about to register and bring it along.
+        """
         for attempt in range(1, BIND_ATTEMPTS_MAX + 1):
             try:
                 return _bind(self._place)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise _cannot_listen(self._place.written, error.strerror) from error
-                if not self._workers or attempt == BIND_ATTEMPTS_MAX:
+                if attempt == BIND_ATTEMPTS_MAX:
                     raise _cannot_listen(self._place.written, "the port is taken") from error
             await asyncio.sleep(_BIND_RETRY_SECONDS)
+            if self._listener is not None:
+                return self._listener
         raise AssertionError("the loop ends by return or raise")
 
-    async def _all_registered(self, workers: Sequence[_Worker], seconds: float) -> None:
-        """Waits until each has registered or ended, or the time is over."""
+    async def _all_ready(self, workers: Sequence[_Worker], seconds: float) -> None:
+        """Waits until each is ready or has ended, or the time is over."""
 
         async def settled(worker: _Worker) -> None:
-            waits = [asyncio.ensure_future(worker.registered.wait()), asyncio.ensure_future(worker.ended.wait())]
+            waits = [asyncio.ensure_future(worker.ready.wait()), asyncio.ensure_future(worker.ended.wait())]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -198,7 +205,6 @@ class Supervisor:
             worker.retiring = worker.retiring or not self._same_port(listener)
             listener.close()
         worker.retiring = worker.retiring or registration.version != PROTOCOL_VERSION
-        worker.registered.set()
         self._changed.set()
         tls = self._config.tls
         return {
@@ -206,6 +212,10 @@ class Supervisor:
             "tls": None if tls is None else {"chain": tls.chain, "key": tls.key},
             "retire": worker.retiring,
         }
+
+    def _ready(self, worker: WorkerId) -> None:
+        if worker in self._workers:
+            self._workers[worker].ready.set()
 
     def _fits(self, listener: socket.socket) -> bool:
         """Whether it listens where the door is to be; any port will do where any was asked for."""

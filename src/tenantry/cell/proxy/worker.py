@@ -94,6 +94,9 @@ class Worker:
 
     async def _welcomed(self, welcome: dict[str, Any]) -> None:
         """Takes what the control process says; at the first time, opens."""
+        if welcome["retire"]:
+            self._end(None)
+            return
         settings = _within_descriptors(Settings.from_json(welcome["settings"]))
         self._remote.patience_seconds = settings.patience_seconds
         tls = await asyncio.to_thread(_load, welcome["tls"])
@@ -102,8 +105,6 @@ class Worker:
         else:
             self._house.settings = self._house.limits.settings = settings
             self._house.tls = tls
-        if welcome["retire"]:
-            self._end(None)
 
     def _open(self, settings: Settings, tls: Tls | None) -> None:
         loop = asyncio.get_running_loop()
