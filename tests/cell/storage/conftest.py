@@ -9,7 +9,7 @@ import secrets
 import struct
 import subprocess
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,7 +202,7 @@ class Site:
             point,
             workshop=options.pop("workshop", self.workshop),
             engine=self.engine,
-            head_dir=self.dir(child),
+            head_dir=options.pop("head_dir", self.dir(child)),
             **{**self._start_options(child), **options},
         )
         self._note(child, recovered.timeline, point.head_id, recovered.origin_lsn)
@@ -253,15 +253,19 @@ class Build:
     template: Template
 
 
+def build_of(major: int, shared: Path) -> Build:
+    found = [engine for engine in engines.discover() if engine.major == major]
+    if not found:
+        pytest.skip(f"no Postgres {major} on this machine")
+    engine = engines.install(found[0], shared / "engines")
+    uid, gid = OWNER or (None, None)
+    return Build(engine, build_template(engine, shared / "templates", uid=uid, gid=gid))
+
+
 @pytest.fixture(scope="session")
 def build(shared_engines: Path) -> Build:
     """Engine and template, made once for all tests of a worker."""
-    engine = engines.install(engines.choose(engines.discover(), 18), shared_engines / "engines")
-    uid, gid = OWNER or (None, None)
-    return Build(engine, build_template(engine, shared_engines / "templates", uid=uid, gid=gid))
-
-
-OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
+    return build_of(18, shared_engines)
 
 
 @pytest.fixture
@@ -342,6 +346,17 @@ class WrittenLog:
             path = pg_wal / Segment(self.timeline, number).name
             with path.open("r+b" if path.exists() else "wb") as file:
                 file.write(content)
+
+
+@pytest.fixture
+async def site_15(shared_engines: Path, workdir: Path) -> AsyncGenerator[Site]:
+    """The same with Debian's Postgres 15, where it is installed."""
+    build = await asyncio.to_thread(build_of, 15, shared_engines)
+    opened = Site(workdir, build.engine, build.template, probe(workdir))
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from tenantry.cell.storage import archive, bases, recover
+from tenantry.cell.storage.clone import ReadWrite, regular_files
 from tenantry.cell.storage.history import Point
 from tenantry.cell.storage.lineage import start_of
 from tenantry.cell.storage.segments import Segment
@@ -190,6 +191,27 @@ async def test_a_snapshot_outlives_the_log_behind_it(site: Any) -> None:
     await holds(site, child, [1, 2])
 
 
+async def test_another_major_does_all_of_it(site_15: Any) -> None:
+    site = site_15
+    head = site.create()
+    await site.start(head)
+    written = await site.write(head, 1, 2, 3, bulk=600_000)
+    base = await site.take_running_base(head)
+    branch = await site.branch(head)
+    written += await site.write(head, 4, 5)
+    await site.advance(head)
+    await site.start(branch)
+    await holds(site, branch, [1, 2, 3])
+    await holds(site, await site.restore(head, written[0].time), [1])
+    child, recovered = await site.recover(head, site.history(head).at_lsn(written[3].lsn))
+    assert recovered.plan.base == base
+    in_child = await site.write(child, 9)
+    await site.stop(child)
+    assert site.take_base(child) is not None
+    await site.start(child)
+    await holds(site, await site.restore(child, in_child[0].time), [1, 2, 3, 4, 9])
+
+
 # ---------------------------------------------------------------------------------------- damage
 
 
@@ -293,6 +315,35 @@ async def test_a_gone_template_is_the_operators(site: Any) -> None:
             site.history(head).at_lsn(one.lsn),
             workshop=dataclasses.replace(site.workshop, template_of=gone),
         )
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: int) -> Iterator[None]:
+    place.mkdir()
+    options = f"size={size},mode=0711"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", place], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("a small disk cannot be mounted here (needs root with CAP_SYS_ADMIN)")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+        place.rmdir()
+
+
+@pytest.mark.parametrize("missing", [10_000_000, 0, -200_000, -700_000])
+async def test_a_full_disk_is_the_operators_and_leaves_nothing(site: Any, sleeping: HeadId, missing: int) -> None:
+    """Too little for the files, for the log, and for what Postgres writes while it recovers."""
+    point = site.history(sleeping).at_lsn(site.history(sleeping).end())
+    place, name = site.directory / "disk", new_head_id()
+    files = sum(-(-size // 4096) * 4096 for _, size in regular_files(site.dir(sleeping) / "data"))
+    with small_disk(place, files - missing):
+        with pytest.raises(OperatorError, match="full"):
+            await site.recover(
+                sleeping, point, name, head_dir=place / name,
+                workshop=dataclasses.replace(site.workshop, driver=ReadWrite()),
+            )  # fmt: skip
+        assert list(place.iterdir()) == []
 
 
 async def test_a_failed_start_leaves_nothing(site: Any) -> None:
