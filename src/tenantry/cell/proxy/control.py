@@ -97,7 +97,8 @@ class Control:
         self._seats: dict[WorkerId, _Seat] = {}
         self._listener: socket.socket | None = None
         self._tasks = Tasks("control")
-        self._registering = 0
+        self._fresh: set[socket.socket] = set()
+        """Accepted, and not registered yet."""
 
     async def start(self) -> None:
         """Raises OperatorError when the socket cannot be made."""
@@ -117,46 +118,47 @@ class Control:
                 next_step="check the run directory and its rights",
             ) from error
         self._listener = listener
-        self._tasks.start(self._accept(listener), "accept")
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
     async def stop(self) -> None:
         """Ends all connections; workers go on and wait for the next control process."""
-        await self._tasks.stop()
-        for seat in self._seats.values():
-            if seat.peer is not None:
-                await seat.peer.close()
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener.fileno())
             self._listener.close()
             self._listener = None
             self._path.unlink(missing_ok=True)
+        await self._tasks.stop()
+        for sock in self._fresh:
+            sock.close()
+        for seat in self._seats.values():
+            if seat.peer is not None:
+                await seat.peer.close()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            sock.setblocking(False)
-            if self._registering >= UNREGISTERED_MAX:
-                sock.close()
-                continue
-            self._registering += 1
-            self._tasks.start(self._serve(sock), "worker")
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return  # Gone again, or no descriptor is left, which the next worker may find otherwise.
+        if len(self._fresh) >= UNREGISTERED_MAX:
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._fresh.add(sock)
+        self._tasks.start(self._serve(sock), "worker")
 
     async def _serve(self, sock: socket.socket) -> None:
         """One connection, from the registration to its end."""
         try:
-            try:
-                async with asyncio.timeout(REGISTRATION_SECONDS):
-                    seat, welcome = await self._register(sock)
-            finally:
-                self._registering -= 1
-            peer = await Peer.on(sock, _Calls(self, seat, welcome).handlers)
+            async with asyncio.timeout(REGISTRATION_SECONDS):
+                seat, welcome = await self._register(sock)
+                peer = await Peer.on(sock, _Calls(self, seat, welcome).handlers)
+            self._fresh.discard(sock)
         except (OSError, ValueError, KeyError, TypeError, TimeoutError, TenantryError) as error:
             _log.warning("a worker could not register", reason=str(error) or type(error).__name__)
+            self._fresh.discard(sock)
             sock.close()
             return
-        except BaseException:
-            sock.close()
-            raise
         await self._seat(seat, peer)
 
     async def _register(self, sock: socket.socket) -> tuple[_Seat, dict[str, Any]]:

@@ -34,7 +34,7 @@ class Door:
         self._listener = listener
         self._house = house
         self._loop = asyncio.get_running_loop()
-        self._sessions: set[asyncio.Task[None]] = set()
+        self._sessions: dict[asyncio.Task[None], socket.socket] = {}
         self._resume: asyncio.TimerHandle | None = None
         self._open = False
         self._until: float | None = None
@@ -93,7 +93,7 @@ class Door:
             sock.close()  # Gone between its arrival and our greeting.
             return
         task = self._loop.create_task(self._serve(sock, address))
-        self._sessions.add(task)
+        self._sessions[task] = sock
         task.add_done_callback(self._session_over)
 
     async def _serve(self, sock: socket.socket, address: str) -> None:
@@ -104,7 +104,8 @@ class Door:
             _log.exception("a session failed in a way that nobody foresaw", address=address)
 
     def _session_over(self, task: asyncio.Task[None]) -> None:
-        self._sessions.discard(task)
+        # A task that was cancelled before its first step has closed nothing.
+        self._sessions.pop(task).close()
         self._look.set()
 
     def close(self) -> None:
