@@ -234,6 +234,12 @@ class Site:
                 now=datetime.now(UTC),
             )
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits for something that other tasks bring about."""
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.002)
+
     def copy(self, prepared: Site, head: HeadId) -> HeadId:
         """A sleeping head of another site, with all of its files."""
         self.password = prepared.password

@@ -127,12 +127,10 @@ async def test_a_base_of_an_instance_that_never_sleeps(site: Any) -> None:
 
     writer = asyncio.create_task(load())
     try:
-        while len(done) < 2:
-            await asyncio.sleep(0)
+        await site.until(lambda: len(done) >= 2)
         base = await site.take_running_base(head)
         count = len(done)
-        while len(done) < count + 3:
-            await asyncio.sleep(0)
+        await site.until(lambda: len(done) >= count + 3)
     finally:
         writer.cancel()
         with contextlib.suppress(asyncio.CancelledError, psycopg.Error):
@@ -169,8 +167,7 @@ async def test_a_running_base_that_fails_leaves_nothing(site: Any, monkeypatch: 
 
     await failing("disk is full", OSError(errno.ENOSPC, "x"))
     task = asyncio.create_task(site.take_running_base(head))
-    while not (site.dir(head) / "bases" / "000002").exists():
-        await asyncio.sleep(0)
+    await site.until((site.dir(head) / "bases" / "000002").exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -111,15 +111,13 @@ async def test_branch_of_a_running_parent_has_every_acknowledged_commit(site: An
 
     writers = [asyncio.create_task(load(worker)) for worker in range(3)]
     try:
-        for _ in range(3):
-            while min(map(len, acknowledged)) < 20:
-                await asyncio.sleep(0)
+        for _ in range(2):
+            await site.until(lambda: min(map(len, acknowledged)) >= 20)
             before = set().union(*acknowledged, {0})
             branch = await site.branch(parent)
             for done in acknowledged:
                 done.clear()
-            while not all(acknowledged):  # the parent goes on
-                await asyncio.sleep(0)
+            await site.until(lambda: all(acknowledged))  # the parent goes on
             await site.start(branch)
             assert before <= set(await site.numbers(branch))
             await check(site, branch)

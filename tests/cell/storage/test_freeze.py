@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def family(workdir: Path) -> Iterator[Identity]:
     try:
         while not (workdir / "ready").exists() or len(list(workdir.iterdir())) < 4:
             assert process.poll() is None
+            time.sleep(0.001)
         yield identity
     finally:
         resume_stopped(identity)
@@ -64,9 +66,10 @@ def states(identity: Identity) -> set[str]:
 
 
 def wait_until_it_goes_on(workdir: Path) -> None:
-    before = sizes(workdir)
+    before, deadline = sizes(workdir), time.monotonic() + 10
     while sizes(workdir) == before:
-        pass
+        assert time.monotonic() < deadline, "it does not go on"
+        time.sleep(0.001)
 
 
 def test_nothing_moves_inside_and_everything_after(family: Identity, workdir: Path) -> None:
