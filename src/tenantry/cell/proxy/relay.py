@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -20,9 +21,10 @@ HALF_CLOSED_SECONDS: Final = 30.0
 """How long the instance may be silent after its client has said that it sends no more."""
 LINGER_SECONDS: Final = 5.0
 """How long a client may take to close after its instance has; closing first could destroy the last bytes."""
-_READS_PER_TURN: Final = 16
-_READY_BYTES: Final = 6
-_READY: Final = b"Z\0\0\0\5"
+_READY_KIND: Final = ord("Z")
+_READY_LENGTH: Final = 5
+_LATER: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""Not now; the loop says when."""
 
 _buffer = bytearray(BUFFER_BYTES)
 _view = memoryview(_buffer)
@@ -42,7 +44,7 @@ class _Direction:
     """Source to sink. ``bytes`` counts what was read from the source (plaintext)."""
 
     __slots__ = (
-        "_discarding",
+        "_from_instance",
         "_loop",
         "_recv_into",
         "_relay",
@@ -52,30 +54,29 @@ class _Direction:
         "_source_fd",
         "_source_tls",
         "_unwatched",
-        "_watch_ready",
+        "at_rest",
         "bytes",
         "done",
         "ended",
         "sink",
-        "tail",
     )
 
-    def __init__(self, relay: Relay, source: Conn, sink: Conn, *, watch_ready: bool) -> None:
+    def __init__(self, relay: Relay, source: Conn, sink: Conn, *, from_instance: bool) -> None:
         self._relay = relay
         self._loop = asyncio.get_running_loop()
         self.sink = sink
         self._recv_into = source.sock.recv_into
-        self._send = sink.sock.send
+        self._send: Callable[[memoryview], int] = sink.sock.send
         self._source_fd = source.sock.fileno()
         self._source_tls = source.tls
         self._sink_fd = sink.sock.fileno()
         self._rest: memoryview | None = None
-        self._discarding = False
+        """What the sink has not taken; while there is any, the source is not read."""
         self._unwatched = False
         """The source is reset and its reader will never be called again; it ends within a few reads."""
-        self._watch_ready = watch_ready
-        self.tail = _READY + b"I"
-        """The last bytes passed on, kept where they tell whether the client has had a whole answer."""
+        self._from_instance = from_instance
+        self.at_rest = True
+        """The last bytes from the instance end an answer: whatever comes next begins a message."""
         self.bytes = 0
         self.ended = False
         """The source has said that no more will come."""
@@ -87,51 +88,57 @@ class _Direction:
         self._loop.add_reader(self._source_fd, self.readable)
         if early:
             self.bytes += len(early)
-            self._pass_on(memoryview(early))
+            self._hold_or_send(memoryview(early), 0)
         if self._source_tls is not None and self._source_tls.pending():
-            self._loop.call_soon(self.readable)
+            self._loop.call_soon(self._read_on)
 
     def readable(self) -> None:
-        """Moves what has come, until the source has no more at hand or the sink is full."""
-        if self.ended or self._rest is not None:
-            return  # A turn that was asked for before the state changed.
-        tls = self._source_tls
-        for _ in range(_READS_PER_TURN):
-            try:
-                count = self._recv_into(_buffer)
-            except (BlockingIOError, ssl.SSLWantReadError, InterruptedError):
-                return
-            except ssl.SSLWantWriteError:
-                # Only the answer to a key update wants this, and its few bytes fit soon.
-                self._loop.call_soon(self.readable)
-                return
-            except OSError:
-                self._relay.source_broke(self)
-                return
-            if not count:
-                self.end()
-                return
-            self.bytes += count
-            if not self._discarding:
-                if self._watch_ready:
-                    self.tail = bytes(_view[max(count - _READY_BYTES, 0) : count])
-                self._pass_on(_view[:count])
-                if self._rest is not None:
-                    return
-            if self.ended or ((tls is None or not tls.pending()) and not self._unwatched):
-                return
-        self._loop.call_soon(self.readable)
-
-    def _pass_on(self, view: memoryview) -> None:
-        """Sends ``view``; what the sink does not take is copied, and until it does, nothing more is read."""
-        total = len(view)
-        sent = 0
+        """Moves what has come. This runs for every message of every session: each line here is paid for."""
         try:
-            # More than one turn is for TLS, which takes a record at a time.
-            while (sent := sent + self._send(view[sent:] if sent else view)) < total:
-                pass
+            count = self._recv_into(_buffer)
+        except OSError as error:
+            self._not_read(error)
             return
-        except (BlockingIOError, ssl.SSLWantWriteError, InterruptedError):
+        if not count:
+            self.end()
+            return
+        self.bytes += count
+        if self._from_instance:
+            # ReadyForQuery: Z, a length of five, one byte of status.
+            self.at_rest = _buffer[count - 6] == _READY_KIND and count > 5 and _buffer[count - 2] == _READY_LENGTH
+        try:
+            sent = self._send(_view[:count])
+        except OSError as error:
+            if not isinstance(error, _LATER):
+                self._relay.sink_broke(self)
+                return
+            sent = 0
+        if sent != count:
+            self._hold_or_send(_view[:count], sent)
+        if ((tls := self._source_tls) is not None and tls.pending()) or self._unwatched:
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Reads what no event of the loop will announce, unless the state has changed meanwhile."""
+        if not self.ended and self._rest is None:
+            self.readable()
+
+    def _not_read(self, error: OSError) -> None:
+        if isinstance(error, ssl.SSLWantWriteError):
+            # Only the answer to a key update wants this, and its few bytes fit soon.
+            self._loop.call_soon(self._read_on)
+        elif not isinstance(error, _LATER):
+            self._relay.source_broke(self)
+
+    def _hold_or_send(self, view: memoryview, sent: int) -> None:
+        """Sends from ``sent`` on; what the sink does not take is copied, and until it does, nothing is read.
+
+        A TLS sink takes one record at a time, so that taking less does not mean being full.
+        """
+        try:
+            while sent < len(view):
+                sent += self._send(view[sent:])
+        except _LATER:
             self._rest = memoryview(bytes(view[sent:]))
             self._loop.remove_reader(self._source_fd)
             self._loop.add_writer(self._sink_fd, self._writable)
@@ -144,7 +151,7 @@ class _Direction:
         try:
             while rest:
                 rest = rest[self._send(rest) :]
-        except (BlockingIOError, ssl.SSLWantWriteError, InterruptedError):
+        except _LATER:
             self._rest = rest
             return
         except OSError:
@@ -179,7 +186,7 @@ class _Direction:
 
     def discard(self) -> None:
         """The sink takes no more: from now on, read and forget, so that the source is heard when it ends."""
-        self._discarding = True
+        self._send = len
         self.done = True
         if self._rest is not None:
             self._rest = None
@@ -205,8 +212,8 @@ class Relay:
         self._inboxes = (bytes(client.inbox), bytes(upstream.inbox))
         client.inbox.clear()
         upstream.inbox.clear()
-        self._inward = _Direction(self, client, upstream, watch_ready=False)
-        self._outward = _Direction(self, upstream, client, watch_ready=True)
+        self._inward = _Direction(self, client, upstream, from_instance=False)
+        self._outward = _Direction(self, upstream, client, from_instance=True)
         self._over: asyncio.Future[End] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._first_end: End | None = None
@@ -247,8 +254,7 @@ class Relay:
     def stop(self, last_words: bytes) -> None:
         """Ends the relay now; the client hears ``last_words`` where they cannot fall into another message."""
         if not self._over.done():
-            tail = self._outward.tail
-            if tail.startswith(_READY) and len(tail) == _READY_BYTES and not self._outward.done:
+            if self._outward.at_rest and not self._outward.done:
                 self._client.send_now(last_words)
             self._finish(End.STOPPED)
 
