@@ -133,8 +133,7 @@ class Installation:
     def door_processes(self) -> list[psutil.Process]:
         """Those that a connection passes: the workers, and the control process that they ask."""
         control = psutil.Process(self.cell.process.pid)
-        children = control.children(recursive=True)
-        return [control, *(child for child in children if "tenantry.cell.proxy.worker" in child.cmdline())]
+        return [control, *(child for child in control.children() if _is_worker(child))]
 
     # -- what peers need -----------------------------------------------------------------------------------
 
@@ -149,6 +148,13 @@ class Installation:
             return None
         last = uid_range(CellConfig(data=self.cell.data), Path("/proc/self/uid_map").read_text())[-1]
         return last, last
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "tenantry.cell.proxy.worker" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
