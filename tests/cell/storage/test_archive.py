@@ -157,6 +157,28 @@ def test_gaps_are_found_where_they_are(head_dir: Path) -> None:
         archive.read_verified(head_dir, Segment(1, 2))
 
 
+def test_what_was_let_go_does_not_come_back(head_dir: Path, numbered: Callable[[int], str]) -> None:
+    """Postgres may keep its names for long, most of all while it sleeps."""
+    link(head_dir)
+    kept = archive.segments(head_dir, 1)
+    archive.delete(head_dir, [kept[1], kept[3]])
+    assert link(head_dir).linked == ()
+    archive.delete(head_dir, [kept[1]])  # again, as after a kill
+    archive.delete(head_dir, [])
+    assert link(head_dir).linked == ()
+    assert sorted(archive.segments(head_dir, 1)) == [2, 4]
+    archive.delete(head_dir, [kept[4]])
+    assert link(head_dir).linked == (numbered(4),)  # a head that wakes again writes on in its newest
+
+
+def test_a_lost_link_of_a_log_that_was_never_let_go_comes_back(head_dir: Path, numbered: Callable[[int], str]) -> None:
+    """A power cut may take the link of one segment and leave that of the next."""
+    link(head_dir)
+    (head_dir / "wal" / numbered(2)).unlink()
+    (head_dir / "wal" / f"{numbered(2)}.json").unlink()
+    assert link(head_dir).linked == (numbered(2),)
+
+
 @pytest.mark.parametrize("offset", [0, 5, 300_000, WAL_SEGMENT_BYTES - 1])
 def test_a_flipped_bit_in_a_closed_segment_is_seen(head_dir: Path, offset: int) -> None:
     link(head_dir)

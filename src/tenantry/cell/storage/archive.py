@@ -31,6 +31,9 @@ from tenantry.runtime.failpoints import failpoint
 HISTORY_BYTES_MAX: Final = 1024 * 1024
 """Of a timeline history file: one line for each restore in a head's ancestry."""
 _FACTS_SUFFIX: Final = ".json"
+_RELEASED: Final = "released"
+"""Names the segment before which nothing is linked any more: what is not kept there was let go."""
+_RELEASED_BYTES_MAX: Final = 64
 _FACTS_BYTES_MAX: Final = 4096
 
 
@@ -91,6 +94,7 @@ def link_new_segments(head_dir: Path, *, timeline: int, start: Lsn, owner_uid: i
         found = {entry.name: entry.inode() for entry in os.scandir(source)}
         kept = {entry.name: entry.inode() for entry in os.scandir(target)}
         linked: list[str] = []
+        start = max(start, _released(target) if _RELEASED in kept else Lsn(0))
         for name in sorted(found):
             if not _belongs(name, timeline, start):
                 continue
@@ -111,6 +115,12 @@ def link_new_segments(head_dir: Path, *, timeline: int, start: Lsn, owner_uid: i
         damaged=tuple(damaged),
         advance_to=numbers[max(numbers)].start if numbers else None,
     )
+
+
+def _released(target: Path) -> Lsn:
+    """Where the log begins that may still be linked."""
+    segment = parse_segment(read_regular(target, _RELEASED, bytes_max=_RELEASED_BYTES_MAX).decode().strip())
+    return Lsn(0) if segment is None else segment.start
 
 
 def _another_file(head_dir: Path, name: str) -> HistoryError:
@@ -275,9 +285,22 @@ def read_verified(head_dir: Path, segment: Segment) -> bytes:
 
 
 def delete(head_dir: Path, doomed: Iterable[Segment]) -> None:
-    """Forgets kept segments, oldest first. What Postgres itself still has of them stays with it. Blocking."""
+    """Lets kept segments go, oldest first, for good: those that Postgres itself still has are not linked again.
+
+    Blocking; harmless for segments that are gone already, and for none at all.
+    """
+    ordered = sorted(doomed, key=lambda each: each.number)
+    if not ordered:
+        return
+    # Never the newest: should the head run again, Postgres goes on writing there.
+    newest = max(segments(head_dir, ordered[-1].timeline), default=0)
+    following = Segment(ordered[-1].timeline, min(ordered[-1].number + 1, newest))
     with files.explained("cannot delete from the log of", head_dir), inside(head_dir, "wal") as directory:
-        for segment in sorted(doomed, key=lambda each: each.number):
+        released = _released(directory) if (directory / _RELEASED).exists() else Lsn(0)
+        if following.start > released:
+            files.write_atomic(directory / _RELEASED, following.name.encode())
+        failpoint("archive.released")
+        for segment in ordered:
             files.unlink(directory / segment.name)
             files.unlink(directory / (segment.name + _FACTS_SUFFIX))
         files.fsync_dir(head_dir / "wal")
