@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tenantry.cli import demo, engine, migrate, psql, tenants, up
+from tenantry.cli import branches, demo, engine, migrate, psql, restore, snapshots, tenants, up
 from tenantry.cli.failures import guarded
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def root(
     del version  # handled by its callback
 
 
-for group in (up, demo, tenants, psql, migrate, engine):
+for group in (up, demo, tenants, psql, migrate, branches, restore, snapshots, engine):
     group.register(app)
 
 

@@ -22,3 +22,7 @@ TenantName = Annotated[
     typer.Argument(metavar="TENANT", help='Slug or name of the tenant: acme-corp or "ACME Corp".', show_default=False),
 ]
 Pooled = Annotated[bool, typer.Option("--pooled", help="Through the connection pooler.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+Expires = Annotated[
+    str | None, typer.Option("--expires", metavar="SPAN", help="When it goes by itself: 12h, 7d.", show_default=False)
+]

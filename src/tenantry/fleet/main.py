@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +19,8 @@ from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant, TenantState
 from tenantry.fleet.config import verification
+from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
+from tenantry.fleet.environments.records import Place
 from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
 from tenantry.fleet.prepare import only_catalog, url_of
@@ -28,6 +31,7 @@ from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.fleet.tenants.neon_provider import NeonProvider
 from tenantry.fleet.tenants.ports import Provider
+from tenantry.fleet.tenants.restore import Restored, Restoring, plan_restore, restore_tenant
 from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
 from tenantry.fleet.tenants.suspend import suspend_tenant
@@ -42,12 +46,13 @@ if TYPE_CHECKING:
 class Fleet:
     """The verbs over one fleet. Threads may share it; close it (or use ``with``), twice if need be."""
 
-    def __init__(self, catalog: Catalog, provider: Provider, close: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, catalog: Catalog, client: NeonClient) -> None:
+        """Takes both over: closing the fleet closes them."""
         self.catalog = catalog
-        self.provider = provider
-        self.migrating = MigratedTenants(catalog, provider)
+        self.client = client
+        self.provider: Provider = NeonProvider(client)
+        self.migrating = MigratedTenants(catalog, self.provider)
         self.run_log = CatalogRunLog(catalog)
-        self._close = close
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +62,7 @@ class Fleet:
 
     def close(self) -> None:
         self.catalog.close()
-        self._close()
+        self.client.close()
 
     def create(
         self,
@@ -93,6 +98,26 @@ class Fleet:
     def delete(self, name: str) -> Tenant:
         return delete_tenant(self.catalog, self.provider, name)
 
+    def plan_restore(
+        self, name: str, *, at: datetime | None = None, lsn: str | None = None, source: str | None = None
+    ) -> Restoring:
+        return plan_restore(self.catalog, self.client, name, at=at, lsn=lsn, source=source)
+
+    def restore(self, plan: Restoring) -> Restored:
+        return restore_tenant(self.catalog, self.client, plan)
+
+    def find_place(self, tenant: str | None) -> Place | None:
+        """Where a tenant's branches are, or those of the non-production project; None while that is not there."""
+        if tenant is not None:
+            found, project_id, _ = find_ready(self.catalog, tenant)
+            return Place(self.client, project_id, found.slug)
+        known = find_nonproduction(self.client)
+        return None if known is None else Place(self.client, known)
+
+    def place(self, tenant: str | None = None) -> Place:
+        """The same, having made the non-production project if there was none."""
+        return self.find_place(tenant) or Place(self.client, prepare_nonproduction(self.catalog, self.client))
+
     def finish_unfinished(self) -> builtins.list[str]:
         return finish_unfinished(self.catalog, self.provider)
 
@@ -121,10 +146,10 @@ def open_fleet(api_url: str, api_key: str, catalog_url: str | None = None, *, ap
     """
     client = NeonClient(api_url, api_key, tls_verify=verification(api_ca))
     try:
-        provider = NeonProvider(client)
         if catalog_url is None:
+            provider = NeonProvider(client)
             catalog_url = url_of(provider, only_catalog(provider, required=True))
-        return Fleet(Catalog(catalog_url), provider, client.close)
+        return Fleet(Catalog(catalog_url), client)
     except BaseException:
         client.close()
         raise

@@ -219,6 +219,23 @@ def record_schema(connection: Connection, slug: str, *, version: str | None, for
     return changed.rowcount == 1
 
 
+def forget_schema(connection: Connection, tenant: TenantId) -> None:
+    """Nothing is known of the tenant's ledger any more: the next migration asks it. Safe twice."""
+    table = models.Project
+    connection.execute(
+        update(table)
+        .where(table.id == tenant)
+        .values(
+            schema_version=None, schema_format=None, schema_fingerprint=None, schema_seen_at=None, updated_at=func.now()
+        )
+    )
+
+
+def hold_name(connection: Connection, name: str) -> None:
+    """Waits until nobody else holds this name, and holds it until the transaction ends. A name is not a row."""
+    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+
 def begin_run(
     connection: Connection,
     *,

@@ -1,0 +1,36 @@
+"""Delete a snapshot, having shown which: the state it held goes, unless the history still reaches back to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tenantry.errors import NotFound
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.tenants.find import find_ready
+from tenantry.fleet.tenants.snapshots import Snapshot, read_snapshots, the_snapshot
+from tenantry.neon.client import NeonClient
+from tenantry.neon.ids import ProjectId
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDeletion:
+    tenant: Tenant
+    project_id: ProjectId
+    snapshot: Snapshot
+
+
+def plan_snapshot_deletion(catalog: Catalog, client: NeonClient, tenant: str, name: str) -> SnapshotDeletion:
+    """Changes nothing. Raises NotFound and Conflict."""
+    found, project_id, _ = find_ready(catalog, tenant)
+    return SnapshotDeletion(found, project_id, the_snapshot(read_snapshots(client, project_id), name, found))
+
+
+def delete_snapshot(client: NeonClient, deletion: SnapshotDeletion) -> bool:
+    """False when it was gone already."""
+    try:
+        deleted = client.delete_snapshot(deletion.project_id, deletion.snapshot.id)
+    except NotFound:
+        return False
+    client.wait_for_operations(deletion.project_id, deleted.operations)
+    return True
