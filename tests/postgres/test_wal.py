@@ -270,7 +270,11 @@ def test_a_record_given_up_in_a_crash_is_passed_over(sample: Sample) -> None:
     segments = {**sample.segments, number: bytes(changed)}
     scan = wal.Scan(segments.get, before.start, segment_bytes=WAL_SEGMENT_BYTES)
     found = [record.start for record in scan]
-    assert found == [before.start, number * WAL_SEGMENT_BYTES + page + 24]
+    replacement = number * WAL_SEGMENT_BYTES + page + 24
+    assert found == [before.start, replacement]
+    # What was given up is no record, and what replaces it starts where the caller wants nothing from.
+    short = wal.Scan(segments.get, torn.start, segment_bytes=WAL_SEGMENT_BYTES, until=Lsn(replacement))
+    assert (list(short), short.position) == ([], torn.start)
 
 
 def test_histories_are_read_and_named() -> None:

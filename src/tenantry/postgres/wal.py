@@ -236,8 +236,12 @@ class Scan:
             if offset >= until:
                 return
             if offset < limit:
+                behind, previous = self.position, self._previous
                 record = self._irregular(Lsn(base + offset))
                 if record is None:
+                    return
+                if record.start >= self._until:  # it replaces one that was given up before
+                    self.position, self._previous = behind, previous
                     return
                 if only is None or record.rmgr == only:
                     yield record
