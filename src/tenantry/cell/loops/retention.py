@@ -18,6 +18,7 @@ from tenantry.cell.storage.retention import Kept, Pin, retain
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import HeadId, ProjectId
 from tenantry.postgres.lsn import Lsn, parse_lsn
+from tenantry.runtime.failpoints import failpoint
 
 _log = structlog.get_logger("retention")
 PERIOD_SECONDS: Final = 60.0
@@ -37,7 +38,7 @@ def retention_loop(context: Context) -> Loop:
         for project in projects:
             try:
                 freed += await collect(context, project)
-            except TenantryError as error:
+            except (TenantryError, OSError) as error:
                 _log.error("history not looked through", project_id=project.id, error=str(error))
         return f"{freed} pieces of history let go" if freed else None
 
@@ -76,11 +77,15 @@ def _let_go(context: Context, project: Project, heads: dict[HeadId, Head], snaps
     found = retain(heads, kept, windows=windows, pins=pins)
     for pin in found.unreachable:
         _log.error("history has no base that leads to what it promised", head_id=pin.head_id)
+    # Bases first, of all heads: one whose log went before it would promise what cannot be reached any more.
     for head_id in heads:
-        directory = keeper.directory(project, head_id)
-        archive.delete(directory, found.segments[head_id])
         for base in found.bases[head_id]:
-            bases.delete(directory, base.number)
+            bases.delete(keeper.directory(project, head_id), base.number)
+    failpoint("retention.bases")
+    for head_id in heads:
+        if found.segments[head_id]:  # a head that has kept nothing yet has no place for it either
+            archive.delete(keeper.directory(project, head_id), found.segments[head_id])
+    failpoint("retention.segments")
     return sum(len(found.segments[i]) + len(found.bases[i]) for i in heads)
 
 
