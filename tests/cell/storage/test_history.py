@@ -242,6 +242,59 @@ def test_a_child_has_its_parents_past_and_not_its_future(histories: Histories, n
     assert [(head, segment.number) for head, segment in plan.segments] == [("parent", 1), ("parent", 2)]
 
 
+def test_a_childs_first_segment_speaks_for_its_parents_last(histories: Histories, new_log: Callable[..., Any]) -> None:
+    """The parent's own copy of it goes when no window reaches before the departure."""
+    log = new_log()
+    log.commit(at(1))
+    log.fill_segment()
+    log.commit(at(2))
+    child, origin = log.copy(), log.position
+    grand = log.copy()
+    log.commit(at(3))
+    four = child.commit(at(4))
+    five = grand.commit(at(5))
+    histories.add("parent", log)
+    histories.add("child", child, parent="parent", origin=origin)
+    histories.add("grandchild", grand, parent="child", origin=origin)
+    histories.base("parent", 1, FIRST, at(0))
+    histories.lose("parent", 2)
+    assert histories["child"].at_time(at(3.5)).lsn == four
+    assert histories["child"].at_time(at(3.5)).last_commit == at(2)
+    assert histories["child"].last_commit(Lsn(origin)) == at(2)
+    histories.lose("child", 2)
+    assert histories["grandchild"].at_time(at(4)).lsn == five
+    assert histories["grandchild"].last_commit(five) == at(2)
+    plan = histories["grandchild"].plan(histories["grandchild"].at_time(at(4)))
+    assert [(head, segment.number) for head, segment in plan.segments] == [("parent", 1), ("grandchild", 2)]
+
+
+def test_a_segment_that_cannot_be_read_is_a_gap(simple: tuple[Histories, Any, Mapping[int, Lsn]]) -> None:
+    histories, _, starts = simple
+    path = histories.dir("a") / "wal" / Segment(1, 3).name
+    content = bytearray(path.read_bytes())
+    content[300:] = bytes(len(content) - 300)
+    path.write_bytes(content)
+    for sidecar in (histories.dir("a") / "wal").glob("*.json"):
+        sidecar.unlink()
+    with pytest.raises(HistoryGap):
+        histories["a"].at_time(at(2.9))
+    assert histories["a"].at_time(at(0)).lsn == starts[1]
+
+
+def test_the_last_commit_is_bounded_where_a_gap_may_hide_it(histories: Histories, new_log: Callable[..., Any]) -> None:
+    log = new_log()
+    log.commit(at(1))
+    log.fill_segment()
+    log.commit(at(2))
+    log.fill_segment()
+    histories.add("a", log)
+    histories.base("a", 1, FIRST, at(0))
+    assert histories["a"].last_commit() == at(2)
+    histories.lose("a", 2)
+    written = datetime.fromtimestamp((histories.dir("a") / "wal" / Segment(1, 3).name).stat().st_mtime, UTC)
+    assert histories["a"].last_commit() == written
+
+
 def test_a_plan_starts_from_the_newest_base_of_the_lineage(histories: Histories, new_log: Callable[..., Any]) -> None:
     log = new_log()
     places = {}

@@ -201,7 +201,7 @@ async def take_running_base(
     head_dir: Path,
     *,
     build_id: BuildId,
-    last_commit: Callable[[], datetime],
+    last_commit: Callable[[Lsn], datetime],
     now: datetime,
 ) -> Base:
     """A base of a running head, by Postgres' own base backup while it is written to; durable when it returns.
@@ -233,7 +233,7 @@ async def take_running_base(
                     usable_from=usable_from,
                     timeline=end.timeline,
                     taken_at=now,
-                    last_commit=last_commit(),
+                    last_commit=last_commit(usable_from),
                     build_id=build_id,
                     system_identifier=end.system_identifier,
                     bytes=cloned.bytes,

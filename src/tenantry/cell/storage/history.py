@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from tenantry.cell.storage import archive, bases
 from tenantry.cell.storage.archive import Gap
 from tenantry.cell.storage.bases import Base
 from tenantry.cell.storage.checkpoint import log_end
-from tenantry.cell.storage.lineage import Lineage, Stretch, lineage_of, since, upto, writer_of
+from tenantry.cell.storage.lineage import Lineage, Stretch, lineage_of, upto, writer_of
 from tenantry.cell.storage.segments import Segment, SegmentReader, number_of
 from tenantry.errors import Defect, HistoryError, HistoryGap, InvalidInput
 from tenantry.neon.ids import HeadId
@@ -54,6 +54,23 @@ class Plan:
     base: Base
     segments: tuple[tuple[HeadId, Segment], ...]
     """The log from the base to the point, in order, each with the head that keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The part of one segment that one head of a lineage wrote."""
+
+    stretch: Stretch
+    number: int
+    holder: Stretch | None
+    """Whose file has it; None when nobody's."""
+    begin: Lsn
+    end: Lsn
+    newest: bool
+    """Nothing follows it: it need not be full."""
+
+    def segment_of(self, holder: Stretch) -> Segment:
+        return Segment(holder.head.timeline, self.number)
 
 
 def check_moment(moment: datetime, *, earliest: datetime, now: datetime) -> None:
@@ -136,23 +153,35 @@ class History:
         found = log_end(self._wal(youngest), youngest.head.timeline)
         return youngest.start if found is None else Lsn(max(found, youngest.start))
 
-    def last_commit(self) -> datetime:
-        """When the newest commit in the head's log was made; when its history began, if there is none."""
+    def last_commit(self, before: Lsn | None = None) -> datetime:
+        """When the newest commit in the head's log (``before`` a position) was made; when its history began, if none.
+
+        Where a gap may hide it, a time that it was not later than.
+        """
         self.catch_up()
-        begin = self.oldest().usable_from
-        for stretch in since(self.lineage, begin):
-            kept = archive.segments(self._directory(stretch), stretch.head.timeline)
-            first = Lsn(max(stretch.start, begin))
-            for number in sorted(kept, reverse=True):
-                if kept[number].end <= first or (stretch.end is not None and kept[number].start >= stretch.end):
-                    continue
-                known = archive.facts(self._directory(stretch), kept[number])
+        oldest = self.oldest()
+        for piece in reversed(self._pieces(oldest.usable_from)):
+            holder = piece.holder
+            if before is not None and piece.begin >= before:
+                continue
+            if holder is not None:
+                known = archive.facts(self._directory(holder), piece.segment_of(holder))
                 if known is not None and known.commits == 0:
                     continue
-                micros = [commit.micros for commit in self._commits(stretch, kept[number], first)]
-                if micros:
-                    return wal.from_micros(micros[-1])
-        return self.oldest().last_commit
+            commits, whole = self._commits(piece)
+            if not whole:
+                # What is missing may hold a later one; nothing was committed after the log was last written.
+                return self._last_written()
+            commits = [commit for commit in commits if before is None or commit.start < before]
+            if commits:
+                return wal.from_micros(commits[-1].micros)
+        return oldest.last_commit
+
+    def _last_written(self) -> datetime:
+        youngest = self.lineage[0]
+        segments = archive.segments(self._directory(youngest), youngest.head.timeline)
+        newest = self._wal(youngest) / segments[max(segments)].name
+        return datetime.fromtimestamp(newest.lstat().st_mtime, UTC)
 
     def gaps(self, begin: Lsn) -> list[Gap]:
         """What is missing of the log from ``begin`` on, whichever head should have it."""
@@ -186,22 +215,17 @@ class History:
         earlier = {number_of(base.lsn) for _, base in based if wal.to_micros(base.last_commit) <= target}
         last: int | None = None
         uncertain: Gap | None = None
-        for stretch in reversed(since(self.lineage, begin)):
-            first = Lsn(max(stretch.start, begin))
-            kept = archive.segments(self._directory(stretch), stretch.head.timeline)
-            final = max(kept, default=0) if stretch.end is None else number_of(Lsn(stretch.end - 1))
-            for number in range(number_of(first), final + 1):
-                if number not in kept:
-                    uncertain = _with(uncertain, number)
-                    continue
-                if number in earlier:
-                    uncertain = None
-                found, last_here = self._first_later(stretch, kept[number], first, target)
-                if last_here is not None:
-                    last, uncertain = last_here, None
-                if found is not None:
-                    self._certain(uncertain, moment)
-                    return self._verified(stretch, found, last)
+        for piece in self._pieces(begin):
+            if piece.number in earlier:
+                uncertain = None
+            before, later, whole = self._around(piece, target)
+            if before is not None:
+                last, uncertain = before, None
+            if later is not None:
+                self._certain(uncertain, moment)
+                return self._verified(piece.stretch, later, last)
+            if not whole:
+                uncertain = _with(uncertain, piece.number)
         self._certain(uncertain, moment)
         return Point(self.lineage[0].head.id, self.end(), None, None if last is None else wal.from_micros(last))
 
@@ -214,30 +238,52 @@ class History:
                 head=self.lineage[0].head.id,
             )
 
-    def _first_later(
-        self, stretch: Stretch, segment: Segment, begin: Lsn, target: int
-    ) -> tuple[Lsn | None, int | None]:
-        """The first commit of a segment that is later than ``target``, and the time of the last one before it."""
-        known = archive.facts(self._directory(stretch), segment)
-        whole = segment.start >= begin and (stretch.end is None or segment.end <= stretch.end)
-        if known is not None and whole and (known.max_micros is None or known.max_micros <= target):
-            return None, known.last_micros
-        last: int | None = None
-        for commit in self._commits(stretch, segment, begin):
-            if commit.micros > target:
-                return commit.start, last
-            last = commit.micros
-        return None, last
+    def _pieces(self, begin: Lsn) -> list[_Piece]:
+        """The lineage's log from ``begin`` on, segment by segment, each with who keeps it."""
+        kept = {s.head.id: archive.segments(self._directory(s), s.head.timeline) for s in self.lineage}
+        found: list[_Piece] = []
+        for index, stretch in reversed(list(enumerate(self.lineage))):
+            low = Lsn(max(stretch.start, begin))
+            if stretch.end is not None and stretch.end <= low:
+                continue
+            final = max(kept[stretch.head.id], default=-1) if stretch.end is None else number_of(Lsn(stretch.end - 1))
+            for number in range(number_of(low), final + 1):
+                # A younger head that departs in this segment has a copy of what comes before.
+                holders = [stretch, *(s for s in reversed(self.lineage[:index]) if number_of(s.start) == number)]
+                holder = next((s for s in holders if number in kept[s.head.id]), None)
+                segment = Segment(stretch.head.timeline, number)
+                end = segment.end if stretch.end is None else Lsn(min(segment.end, stretch.end))
+                newest = stretch.end is None and number == final
+                found.append(_Piece(stretch, number, holder, Lsn(max(segment.start, low)), end, newest))
+        return found
 
-    def _commits(self, stretch: Stretch, segment: Segment, begin: Lsn) -> Iterator[wal.Transaction]:
-        read = SegmentReader(self._wal(stretch), segment.timeline)
-        first = wal.first_record(read, segment.number, segment_bytes=WAL_SEGMENT_BYTES)
+    def _around(self, piece: _Piece, target: int) -> tuple[int | None, Lsn | None, bool]:
+        """Of a piece: the time of the last commit before the first later than ``target``, where that one is, and
+        whether the piece could be read up to there."""
+        if piece.holder is not None and piece.end - piece.begin == WAL_SEGMENT_BYTES:
+            known = archive.facts(self._directory(piece.holder), piece.segment_of(piece.holder))
+            if known is not None and (known.max_micros is None or known.max_micros <= target):
+                return known.last_micros, None, True
+        commits, whole = self._commits(piece)
+        before: int | None = None
+        for commit in commits:
+            if commit.micros > target:
+                return before, commit.start, True
+            before = commit.micros
+        return before, None, whole
+
+    def _commits(self, piece: _Piece) -> tuple[list[wal.Transaction], bool]:
+        """The commits in a piece, and whether all of it could be read."""
+        if piece.holder is None:
+            return [], False
+        read = SegmentReader(self._wal(piece.holder), piece.holder.head.timeline)
+        first = wal.first_record(read, piece.number, segment_bytes=WAL_SEGMENT_BYTES)
         if first is None:
-            return
-        until = segment.end if stretch.end is None else Lsn(min(segment.end, stretch.end))
-        for transaction in wal.Scan(read, first, segment_bytes=WAL_SEGMENT_BYTES, until=until).transactions():
-            if transaction.committed and transaction.start >= begin:
-                yield transaction
+            return [], piece.newest
+        scan = wal.Scan(read, first, segment_bytes=WAL_SEGMENT_BYTES, until=piece.end)
+        commits = [each for each in scan.transactions() if each.committed and each.start >= piece.begin]
+        # Where a record is cut off at the end of a segment its commit is in sight all the same.
+        return commits, piece.newest or scan.position >= piece.end or scan.stopped_at >= piece.end
 
     def _verified(self, stretch: Stretch, lsn: Lsn, last: int | None) -> Point:
         """The point before the record at ``lsn``; where that is not whole yet, the log ends there."""

@@ -68,11 +68,6 @@ def upto(lineage: Lineage, lsn: Lsn) -> Lineage:
     return tuple(stretch for stretch in lineage if stretch.start <= lsn) or lineage[-1:]
 
 
-def since(lineage: Lineage, lsn: Lsn) -> Lineage:
-    """The lineage without the heads whose part ended before ``lsn``."""
-    return tuple(stretch for stretch in lineage if stretch.end is None or stretch.end > lsn)
-
-
 def writer_of(lineage: Lineage, number: int) -> Stretch:
     """Whose copy of segment ``number`` leads to the youngest head: the first segment of each head repeats its parent's
     up to where it begins."""
