@@ -26,7 +26,7 @@ branch = typer.Typer(
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The branch's name.", show_default=False)]
 Tenant = Annotated[
     str | None,
-    typer.Option("--tenant", "-t", metavar="T", help="A tenant's branches instead.", show_default=False),
+    typer.Option("--tenant", metavar="T", help="A tenant's branches instead.", show_default=False),
 ]
 
 
