@@ -345,6 +345,8 @@ def registration(**changes: Any) -> dict[str, Any]:
         rpc.frame(registration()) + rpc.frame({"call": 1}),
         rpc.frame(registration()) + rpc.frame([1]),
     ],
+    # Named by number: what they hold differs from process to process, and parallel workers compare the names.
+    ids=map(str, range(15)),
 )
 def test_strangers_on_the_socket_are_shown_out(workdir: Path, data: bytes):
     async def test(wire: Wire) -> None:
