@@ -38,6 +38,7 @@ from tenantry.cell.loops.idle import idle_loop
 from tenantry.cell.loops.retention import retention_loop
 from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
+from tenantry.cell.operations import restore_branch
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import Keeper
 from tenantry.cell.operations.keys import Keys
@@ -278,6 +279,9 @@ class RunningCell:
                 named.add(layout.relative(layout.head(spare.project_id, spare.head_id)))
             for head in tables.all_heads():
                 named.add(layout.relative(layout.head(head.project_id, head.id)))
+            # What a restore was making goes on where it was interrupted, and is removed by nobody else.
+            for project_id, head_id in restore_branch.unborn(tables):
+                named.add(layout.relative(layout.head(project_id, head_id)))
             return named
 
         named = await context.state.read(names)

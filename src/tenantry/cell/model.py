@@ -81,7 +81,13 @@ class Head:
     timeline: int = 1
     origin_head_id: HeadId | None = None
     origin_lsn: str | None = None
+    """None for a head that began from a template, and for one whose files are still being made."""
     created_at: datetime
+
+    @property
+    def made(self) -> bool:
+        """Whether its files are whole; before, nothing may start on them."""
+        return self.origin_head_id is None or self.origin_lsn is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,6 +194,11 @@ class Instances:
             if facts is None:
                 self._known.pop(instance.endpoint_id, None)
                 raise NotFound(f"endpoint {instance.endpoint_id} does not exist")
+            if not facts.head.made:
+                raise Unavailable(
+                    f"branch {facts.branch.id} is still being made",
+                    client_text="the branch is still being created; try again",
+                )
             if facts.endpoint.disabled:
                 raise Unavailable(
                     f"endpoint {instance.endpoint_id} is disabled",
@@ -507,8 +512,9 @@ class Instances:
         return True
 
     async def sleepers(self) -> list[Facts]:
-        """Every endpoint that sleeps now."""
-        return [facts for facts in await self._records.all_facts() if self.status(facts.endpoint.id) == "asleep"]
+        """Every endpoint that sleeps now, on a whole head."""
+        everything = await self._records.all_facts()
+        return [facts for facts in everything if facts.head.made and self.status(facts.endpoint.id) == "asleep"]
 
     # -- the loops' part ---------------------------------------------------------------------------------
 
@@ -563,6 +569,8 @@ class Instances:
         adopted: list[tuple[Facts, Postmaster]] = []
         unclean: list[Facts] = []
         for facts in everything:
+            if not facts.head.made:
+                continue  # what lies there belongs to the operation that makes it, which begins anew
             data = self._paths.head_data(facts.project.id, facts.head.id)
             running = postmaster.adopt(data, self._paths.socket_dir(facts.endpoint.id))
             if running is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -18,6 +18,7 @@ from tenantry.cell.model import (
     Database,
     Endpoint,
     Head,
+    JsonObject,
     Operation,
     Project,
     Role,
@@ -26,37 +27,61 @@ from tenantry.cell.model import (
 from tenantry.cell.operations.context import Context, Verb, branch_of, idle_project, living_project, operation
 from tenantry.cell.operations.endpoints import check_one_writer, new_endpoint
 from tenantry.cell.operations.history import head_of, heads_by_id
-from tenantry.cell.operations.new_head import check_lsn, make_head, read_source
+from tenantry.cell.operations.new_head import Source, check_lsn, forget, make_head, read_source
 from tenantry.cell.operations.passwords import place
+from tenantry.cell.operations.records import copy_truth
 from tenantry.cell.operations.roles import branch_id_of, fresh
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import Conflict, Defect, InvalidInput, LimitReached, NotFound, NotSupported
+from tenantry.errors import Conflict, Defect, InvalidInput, LimitReached, Locked, NotFound, NotSupported
 from tenantry.neon.ids import BranchId, HeadId, ProjectId, new_branch_id, new_head_id
 from tenantry.postgres.lsn import format_lsn
 
 BRANCHES_PER_PROJECT_MAX: Final = 500
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One state of one head's history."""
+
+    head_id: HeadId
+    lsn: str
+
+    @property
+    def argument(self) -> JsonObject:
+        return {"source_head": self.head_id, "lsn": self.lsn}
+
+    @staticmethod
+    def of(work: Operation) -> Place | None:
+        """As ``argument`` has it; None for a head as it is."""
+        head_id, lsn = work.argument.get("source_head"), work.argument.get("lsn")
+        return None if head_id is None else Place(HeadId(str(head_id)), str(lsn))
+
+
 # ---------------------------------------------------------------------------------------------------- create
 
 
 async def create_branch(
-    context: Context, runner: Runner, project_id: ProjectId, request: BranchCreate
+    context: Context, runner: Runner, project_id: ProjectId, request: BranchCreate, *, state: Place | None = None
 ) -> CreatedBranch:
-    """Answers when the branch can be connected to. Raises InvalidInput for a point outside of the history."""
+    """Answers when the branch can be connected to. Raises InvalidInput for a point outside of the history.
+
+    With ``state`` it is made from there, whatever head its parent runs by now.
+    """
     if request.init_source == "schema-only":
         raise NotSupported("schema-only branches are not available in this version of the cell")
     if request.expires_at is not None and request.expires_at <= context.clock.now():
         raise InvalidInput("expires_at is in the past", field="branch.expires_at")
     parent = await _parent(context, project_id, request.parent_id)
     await fresh(context, project_id, parent.id)
-    lsn = await resolve(context, parent, lsn=request.parent_lsn, moment=request.parent_timestamp)
+    chosen = state or await resolve(context, parent, lsn=request.parent_lsn, moment=request.parent_timestamp)
 
     def begin(tables: Tables) -> tuple[Branch, list[Endpoint], list[Role], list[Database], Operation]:
         project = idle_project(tables, project_id)
         origin = branch_of(tables, project_id, parent.id)
-        branch, head = plan_branch(context, tables, project, origin, request)
+        if state is None:
+            check_head(origin, chosen)
+        branch, head = plan_branch(context, tables, project, origin, request, source_head(tables, origin, chosen))
         tables.insert(branch)
         tables.insert(head)
         roles, databases = copy_roles_and_databases(context, tables, origin.id, branch.id)
@@ -64,7 +89,8 @@ async def create_branch(
         if request.annotations:
             now = context.clock.now()
             tables.insert(Annotation(branch_id=branch.id, value=request.annotations, created_at=now, updated_at=now))
-        work = operation(context, CREATE, "create_branch", project_id, branch_id=branch.id, argument={"lsn": lsn})
+        argument: JsonObject = {} if chosen is None else chosen.argument
+        work = operation(context, CREATE, "create_branch", project_id, branch_id=branch.id, argument=argument)
         tables.insert(work)
         return branch, endpoints, roles, databases, work
 
@@ -94,8 +120,8 @@ async def _parent(context: Context, project_id: ProjectId, parent_id: BranchId |
     return await context.state.read(look)
 
 
-async def resolve(context: Context, branch: Branch, *, lsn: str | None, moment: datetime | None) -> str | None:
-    """The position that a request names in a branch's history; None for the branch as it is now.
+async def resolve(context: Context, branch: Branch, *, lsn: str | None, moment: datetime | None) -> Place | None:
+    """What a request names in a branch's history; None for the branch as it is now.
 
     Raises InvalidInput where it lies outside of the history, HistoryGap where the log is missing.
     """
@@ -111,11 +137,27 @@ async def resolve(context: Context, branch: Branch, *, lsn: str | None, moment: 
     project, head, heads = await context.state.read(look)
     checked = None if lsn is None else check_lsn(lsn)
     point = await asyncio.to_thread(lambda: context.keeper.point(project, head, heads, lsn=checked, moment=moment))
-    return format_lsn(point.lsn)
+    return Place(head.id, format_lsn(point.lsn))
+
+
+def check_head(branch: Branch, place: Place | None) -> None:
+    """Raises Locked when the branch got another head since ``place`` was found: there its position means nothing."""
+    if place is not None and place.head_id != branch.head_id:
+        raise Locked(f"branch {branch.id} was restored a moment ago", next_step="ask again", branch_id=branch.id)
+
+
+def source_head(tables: Tables, branch: Branch, place: Place | None) -> Head:
+    """The head that a new one begins from. Raises Conflict when it is gone."""
+    if place is None:
+        return head_of(tables, branch)
+    head = tables.head(place.head_id)
+    if head is None:
+        raise Conflict(f"the history that {place.lsn} was a position of is gone", head_id=place.head_id)
+    return head
 
 
 def plan_branch(
-    context: Context, tables: Tables, project: Project, origin: Branch, request: BranchCreate
+    context: Context, tables: Tables, project: Project, origin: Branch, request: BranchCreate, source: Head
 ) -> tuple[Branch, Head]:
     """The rows of a new branch of ``origin``. Raises Conflict for a name that is taken, LimitReached."""
     siblings = tables.branches(project.id)
@@ -128,7 +170,6 @@ def plan_branch(
     branch_id = new_branch_id()
     name = request.name or str(branch_id)
     check_name(siblings, name)
-    source = head_of(tables, origin)
     head = Head(
         id=new_head_id(),
         project_id=project.id,
@@ -195,6 +236,11 @@ def _endpoints(
     return made
 
 
+def kept_verifiers(tables: Tables, branch_id: BranchId) -> dict[str, str]:
+    """Of each role whose password the API knows the verifier that goes with it; what SQL made is as it was then."""
+    return {r.name: r.verifier for r in tables.roles(branch_id) if r.password_sealed and r.verifier}
+
+
 def _with_password(context: Context, role: Role) -> RolePassword:
     sealed = role.password_sealed
     clear = None if sealed is None else context.sealer.open(sealed, place=place(role.branch_id, role.name))
@@ -202,21 +248,21 @@ def _with_password(context: Context, role: Role) -> RolePassword:
 
 
 async def _make(context: Context, work: Operation) -> None:
-    branch_id, lsn = branch_id_of(work), work.argument.get("lsn")
+    branch_id, chosen = branch_id_of(work), Place.of(work)
 
-    def look(tables: Tables) -> tuple[Head, Branch, Project]:
+    def look(tables: Tables) -> tuple[Head, Branch, Source, dict[str, str]]:
         branch = tables.branch(branch_id)
         project = tables.project(work.project_id)
         parent = tables.branch(branch.parent_id) if branch and branch.parent_id else None
         if branch is None or project is None or parent is None:
             raise Defect(f"operation {work.id} makes a branch whose rows are gone")
-        return head_of(tables, branch), parent, project
+        source = read_source(tables, project, parent, source_head(tables, parent, chosen), chosen and chosen.lsn)
+        return head_of(tables, branch), parent, source, kept_verifiers(tables, branch_id)
 
-    head, parent, project = await context.state.read(look)
-    source = await context.state.read(
-        lambda tables: read_source(tables, project, parent, None if lsn is None else str(lsn))
-    )
-    made = await make_head(context, source, head)
+    head, parent, source, keep = await context.state.read(look)
+    if head.made:
+        return
+    made, holds = await make_head(context, source, head, keep)
 
     def note(tables: Tables) -> None:
         tables.update(made)
@@ -233,12 +279,18 @@ async def _make(context: Context, work: Operation) -> None:
                     logical_size=parent.logical_size,
                 )
             )
+            if holds is not None:
+                copy_truth(tables, branch_id, holds, now)
 
     await context.state.write(note)
 
 
 async def _unmake(context: Context, work: Operation) -> None:
-    """A branch that could not be made leaves no row; a directory without a row is deleted."""
+    """A branch that could not be made leaves no row and no file."""
+    branch = await context.state.read(lambda tables: tables.branch(branch_id_of(work)))
+    project = await context.state.read(lambda tables: tables.project(work.project_id))
+    if branch is not None and project is not None:
+        await forget(context, project, branch.head_id)
     await _remove(context, work)
 
 
@@ -307,10 +359,11 @@ async def _remove(context: Context, work: Operation) -> None:
             release_head(context, tables, project, head)
         tables.delete_branch(branch_id)
 
+    for endpoint in endpoints:
+        await asyncio.to_thread(context.layout.remove_traces, endpoint.id)
     await context.state.write(remove)
     for endpoint in endpoints:
         context.instances.forget(endpoint.id)
-        await asyncio.to_thread(context.layout.log(endpoint.id).unlink, missing_ok=True)
 
 
 def release_head(context: Context, tables: Tables, project: Project, head: Head) -> None:

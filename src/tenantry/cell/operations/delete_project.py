@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Final
 
@@ -48,10 +49,11 @@ async def _remove_rows(context: Context, work: Operation) -> None:
         tables.doom(path, project.uid, context.clock.now())
         tables.delete_project(project.id)
 
+    for endpoint in endpoints:
+        await asyncio.to_thread(context.layout.remove_traces, endpoint.id)
     await context.state.write(remove)
     for endpoint in endpoints:
         context.instances.forget(endpoint.id)
-        context.layout.log(endpoint.id).unlink(missing_ok=True)
 
 
 VERB: Final = Verb("delete_project", (_stop_instances, _remove_rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -201,6 +202,7 @@ async def _retire(context: Context, work: Operation) -> None:
 
 async def _remove(context: Context, work: Operation) -> None:
     endpoint_id = endpoint_id_of(work)
+    await asyncio.to_thread(context.layout.remove_traces, endpoint_id)
     await context.state.write(lambda tables: tables.delete_endpoint(endpoint_id))
     context.instances.forget(endpoint_id)
 

@@ -19,15 +19,17 @@ from tenantry.cell.compute.admin import AdminConnection
 from tenantry.cell.compute.truth import Truth
 from tenantry.cell.model import Branch, Endpoint, Head, Project
 from tenantry.cell.operations.context import Context, read_write_endpoint
-from tenantry.cell.operations.history import head_of, heads_by_id
+from tenantry.cell.operations.history import heads_by_id
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import fork, sizes, slot
-from tenantry.cell.storage.recover import recover
+from tenantry.cell.storage.recover import end_leftover, recover
 from tenantry.neon.ids import HeadId
 from tenantry.postgres import conf, postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.lsn import Lsn, format_lsn, parse_lsn
 from tenantry.postgres.postmaster import Postmaster
+from tenantry.runtime.failpoints import failpoint
+from tenantry.runtime.files import remove_tree
 
 MAKING_CU: Final = 1.0
 """Size of the instance that replays a head's log."""
@@ -35,7 +37,7 @@ MAKING_CU: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a new head comes from. ``lsn`` None: the source as it is now."""
+    """Where a new head comes from. ``lsn`` None: the source as it is now. ``branch`` runs ``head``, or ran it once."""
 
     project: Project
     branch: Branch
@@ -45,46 +47,41 @@ class Source:
     lsn: str | None
 
 
-def read_source(tables: Tables, project: Project, branch: Branch, lsn: str | None) -> Source:
+def read_source(tables: Tables, project: Project, branch: Branch, head: Head, lsn: str | None) -> Source:
     return Source(
         project=project,
         branch=branch,
-        head=head_of(tables, branch),
+        head=head,
         endpoint=read_write_endpoint(tables, branch),
         heads=heads_by_id(tables, project),
         lsn=lsn,
     )
 
 
-async def make_head(context: Context, source: Source, head: Head) -> Head:
-    """Makes the files of ``head`` from ``source``; answers it with its timeline and origin. It sleeps, and is clean.
+async def make_head(context: Context, source: Source, head: Head, keep: Mapping[str, str]) -> tuple[Head, Truth | None]:
+    """Makes the files of ``head`` from ``source``; answers it with its timeline and origin. It sleeps.
 
-    Raises Unavailable, HistoryGap, HistoryDamaged, StartFailed or OperatorError; nothing is left then.
+    Of a head from the past also answers its roles and databases; those in ``keep`` get these verifiers, so that
+    today's connection string is right, and a password that was leaked and changed since does not come back.
+    Raises Unavailable, HistoryGap, HistoryDamaged, StartFailed or OperatorError; what is left then is for ``forget``.
     """
-    if source.lsn is None:
-        forked = await _fork(context, source, head)
-        if forked is not None:
-            return replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn))
+    forked = await _fork(context, source, head) if source.lsn is None else None
+    if forked is not None:
+        return replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn)), None
     async with _recovered(context, source, head) as (made, running):
-        await _open(context, source, running)
-    return made
+        found = await _open(context, source, running, keep)
+    return made, found
 
 
 async def make_head_with_roles(
     context: Context, source: Source, head: Head, keep: Mapping[str, str]
 ) -> tuple[Head, Truth]:
-    """Like ``make_head``, for a head that takes another's place: roles in ``keep`` that it has get these verifiers.
-
-    A password that was leaked and changed since does not come back with the past, and the connection string of
-    today stays right. Also answers the new head's roles and databases.
-    """
-    forked = await _fork(context, source, head) if source.lsn is None else None
-    if forked is None:
-        async with _recovered(context, source, head) as (made, running):
-            found = await _open(context, source, running, keep)
+    """Like ``make_head``, for a head that takes another's place: its roles are looked after in any case."""
+    made, found = await make_head(context, source, head, keep)
+    if found is not None:
         return made, found
-    made = replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn))
     running = await _start(context, source, made)
+    failpoint("new_head.started")
     try:
         found = await _open(context, source, running, keep)
     finally:
@@ -96,6 +93,7 @@ async def _fork(context: Context, source: Source, head: Head) -> fork.Forked | N
     """A copy of the source as it is; None when it runs and is too large to be held still."""
     parent, child = context.keeper.directory(source.project, source.head.id), _directory(context, source, head)
     owner, driver = context.owner(source.project.uid), context.keeper.driver
+    await forget(context, source.project, head.id)
     if not await asyncio.to_thread(clean_shutdown, parent / "data"):
         await _wake_once(context, source)
     if source.endpoint is None:
@@ -123,8 +121,23 @@ async def _wake_once(context: Context, source: Source) -> None:
         lease = await context.instances.lease(source.endpoint.id, "operation")
         context.instances.release(source.endpoint.id, lease.id)
         return
-    running = await _start(context, source, source.head)
+    # A killed attempt at this may have left it running.
+    data, sockets = _directory(context, source, source.head) / "data", context.layout.making_dir(source.head.id)
+    running = await asyncio.to_thread(postmaster.adopt, data, sockets) or await _start(context, source, source.head)
+    failpoint("new_head.woken")
     await _stop(context, source, source.head, running)
+
+
+async def forget(context: Context, project: Project, head_id: HeadId) -> None:
+    """Ends the instance that a killed or failed attempt at this head left, and removes its files. Harmless twice."""
+    sockets = context.layout.making_dir(head_id)
+    await end_leftover(context.keeper.directory(project, head_id), sockets)
+    await asyncio.to_thread(_remove_traces, context, head_id)
+
+
+def _remove_traces(context: Context, head_id: HeadId) -> None:
+    remove_tree(context.layout.making_dir(head_id))
+    _log_path(context, head_id).unlink(missing_ok=True)
 
 
 @asynccontextmanager
@@ -148,7 +161,7 @@ async def _recovered(context: Context, source: Source, head: Head) -> AsyncGener
         socket_dir=context.layout.making_dir(head.id),
         settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS},
         owner=context.owner(source.project.uid),
-        log_path=context.layout.logs / f"{head.id}.log",
+        log_path=_log_path(context, head.id),
         timeout_seconds=context.config.start_seconds_max,
     )
     made = replace(
@@ -176,18 +189,18 @@ async def _start(context: Context, source: Source, head: Head) -> Postmaster:
         socket_dir=context.layout.making_dir(head.id),
         settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS},
         owner=context.owner(source.project.uid),
-        log_path=context.layout.logs / f"{head.id}.log",
+        log_path=_log_path(context, head.id),
         timeout_seconds=context.config.start_seconds_max,
     )
 
 
-async def _open(context: Context, source: Source, running: Postmaster, keep: Mapping[str, str] | None = None) -> Truth:
+async def _open(context: Context, source: Source, running: Postmaster, keep: Mapping[str, str]) -> Truth:
     """Guards the new head's log, gives kept roles their verifiers of today, and reads what it holds."""
     async with context.admin.session(source.project.id, running.socket_path.parent) as admin:
         for statement in slot.ENSURE:
             await admin.execute(statement)
         found = await truth.read(admin)
-        for name, verifier in (keep or {}).items():
+        for name, verifier in keep.items():
             if name in found.roles and found.roles[name] != verifier:
                 await _set_verifier(admin, name, verifier)
         return await truth.read(admin)
@@ -200,8 +213,11 @@ async def _set_verifier(admin: AdminConnection, name: str, verifier: str) -> Non
 async def _stop(context: Context, source: Source, head: Head, running: Postmaster) -> None:
     await postmaster.stop(running, mode="fast", timeout_seconds=context.config.stop_seconds_max)
     await asyncio.to_thread(context.keeper.link, source.project, head)
-    log = context.layout.logs / f"{head.id}.log"
-    await asyncio.to_thread(log.unlink, missing_ok=True)
+    await asyncio.to_thread(_remove_traces, context, head.id)
+
+
+def _log_path(context: Context, head_id: HeadId) -> Path:
+    return context.layout.logs / f"{head_id}.log"
 
 
 def _directory(context: Context, source: Source, head: Head) -> Path:

@@ -13,14 +13,18 @@ from typing import Final
 from tenantry.cell.compute.truth import Truth
 from tenantry.cell.model import BranchChanged, BranchRestore, Head, Operation, Project
 from tenantry.cell.operations.branches import (
+    Place,
+    check_head,
     check_name,
     copy_roles_and_databases,
+    kept_verifiers,
     release_head,
     resolve,
+    source_head,
 )
 from tenantry.cell.operations.context import Context, Verb, branch_of, idle_project, operation
 from tenantry.cell.operations.history import head_of
-from tenantry.cell.operations.new_head import Source, make_head_with_roles, read_source
+from tenantry.cell.operations.new_head import Source, forget, make_head_with_roles, read_source
 from tenantry.cell.operations.records import copy_truth
 from tenantry.cell.operations.roles import branch_id_of, fresh
 from tenantry.cell.operations.runner import Runner
@@ -31,9 +35,18 @@ from tenantry.runtime.failpoints import failpoint
 
 
 async def restore_branch(
-    context: Context, runner: Runner, project_id: ProjectId, branch_id: BranchId, to: BranchRestore
+    context: Context,
+    runner: Runner,
+    project_id: ProjectId,
+    branch_id: BranchId,
+    to: BranchRestore,
+    *,
+    state: Place | None = None,
 ) -> BranchChanged:
-    """Answers when the branch is in the state that was asked for. Raises InvalidInput, Conflict or HistoryGap."""
+    """Answers when the branch is in the state that was asked for. Raises InvalidInput, Conflict or HistoryGap.
+
+    With ``state`` that is the one, whatever head the source runs by now.
+    """
     in_place = to.source_branch_id == branch_id
     if in_place and to.source_lsn is None and to.source_timestamp is None:
         raise InvalidInput("a branch is restored to a point of its own past", next_step="give an LSN or a time")
@@ -45,12 +58,15 @@ async def restore_branch(
         )
     source = await context.state.read(lambda tables: branch_of(tables, project_id, to.source_branch_id))
     await fresh(context, project_id, branch_id)
-    lsn = await resolve(context, source, lsn=to.source_lsn, moment=to.source_timestamp)
+    chosen = state or await resolve(context, source, lsn=to.source_lsn, moment=to.source_timestamp)
 
     def begin(tables: Tables) -> Operation:
         idle_project(tables, project_id)
         branch = branch_of(tables, project_id, branch_id)
-        branch_of(tables, project_id, to.source_branch_id)
+        origin = branch_of(tables, project_id, to.source_branch_id)
+        if state is None:
+            check_head(origin, chosen)
+        source_head(tables, origin, chosen)
         if to.preserve_under_name is not None:
             check_name(tables.branches(project_id), to.preserve_under_name)
         elif tables.children(branch_id):
@@ -66,8 +82,8 @@ async def restore_branch(
             project_id,
             branch_id=branch_id,
             argument={
+                **({} if chosen is None else chosen.argument),
                 "source": to.source_branch_id,
-                "lsn": lsn,
                 "preserve": to.preserve_under_name,
                 "moment": None if to.source_timestamp is None else to.source_timestamp.isoformat(),
                 "head": new_head_id(),
@@ -85,7 +101,7 @@ async def restore_branch(
 async def _restore(context: Context, work: Operation) -> None:
     """Makes the new head and swaps it in. Running again makes it anew, unless the swap has happened."""
     branch_id, head_id = branch_id_of(work), HeadId(str(work.argument["head"]))
-    lsn = work.argument["lsn"]
+    chosen = Place.of(work)
 
     def look(tables: Tables) -> tuple[Project, Head, Source, dict[str, str]] | None:
         project, branch = tables.project(work.project_id), tables.branch(branch_id)
@@ -94,13 +110,11 @@ async def _restore(context: Context, work: Operation) -> None:
             raise Defect(f"operation {work.id} restores a branch whose rows are gone")
         if branch.head_id == head_id:
             return None
-        # Roles whose password the API knows keep it; what SQL made is as it was then.
-        keep = {r.name: r.verifier for r in tables.roles(branch_id) if r.password_sealed and r.verifier}
         return (
             project,
             head_of(tables, branch),
-            read_source(tables, project, origin, None if lsn is None else str(lsn)),
-            keep,
+            read_source(tables, project, origin, source_head(tables, origin, chosen), chosen and chosen.lsn),
+            kept_verifiers(tables, branch_id),
         )
 
     found = await context.state.read(look)
@@ -123,6 +137,27 @@ async def _restore(context: Context, work: Operation) -> None:
     async with context.instances.asleep([endpoint.id for endpoint in endpoints]):
         await context.state.write(lambda tables: _swap(context, tables, work, head, holds))
     failpoint("restore_branch.swapped")
+
+
+async def _undo(context: Context, work: Operation) -> None:
+    """A head that has not taken the branch's place leaves no file."""
+    head_id = HeadId(str(work.argument["head"]))
+
+    def look(tables: Tables) -> tuple[Project | None, bool]:
+        return tables.project(work.project_id), tables.head(head_id) is not None
+
+    project, swapped = await context.state.read(look)
+    if project is not None and not swapped:
+        await forget(context, project, head_id)
+
+
+def unborn(tables: Tables) -> list[tuple[ProjectId, HeadId]]:
+    """Heads that unfinished restores are making, whose rows come with the swap."""
+    return [
+        (work.project_id, HeadId(str(work.argument["head"])))
+        for work in tables.operations_unfinished()
+        if work.verb == VERB.name
+    ]
 
 
 def _swap(context: Context, tables: Tables, work: Operation, head: Head, holds: Truth) -> None:
@@ -167,4 +202,4 @@ def _swap(context: Context, tables: Tables, work: Operation, head: Head, holds: 
     copy_truth(tables, branch.id, holds, now)
 
 
-VERB: Final = Verb("restore_branch", (_restore,))
+VERB: Final = Verb("restore_branch", (_restore,), _undo)

@@ -25,7 +25,7 @@ from tenantry.cell.model import (
     SnapshotCreate,
     SnapshotRestore,
 )
-from tenantry.cell.operations.branches import create_branch, resolve
+from tenantry.cell.operations.branches import Place, check_head, create_branch, resolve
 from tenantry.cell.operations.context import Context, branch_of, idle_project, living_project
 from tenantry.cell.operations.history import head_of, heads_by_id
 from tenantry.cell.operations.restore_branch import restore_branch
@@ -44,10 +44,11 @@ async def create_snapshot(
 ) -> SnapshotChanged:
     """Answers when the state is held. Raises InvalidInput (a point outside of the history), Conflict, LimitReached."""
     branch = await context.state.read(lambda tables: branch_of(tables, project_id, branch_id))
-    lsn = await resolve(context, branch, lsn=request.lsn, moment=request.timestamp) or await _now(context, branch)
+    place = await resolve(context, branch, lsn=request.lsn, moment=request.timestamp) or await _now(context, branch)
 
     def insert(tables: Tables) -> Snapshot:
         idle_project(tables, project_id)
+        check_head(branch_of(tables, project_id, branch_id), place)
         known = tables.snapshots(project_id)
         if len(known) >= SNAPSHOTS_PER_PROJECT_MAX:
             raise LimitReached(
@@ -62,9 +63,9 @@ async def create_snapshot(
             id=new_snapshot_id(),
             project_id=project_id,
             source_branch_id=branch_id,
-            head_id=branch_of(tables, project_id, branch_id).head_id,
+            head_id=place.head_id,
             name=name,
-            lsn=lsn,
+            lsn=place.lsn,
             timestamp=request.timestamp or now,
             manual=manual,
             full_size=branch.logical_size,
@@ -77,7 +78,7 @@ async def create_snapshot(
     return SnapshotChanged(snapshot=await context.state.write(insert))
 
 
-async def _now(context: Context, branch: Branch) -> str:
+async def _now(context: Context, branch: Branch) -> Place:
     """The end of the branch's log: everything acknowledged before the call lies before it."""
 
     def look(tables: Tables) -> tuple[Project, Head, dict[HeadId, Head]]:
@@ -86,9 +87,9 @@ async def _now(context: Context, branch: Branch) -> str:
 
     project, head, heads = await context.state.read(look)
 
-    def end() -> str:
+    def end() -> Place:
         context.keeper.link(project, head)
-        return format_lsn(context.keeper.history(project, head.id, heads).end())
+        return Place(head.id, format_lsn(context.keeper.history(project, head.id, heads).end()))
 
     return await asyncio.to_thread(end)
 
@@ -139,10 +140,11 @@ async def restore_snapshot(
     The target's present head stays as a branch. Raises NotFound, Conflict, InvalidInput.
     """
     snapshot = await context.state.read(lambda tables: _known(tables, project_id, snapshot_id))
+    # Its head may be no branch's any more, and positions mean nothing in another head's history.
     source = snapshot.source_branch_id
-    holder = await context.state.read(lambda tables: _holder(tables, snapshot))
-    if source is None or holder is None:
+    if source is None or snapshot.lsn is None:
         raise Conflict(f"the branch that snapshot {snapshot.name!r} was taken of is gone")
+    state = Place(snapshot.head_id, snapshot.lsn)
     if request.finalize_restore:
         target = request.target_branch_id or source
         name = request.name or f"{snapshot.name} replaced {context.clock.now():%Y-%m-%d %H:%M:%S}"
@@ -151,7 +153,8 @@ async def restore_snapshot(
             runner,
             project_id,
             target,
-            BranchRestore(source_branch_id=holder.id, source_lsn=snapshot.lsn, preserve_under_name=name),
+            BranchRestore(source_branch_id=source, source_lsn=snapshot.lsn, preserve_under_name=name),
+            state=state,
         )
         endpoints = await context.state.read(lambda tables: tables.endpoints_of_branch(target))
         return RestoredSnapshot(branch=changed.branch, endpoints=tuple(endpoints), operations=changed.operations)
@@ -167,24 +170,13 @@ async def restore_snapshot(
         project_id,
         BranchCreate(
             name=request.name,
-            parent_id=holder.id,
+            parent_id=source,
             parent_lsn=snapshot.lsn,
             endpoints=(BranchEndpointCreate(),),
         ),
+        state=state,
     )
     return RestoredSnapshot(branch=created.branch, endpoints=created.endpoints, operations=created.operations)
-
-
-def _holder(tables: Tables, snapshot: Snapshot) -> Branch | None:
-    """A branch whose lineage holds the snapshot's head: the one that runs it now, or that began from it."""
-    heads = {head.id: head for head in tables.heads(snapshot.project_id)}
-    for branch in tables.branches(snapshot.project_id):
-        following: HeadId | None = branch.head_id
-        while following is not None and following in heads:
-            if following == snapshot.head_id:
-                return branch
-            following = heads[following].origin_head_id
-    return None
 
 
 # ------------------------------------------------------------------------------------------------- schedules

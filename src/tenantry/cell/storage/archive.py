@@ -86,6 +86,9 @@ def link_new_segments(head_dir: Path, *, timeline: int, start: Lsn, owner_uid: i
     it returns. Blocking. Raises HistoryError when a name is taken by another file, OperatorError for a full disk.
     """
     own_directory(head_dir / "wal")
+    if not (head_dir / "data").exists():
+        # No branch runs the head any more: only its history is kept, and that is all there will be.
+        return Linked((), (), (), None)
     with (
         files.explained("cannot keep the log of", head_dir),
         inside(head_dir, "data", "pg_wal") as source,

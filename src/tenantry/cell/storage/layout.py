@@ -16,6 +16,7 @@ from typing import Final
 
 from tenantry.errors import OperatorError
 from tenantry.neon.ids import EndpointId, HeadId, ProjectId
+from tenantry.runtime.files import remove_tree
 
 SOCKET_PATH_BYTES_MAX: Final = 100
 _SOCKET_NAME_BYTES: Final = 60
@@ -94,6 +95,12 @@ class Layout:
 
     def log(self, endpoint_id: EndpointId) -> Path:
         return self.logs / f"{endpoint_id}.log"
+
+    def remove_traces(self, endpoint_id: EndpointId) -> None:
+        """Socket directory and log of an endpoint that is stopped for good. Blocking, safe twice."""
+        remove_tree(self.socket_dir(endpoint_id))
+        for path in (self.log(endpoint_id), self.log(endpoint_id).with_suffix(".log.1")):
+            path.unlink(missing_ok=True)
 
     def relative(self, path: Path) -> str:
         """The path as rows name it, relative to the data directory, so that the directory may be moved."""
