@@ -209,6 +209,20 @@ def take_message(buffer: bytearray, *, bytes_max: int) -> Message | None:
     return taken
 
 
+def message_end(buffer: bytearray, start: int, *, bytes_max: int) -> int | None:
+    """Where the message that begins at ``start`` ends; None when it is not whole yet. Takes nothing.
+
+    For reading over many messages at once. Raises ProtocolViolation as ``take_message`` does.
+    """
+    if len(buffer) < start + 5:
+        return None
+    length: int = _UINT32.unpack_from(buffer, start + 1)[0]
+    if length < 4 or length > bytes_max:
+        raise ProtocolViolation(f"invalid message length {length} (bound: {bytes_max})")
+    end = start + 1 + length
+    return end if end <= len(buffer) else None
+
+
 # What a server says
 
 AUTH_OK: Final = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from tenantry.cell.proxy import rpc
 from tenantry.cell.proxy.control import Control, Registration
@@ -115,7 +116,7 @@ class Wire:
             await control.stop()
 
 
-def run(workdir: Path, test: Callable[[Wire], Awaitable[None]]) -> None:
+def run(workdir: Path, test: Callable[[Wire], Awaitable[None]], runner: Any = uvloop) -> None:
     async def whole() -> None:
         wire = Wire(workdir / "cell.sock")
         task = asyncio.create_task(wire.remote.run())
@@ -132,7 +133,7 @@ def run(workdir: Path, test: Callable[[Wire], Awaitable[None]]) -> None:
                 if listener is not None:
                     listener.close()
 
-    asyncio.run(whole())
+    runner.run(whole())
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -140,7 +141,8 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_calls_and_their_answers(workdir: Path):
+@pytest.mark.parametrize("runner", [asyncio, uvloop])
+def test_calls_and_their_answers(workdir: Path, runner: Any):
     async def test(wire: Wire) -> None:
         staff = FakeStaff()
         async with wire.control(staff):
@@ -160,7 +162,7 @@ def test_calls_and_their_answers(workdir: Path):
         assert wire.passed[0].getsockname() == wire.listener.getsockname()
         assert len(wire.ready) == 1
 
-    run(workdir, test)
+    run(workdir, test, runner)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from tenantry.cell.proxy.refusals import INVALID_AUTHORIZATION, TOO_MANY_CONNECTIONS, Refusal
@@ -29,6 +30,7 @@ PER_ADDRESS: Final = Allowance(burst=100, seconds_per_failure=0.1)
 PER_ADDRESS_AND_ENDPOINT: Final = Allowance(burst=10, seconds_per_failure=1.0)
 
 
+@lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
     """What counts as one address: for IPv6 its /64, of which one client has all."""
     try:

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import structlog
 
@@ -43,9 +43,9 @@ def frame(value: object) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def length_of(header: bytes) -> int:
-    """Raises Unavailable for a length over the bound."""
-    length: int = _LENGTH.unpack(header)[0]
+def length_of(buffer: bytes | bytearray) -> int:
+    """Of the frame that begins ``buffer``. Raises Unavailable for a length over the bound."""
+    length: int = _LENGTH.unpack_from(buffer)[0]
     if length > FRAME_BYTES_MAX:
         raise Unavailable(f"a message of {length} bytes is too long for the door's calls")
     return length
@@ -75,31 +75,58 @@ class Disconnected(Unavailable):
     code = "DISCONNECTED"
 
 
-class Peer:
+class Peer(asyncio.Protocol):
     """One connection: calls out, and handlers for calls that come in. Make it with :meth:`on`."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handlers: Mapping[str, Handler]
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
+        self._inbox = bytearray()
+        self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
         self._answers = Tasks("rpc")
-        self._reading = asyncio.get_running_loop().create_task(self._read(), name="rpc:read")
         self.closed = asyncio.Event()
 
     @classmethod
     async def on(cls, sock: socket.socket, handlers: Mapping[str, Handler]) -> Self:
         """Speaks over ``sock`` from now on, and owns it."""
-        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=2 * FRAME_BYTES_MAX)
-        return cls(reader, writer, handlers)
+        peer = cls(handlers)
+        await asyncio.get_running_loop().create_unix_connection(lambda: peer, sock=sock)
+        return peer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._inbox += data
+        try:
+            while len(self._inbox) >= _LENGTH.size:
+                end = _LENGTH.size + length_of(self._inbox)
+                if len(self._inbox) < end:
+                    return
+                message = json.loads(self._inbox[_LENGTH.size : end])
+                del self._inbox[:end]
+                self._take(message)
+        except (TenantryError, ValueError, KeyError, TypeError) as error:
+            _log.error("the other side of the door's calls speaks another language", error=str(error))
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        """Nothing is sent or heard from now on."""
+        self.closed.set()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(_gone())
+        self._inbox.clear()
+        if self._transport is not None:
+            self._transport.close()
 
     async def call(self, method: str, **parameters: Any) -> Any:
         """The other side's answer. Raises what it raised, or Disconnected when the connection ends first."""
-        if self.closed.is_set():
-            raise _gone()
         if len(self._waiting) >= CALLS_MAX:
             raise Unavailable("too many calls wait for the cell", client_text="the server is overloaded, try again")
         self._number += 1
@@ -107,32 +134,20 @@ class Peer:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            self._writer.write(frame({"call": number, "method": method, "with": parameters}))
+            self._send({"call": number, "method": method, "with": parameters})
             return await future
         finally:
-            self._waiting.pop(number, None)
+            del self._waiting[number]
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                header = await self._reader.readexactly(_LENGTH.size)
-                body = await self._reader.readexactly(length_of(header))
-                self._take(json.loads(body))
-        except (asyncio.IncompleteReadError, OSError):
-            return
-        except (TenantryError, ValueError, KeyError, TypeError) as error:
-            _log.error("the other side of the door's calls speaks another language", error=str(error))
-        finally:
-            self.closed.set()
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(_gone())
-            self._writer.close()
+    def _send(self, value: object) -> None:
+        """Raises Disconnected. What the kernel does not take is bounded by the calls that may wait."""
+        if self.closed.is_set() or self._transport is None:
+            raise _gone()
+        self._transport.write(frame(value))
 
     async def close(self) -> None:
         """Ends the connection, what waits for it, and the answers that nobody would hear. Safe twice."""
-        self._reading.cancel()
-        await asyncio.wait({self._reading})
+        self._end()
         await self._answers.stop()
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -149,19 +164,22 @@ class Peer:
             future.set_result(message["result"])
 
     async def _answer(self, number: int, method: str, parameters: dict[str, Any]) -> None:
+        answer: dict[str, Any]
         try:
             handler = self._handlers.get(method)
             if handler is None:
                 raise Defect(f"no such call of the door: {method}")
-            answer = frame({"answer": number, "result": await handler(parameters)})
+            answer = {"answer": number, "result": await handler(parameters)}
         except TenantryError as error:
-            answer = frame({"answer": number, "error": error_to_json(error)})
+            answer = {"answer": number, "error": error_to_json(error)}
         except Exception as error:  # noqa: BLE001
             # The service boundary: the caller must get an answer, and the log the chain.
             _log.error("a call of the door failed in a way nobody foresaw", method=method, exc_info=error)
-            answer = frame({"answer": number, "error": error_to_json(Defect(f"{method} failed"))})
-        if not self.closed.is_set():
-            self._writer.write(answer)
+            answer = {"answer": number, "error": error_to_json(Defect(f"{method} failed"))}
+        try:
+            self._send(answer)
+        except Disconnected:
+            return  # The caller knows.
 
 
 def _gone() -> Disconnected:
@@ -205,7 +223,7 @@ async def receive_first(sock: socket.socket) -> tuple[dict[str, Any], int | None
                 raise ConnectionError("closed before it registered")
             data += part
             if len(data) == _LENGTH.size and needed == _LENGTH.size:
-                needed += length_of(bytes(data))
+                needed += length_of(data)
         value: dict[str, Any] = json.loads(data[_LENGTH.size :])
     except BaseException:
         if descriptor is not None:

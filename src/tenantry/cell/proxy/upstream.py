@@ -14,6 +14,7 @@ MESSAGE_BYTES_MAX: Final = 256 * 1024
 """Of one message before the session is ready; a login trigger's notice may be long."""
 GREETING_BYTES_MAX: Final = 1024 * 1024
 """Of all of them."""
+_ERROR, _KEY, _READY = b"EKZ"
 
 
 class Rejected(Unavailable):
@@ -96,20 +97,26 @@ async def _authenticate(conn: Conn, keys: scram.ClientKeys) -> None:
 
 
 async def _greeting(conn: Conn) -> Greeting:
-    before, after = bytearray(), bytearray()
-    pid, key = 0, b""
-    heard = before
-    while len(before) + len(after) < GREETING_BYTES_MAX:
-        message = await conn.message(MESSAGE_BYTES_MAX)
-        if message.kind == b"E":
-            raise _rejection(message)
-        if message.kind == b"K":
-            pid, key = wire.parse_backend_key_data(message.body)
-            heard = after
+    """Reads over a dozen messages without taking them apart: only the key and the end matter here."""
+    inbox = conn.inbox
+    start = 0
+    key_start = key_end = 0
+    while start < GREETING_BYTES_MAX:
+        end = wire.message_end(inbox, start, bytes_max=MESSAGE_BYTES_MAX)
+        if end is None:
+            await conn.fill()
             continue
-        heard += message.encode()
-        if message.kind == b"Z":
-            return Greeting(conn, bytes(before), bytes(after), pid, key)
+        kind = inbox[start]
+        if kind == _ERROR:
+            raise _rejection(wire.Message(b"E", bytes(inbox[start + 5 : end])))
+        if kind == _KEY:
+            key_start, key_end = start, end
+        start = end
+        if kind == _READY:
+            pid, key = wire.parse_backend_key_data(bytes(inbox[key_start + 5 : key_end])) if key_end else (0, b"")
+            before, after = bytes(inbox[:key_start]), bytes(inbox[key_end:end])
+            del inbox[:end]
+            return Greeting(conn, before, after, pid, key)
     raise _unexpected("no end of the greeting")
 
 
