@@ -161,9 +161,9 @@ def test_a_taken_port_is_named(make_cell: Any) -> None:
             assert cell.leftovers() == []
 
 
-def test_suspend_races_connect(make_cell: Any, api: Any, connect: Any) -> None:
+@pytest.mark.parametrize("rounds", [40, pytest.param(1_000, marks=[pytest.mark.slow, pytest.mark.timeout(1_800)])])
+def test_suspend_races_connect(make_cell: Any, api: Any, connect: Any, rounds: int) -> None:
     """Whoever connects while the instance is being put to sleep waits for it to wake again; nobody is turned away."""
-    rounds = int(os.environ.get("TENANTRY_RACE_ROUNDS", "40"))
     cell = make_cell()
     cell.start()
     client = api(cell)
