@@ -11,7 +11,7 @@ import typer
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running, and say how to connect.")] = False,
 ) -> None:
-    """Create, sleep, wake and migrate four tenants on a throwaway cell, with times."""
+    """Four tenants on a throwaway cell: created, asleep, awake, migrated, branched, back in time. With times."""
     from tenantry.demo.story import tell
 
     tell(keep=keep)

@@ -1,0 +1,133 @@
+"""The first act: four customers get a database each, sleep, wake, and take two migrations, of which one goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from tenantry.demo.teller import Teller, expect, shown
+from tenantry.fleet.migrations.results import RunResult
+
+CUSTOMERS: Final = ("ACME Corp", "Payroll Inc", "Finance Co", "Talent Biz")
+UNLUCKY: Final = "finance-co"
+SUSPEND_SECONDS: Final = 1
+"""Idle tenants sleep sooner than anybody would want in earnest, so that the audience can watch."""
+TASKS: Final = 250
+SLEEP_SECONDS_MAX: Final = 30.0
+
+
+class FirstAct:
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
+        self._fleet = teller.fleet
+
+    @property
+    def scenes(self) -> Sequence[Callable[[], None]]:
+        return (self.create, self.first_migration, self.write, self.sleep, self.wake, self.second_migration)
+
+    def create(self) -> None:
+        self._teller.scene("Four customers sign up; each gets a Postgres of its own")
+        times: list[float] = []
+        for name in CUSTOMERS:
+            began = time.monotonic()
+            tenant = self._fleet.create(name).tenant
+            times.append(time.monotonic() - began)
+            self._teller.say(f"{name:<12} {tenant.slug:<12} project {tenant.project_id}  {shown(times[-1])}")
+        self._teller.note("create a tenant (catalog and project), median of 4", statistics.median(times))
+
+    def first_migration(self) -> None:
+        self._teller.scene("The application's schema, rolled out to all of them")
+        with tempfile.TemporaryDirectory() as temporary:
+            first = _only_first(self._teller.folder, Path(temporary))
+            with self._teller.timed("first migration: 4 tenants, 10 statements each"):
+                result = self._fleet.migrate(first)
+        self._report(result)
+        expect(result.exit_code == 0, "the first migration succeeds everywhere")
+
+    def write(self) -> None:
+        self._teller.scene("Each writes its own rows through the front door")
+        for slug in self._slugs():
+            with self._teller.connect(slug) as connection:
+                connection.execute("insert into users (email, name) values (%s, 'First user')", (f"first@{slug}",))
+                connection.execute("insert into projects (owner_id, name) values (1, 'Launch')")
+                connection.execute(
+                    "insert into tasks (project_id, title) select 1, 'task ' || n from generate_series(1, %s) n",
+                    (TASKS,),
+                )
+                if slug == UNLUCKY:
+                    connection.execute("insert into tasks (project_id, title) values (1, 'task 1')")
+            self._teller.say(f"{slug:<12} {TASKS + (slug == UNLUCKY)} tasks")
+
+    def sleep(self) -> None:
+        self._teller.scene(
+            f"Nobody connects for {SUSPEND_SECONDS} s, and they go to sleep: no process, no memory, no cost"
+        )
+        with self._teller.timed("all four asleep, after the last query"):
+            deadline = time.monotonic() + SLEEP_SECONDS_MAX
+            while self._awake():
+                expect(time.monotonic() < deadline, f"all tenants sleep within {SLEEP_SECONDS_MAX:.0f} s")
+                time.sleep(0.1)
+        self._teller.say(f"{len(CUSTOMERS)} asleep")
+
+    def wake(self) -> None:
+        self._teller.scene("One customer comes back: connecting wakes its database")
+        with (
+            self._teller.timed("wake: connect to a sleeping tenant, first row"),
+            self._teller.connect("acme-corp") as connection,
+        ):
+            row = connection.execute("select count(*) from tasks").fetchone()
+        expect(row == (TASKS,), "every row is there")
+        self._teller.say(f"acme-corp    {TASKS} tasks, all there  {self._teller.last}")
+        with self._teller.timed("the same once more, awake"), self._teller.connect("acme-corp") as connection:
+            connection.execute("select 1")
+        self._teller.say(f"awake now: {', '.join(self._awake())}; the others sleep on")
+
+    def second_migration(self) -> None:
+        self._teller.scene("A second migration allows a title only once in a project; one customer's data breaks it")
+        with self._teller.timed("second migration: 3 done, 1 failed"):
+            result = self._fleet.migrate(self._teller.folder)
+        self._report(result)
+        failed = [tenant for tenant in result.results if tenant.outcome == "failed"]
+        expect([tenant.slug for tenant in failed] == [UNLUCKY], "only the tenant with bad data fails")
+        expect(result.exit_code == 3, "the run says that some failed")
+
+        self._teller.scene("Its data is mended, and the same command resumes: only that tenant is touched")
+        with self._teller.connect(UNLUCKY) as connection:
+            connection.execute("delete from tasks a using tasks b where a.title = b.title and a.id > b.id")
+        with self._teller.timed("the run resumed: 1 done, 3 not even woken"):
+            result = self._fleet.migrate(self._teller.folder)
+        self._report(result)
+        expect(result.exit_code == 0, "the resumed run succeeds")
+
+    def _slugs(self) -> list[str]:
+        return [str(tenant.slug) for tenant in self._fleet.list()]
+
+    def _awake(self) -> list[str]:
+        return [slug for slug in self._slugs() if any(e.state != "idle" for e in self._fleet.show(slug).endpoints)]
+
+    def _report(self, result: RunResult) -> None:
+        for tenant in result.results:
+            if tenant.outcome == "failed":
+                failure = tenant.failure
+                self._teller.say(f"[red]{tenant.slug:<12} failed[/red]: {failure}")
+            else:
+                self._teller.say(f"{tenant.slug:<12} {tenant.outcome}")
+
+
+def _only_first(folder: Path, into: Path) -> Path:
+    """A copy of the folder as it was before its second migration was written."""
+    copy = into / "drizzle"
+    shutil.copytree(folder, copy)
+    journal = copy / "meta" / "_journal.json"
+    content = json.loads(journal.read_text())
+    for entry in content["entries"][1:]:
+        (copy / f"{entry['tag']}.sql").unlink()
+    content["entries"] = content["entries"][:1]
+    journal.write_text(json.dumps(content))
+    return copy
