@@ -180,9 +180,10 @@ class Scan:
     """Iterates over the records from ``start`` on, which is a record's start or end, or a page boundary between two.
 
     Records that start at ``until`` or behind it are left out. When the iteration has ended, ``position`` is the end of
-    the last whole record (``start`` if there was none), ``reason`` says why there was no next, and ``stopped_at`` is
-    the page or record that was to blame. Checksums are computed only for records that end behind ``verify_from``: each
-    costs about 0.2 us a byte, and Postgres verifies all of them whenever it recovers.
+    the last whole record (``start`` if there was none). It is ``complete`` when it came to ``until``; otherwise
+    ``reason`` says why there was no next, and ``stopped_at`` is the page or record that was to blame.
+    Checksums are computed only for records that end behind ``verify_from``: each costs about 0.2 us a byte, and
+    Postgres verifies all of them whenever it recovers.
     """
 
     def __init__(
@@ -201,6 +202,7 @@ class Scan:
         self._verify_from = _NEVER if verify_from is None else verify_from
         self._only = rmgr
         self.position = start
+        self.complete = False
         self.reason = ""
         self.stopped_at = start
         self._previous: Lsn | None = None
@@ -212,7 +214,7 @@ class Scan:
         """Yields whole records in order, only those of ``rmgr`` if one was given."""
         unpack, only = _RECORD.unpack_from, self._only
         verify_from = self._verify_from
-        while self.position < self._until and (start := self._begin()) is not None:
+        while not self._reached() and (start := self._begin()) is not None:
             buffer, base = self._buffer, self._number * self._segment_bytes
             offset = start - base
             limit = offset - offset % PAGE_BYTES + PAGE_BYTES
@@ -234,6 +236,7 @@ class Scan:
                     yield Record(self._previous, self.position, length, xid, Lsn(previous), rmgr, info)
                 offset = after
             if offset >= until:
+                self.complete = True
                 return
             if offset < limit:
                 behind, previous = self.position, self._previous
@@ -242,6 +245,7 @@ class Scan:
                     return
                 if record.start >= self._until:  # it replaces one that was given up before
                     self.position, self._previous = behind, previous
+                    self.complete = True
                     return
                 if only is None or record.rmgr == only:
                     yield record
@@ -259,6 +263,10 @@ class Scan:
                     self.position = record.start
                     return
                 yield Transaction(record.start, record.end, record.xid, opcode in _COMMITS, micros)
+
+    def _reached(self) -> bool:
+        self.complete = self.position >= self._until
+        return self.complete
 
     def _stop(self, at: int, reason: str) -> None:
         self.stopped_at, self.reason = Lsn(at), reason

@@ -332,6 +332,23 @@ class WrittenLog:
         self.position = (self.position + 7) & ~7
         return Lsn(start)
 
+    def give_up(self) -> Lsn:
+        """A record of which only what lies in this segment was written, and what a crash recovery puts after it.
+
+        Answers where the latter starts.
+        """
+        number, offset = divmod(self.position, WAL_SEGMENT_BYTES)
+        previous, end = self._previous, Lsn((number + 1) * WAL_SEGMENT_BYTES)
+        lost = self._record(21, 0, struct.pack("<BI", 254, WAL_SEGMENT_BYTES) + bytes(WAL_SEGMENT_BYTES))
+        assert lost == number * WAL_SEGMENT_BYTES + offset
+        for later in [n for n in self._segments if n > number]:
+            del self._segments[later]
+        self.position, self._previous = end, previous
+        start = self._record(wal.RM_XLOG, 0xD0, struct.pack("<BBQq", 255, 16, lost, 0))
+        segment = self._segments[number + 1]
+        struct.pack_into("<H", segment, 2, 2 | 8)
+        return start
+
     def _place(self, length: int, *, continues: bool = False) -> int:
         """Begins a page where one is due."""
         number, offset = divmod(self.position, WAL_SEGMENT_BYTES)

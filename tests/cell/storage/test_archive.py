@@ -231,6 +231,22 @@ def test_a_segment_is_closed_only_when_its_last_record_is_whole(
     assert facts.first_record > 3 * WAL_SEGMENT_BYTES  # one record fills it
 
 
+def test_a_segment_that_ends_in_a_given_up_record_is_closed(
+    workdir: Path, new_log: Callable[..., Any], numbered: Callable[[int], str]
+) -> None:
+    log = new_log()
+    log.commit(minutes(0))
+    replaced = log.give_up()
+    log.commit(minutes(1))
+    log.write(workdir / "data" / "pg_wal")
+    done = link(workdir)
+    assert (done.closed, done.damaged) == ((numbered(1),), ())
+    facts = archive.facts(workdir, Segment(1, 1))
+    assert facts is not None
+    assert (facts.commits, facts.last_micros) == (1, wal.to_micros(minutes(0)))
+    assert replaced == 2 * WAL_SEGMENT_BYTES + 40
+
+
 # ---------------------------------------------------------------------------------------- with a real Postgres
 
 

@@ -159,6 +159,19 @@ def test_where_the_clock_was_set_back_the_first_passage_counts(
     assert histories["a"].last_commit() == at(6)
 
 
+def test_a_record_given_up_in_a_crash_is_no_gap(histories: Histories, new_log: Callable[..., Any]) -> None:
+    log = new_log()
+    log.commit(at(0))
+    log.give_up()
+    one = log.commit(at(1))
+    log.fill_segment()
+    histories.add("a", log)
+    histories.base("a", 1, FIRST, at(-1))
+    assert histories["a"].at_time(at(0.5)).lsn == one
+    assert histories["a"].at_time(at(2)).lsn == log.position
+    assert histories["a"].last_commit() == at(1)
+
+
 def test_a_gap_is_never_guessed_across(simple: tuple[Histories, Any, Mapping[int, Lsn]]) -> None:
     histories, _, starts = simple
     histories.lose("a", 3)  # with the commit of minute 2

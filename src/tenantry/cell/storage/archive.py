@@ -217,9 +217,9 @@ def _examine(directory: Path, segment: Segment) -> Facts | None:
     if first < segment.end:
         scan = wal.Scan(read, first, segment_bytes=WAL_SEGMENT_BYTES, until=segment.end)
         micros = [transaction.micros for transaction in scan.transactions() if transaction.committed]
-        if scan.position < segment.end:
-            if scan.stopped_at < segment.end:
-                raise HistoryDamaged(f"{segment.name} is not readable: {scan.reason}", segment=segment.name)
+        if not scan.complete and scan.stopped_at < segment.end:
+            raise HistoryDamaged(f"{segment.name} is not readable: {scan.reason}", segment=segment.name)
+        if not scan.complete:
             return None
     return Facts(
         crc32=zlib.crc32(content),

@@ -283,7 +283,7 @@ class History:
         scan = wal.Scan(read, first, segment_bytes=WAL_SEGMENT_BYTES, until=piece.end)
         commits = [each for each in scan.transactions() if each.committed and each.start >= piece.begin]
         # Where a record is cut off at the end of a segment its commit is in sight all the same.
-        return commits, piece.newest or scan.position >= piece.end or scan.stopped_at >= piece.end
+        return commits, piece.newest or scan.complete or scan.stopped_at >= piece.end
 
     def _verified(self, stretch: Stretch, lsn: Lsn, last: int | None) -> Point:
         """The point before the record at ``lsn``; where that is not whole yet, the log ends there."""
