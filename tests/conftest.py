@@ -29,7 +29,7 @@ LEAVE_SECONDS_MAX: Final = 5.0
 KEPT_BYTES_MAX: Final = 128 * 2**20
 """Of a larger working directory a failed test keeps only the logs."""
 _LOG_SUFFIXES: Final = {".log", ".json", ".conf", ".txt"}
-_REBUILDABLE: Final = {"engines", "templates", "__pycache__"}
+_REBUILDABLE: Final = {"engines", "templates", "__pycache__", "node_modules", "site-packages"}
 _TESTS: Final = Path(__file__).parent
 _KEPT: Final = _TESTS.parent / "test-logs"
 

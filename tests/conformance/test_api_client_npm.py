@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,6 @@ import pytest
 
 pytestmark = pytest.mark.node
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module", params=["1.10", "2.7"])
 def home(request: pytest.FixtureRequest, npm_install: Callable[..., Path]) -> Path:
@@ -21,17 +17,9 @@ def home(request: pytest.FixtureRequest, npm_install: Callable[..., Path]) -> Pa
 
 
 @pytest.fixture
-def seen(home: Path, address: Any) -> Any:
+def seen(home: Path, address: Any, run_node: Callable[..., Any]) -> Any:
     """What the script saw of the API."""
-    done = subprocess.run(
-        ["node", str(HERE / "api_client.mjs"), address.api_url, address.api_key, str(home)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_node("api_client.mjs", address.api_url, address.api_key, str(home))
 
 
 def test_the_guides_story(seen: Any) -> None:

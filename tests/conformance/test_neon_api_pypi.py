@@ -25,7 +25,7 @@ def test_the_story(home: Path, address: Any) -> None:
         text=True,
         timeout=90,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(home)},
+        env={**os.environ, "PYTHONPATH": str(home / "site-packages")},
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)

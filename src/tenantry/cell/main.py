@@ -51,6 +51,7 @@ from tenantry.cell.proxy.settings import Settings
 from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
+from tenantry.cell.storage import bases
 from tenantry.cell.storage.clone import probe
 from tenantry.cell.storage.freeze import resume_stopped
 from tenantry.cell.storage.heads import unnamed
@@ -270,7 +271,7 @@ class RunningCell:
         return SHARED_ENGINES
 
     async def _clear_unnamed(self, context: Context) -> None:
-        """Dooms directories that a crash left without a row."""
+        """Dooms directories that a crash left without a row, and removes bases that were not finished."""
         layout = context.layout
 
         def names(tables: Tables) -> set[str]:
@@ -290,6 +291,12 @@ class RunningCell:
             now = context.clock.now()
             await context.state.write(lambda tables: [tables.doom(path, Uid(uid), now) for path, uid in found])
             _log.info("directories without a row will be deleted", paths=[path for path, _ in found])
+        heads = await context.state.read(lambda tables: tables.all_heads())
+        unfinished = await asyncio.to_thread(
+            lambda: sum(bases.delete_unfinished(layout.head(head.project_id, head.id)) for head in heads)
+        )
+        if unfinished:
+            _log.info("base images that were being taken are deleted", count=unfinished)
 
     async def _operator_key(self, keys: Keys) -> str:
         """The key of whoever runs this cell: in a file only they can read, and hashed like every other."""

@@ -104,11 +104,14 @@ def test_what_counts_as_one_address(address, network):
 
 def test_counts_go_back_to_nothing():
     limits = Limits(Settings(secret=b"", connections_max=1, handshakes_max=1), Clock())
-    with limits.connection(), limits.handshake("a"), limits.session(A, 1):
-        for held in (limits.connection(), limits.handshake("b"), limits.session(A, 1)):
-            with pytest.raises(Refusal), held:
-                pass
-        with limits.session(B, 1):
-            pass
-    with limits.connection(), limits.handshake("b"), limits.session(A, 1):
-        pass
+    for address in ("a", "b"):
+        with limits.connection(), limits.handshake(address):
+            limits.enter_session(A, 1)
+            limits.enter_session(B, 1)
+            for held in (limits.connection(), limits.handshake("c")):
+                with pytest.raises(Refusal), held:
+                    pass
+            with pytest.raises(Refusal, match="has its 1 connections"):
+                limits.enter_session(A, 1)
+            limits.leave_session(A)
+            limits.leave_session(B)

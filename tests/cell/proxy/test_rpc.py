@@ -237,7 +237,7 @@ def test_leases_are_named_again_and_lost_ones_taken_back(workdir: Path):
             await until(lambda: other.registered)
             assert other.registered == [[kept]]
             await wire.remote.release(kept)
-            assert other.leases == set()
+            await until(lambda: not other.leases)
 
     run(workdir, test)
 

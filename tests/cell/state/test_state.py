@@ -23,7 +23,7 @@ from tenantry.cell.model import (
 )
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import Conflict, NotFound
+from tenantry.errors import Conflict, NotFound, OperatorError
 from tenantry.neon.ids import (
     EndpointId,
     OperationId,
@@ -66,6 +66,18 @@ def head(of: Branch) -> Head:
 
 async def opened(path: Path) -> State:
     return await asyncio.to_thread(State, path / "cell.db")
+
+
+async def test_a_full_disk_is_the_operators_and_the_next_write_goes_through(tmp_path: Path) -> None:
+    state = await opened(tmp_path)
+    full = await state.write(lambda tables: int(tables._connection.execute("pragma page_count").fetchone()[0]) + 2)
+    await state.write(lambda tables: tables._connection.execute(f"pragma max_page_count = {full}").fetchone())
+    with pytest.raises(OperatorError, match="full"):
+        await state.write(lambda tables: tables.insert(project(name="x" * 100_000)))
+    await state.write(lambda tables: tables._connection.execute("pragma max_page_count = 100000").fetchone())
+    await state.write(lambda tables: tables.insert(project(name="x" * 100_000)))
+    assert await state.read(lambda tables: tables.projects_count()) == 1
+    await state.close()
 
 
 async def test_records_come_back_as_they_went(tmp_path: Path) -> None:

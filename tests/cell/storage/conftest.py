@@ -110,7 +110,10 @@ class Site:
 
     async def start(self, head: HeadId) -> None:
         self.running[head] = await postmaster.start(self.engine, self.dir(head) / "data", **self._start_options(head))
-        async with self.session(head) as connection:
+        await self.guard(head)
+
+    async def guard(self, head: HeadId, socket_dir: Path | None = None) -> None:
+        async with self.session(head, socket_dir=socket_dir) as connection:
             for statement in slot.ENSURE:
                 await connection.execute(statement)
 
@@ -207,6 +210,7 @@ class Site:
         )
         self._note(child, recovered.timeline, point.head_id, recovered.origin_lsn)
         self.running[child] = recovered.postmaster
+        await self.guard(child, options.get("socket_dir"))
         return child, recovered
 
     async def restore(self, head: HeadId, moment: datetime) -> HeadId:

@@ -51,14 +51,14 @@ class Walk:
         verbs = [self.write, self.write, self.write, self.sleep, self.kill, self.base, self.branch, self.restore_time,
                  self.restore_lsn, self.snapshot, self.restore_snapshot, self.let_go]  # fmt: skip
         verb = self.chance.choice(verbs)
-        head = self.chance.choice(sorted(self.heads))
-        self.log.append(f"{verb.__name__} {head}")
+        head = self.chance.choice(list(self.heads))
+        self.log.append(f"{verb.__name__} {head} ({len(self.heads)} heads)")
         await verb(head)
 
     async def awake(self, head: HeadId) -> None:
         if head not in self.site.running:
             if len(self.site.running) >= RUNNING_MAX:
-                await self.site.stop(self.chance.choice(sorted(self.site.running)))
+                await self.site.stop(self.chance.choice(list(self.site.running)))
             await self.site.start(head)
 
     async def check(self, head: HeadId) -> None:
@@ -134,7 +134,7 @@ class Walk:
     async def _restored(self, head: HeadId, point: Any, count: int) -> None:
         known = self.heads[head]
         if len(self.site.running) >= RUNNING_MAX:
-            await self.site.stop(self.chance.choice(sorted(self.site.running)))
+            await self.site.stop(self.chance.choice(list(self.site.running)))
         made, _ = await self.site.recover(head, point)
         assert await self.site.numbers(made) == [row.n for row in known.rows[:count]]
         if self._room():
@@ -154,7 +154,7 @@ class Walk:
         head, lsn, numbers = self.chance.choice(self.pins)
         point = await asyncio.to_thread(self.site.history(head).at_lsn, lsn)
         if len(self.site.running) >= RUNNING_MAX:
-            await self.site.stop(self.chance.choice(sorted(self.site.running)))
+            await self.site.stop(self.chance.choice(list(self.site.running)))
         made, _ = await self.site.recover(head, point)
         assert await self.site.numbers(made) == numbers
         await self.site.stop(made)

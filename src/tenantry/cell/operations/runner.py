@@ -21,6 +21,8 @@ _log = structlog.get_logger("operations")
 ATTEMPTS_MAX: Final = 5
 """How often one step is tried before its operation has failed."""
 RETRY_SECONDS: Final = (0.1, 0.5, 2.0, 5.0)
+STUCK_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
+"""Pauses after an operation could neither go on nor be given up; the last one is repeated."""
 WAIT_SECONDS_MAX: Final = 30.0
 """How long an API call waits for its operations before it answers that they are running."""
 
@@ -74,11 +76,19 @@ class Runner:
         )
 
     async def _work(self, project_id: ProjectId) -> None:
+        stuck = 0
         while True:
-            waiting = await self._context.state.read(lambda tables: tables.operations_unfinished(project_id))
-            if not waiting:
-                return
-            await self._carry_out(waiting[0], waiting[1:])
+            try:
+                waiting = await self._context.state.read(lambda tables: tables.operations_unfinished(project_id))
+                if not waiting:
+                    return
+                await self._carry_out(waiting[0], waiting[1:])
+                stuck = 0
+            except Exception as error:  # noqa: BLE001 - the boundary of the service: a project must not stay locked
+                # Not even its failure could be written down, as on a full disk: it goes on when that can be.
+                _log.error("operation is stuck", project_id=project_id, error=str(error), exc_info=error)
+                await asyncio.sleep(STUCK_SECONDS[min(stuck, len(STUCK_SECONDS) - 1)])
+                stuck += 1
 
     async def _carry_out(self, operation: Operation, later: Sequence[Operation]) -> None:
         verb = self._verbs[operation.verb]

@@ -122,9 +122,8 @@ class Limits:
             else:
                 del self._handshakes_of[network]
 
-    @contextmanager
-    def session(self, endpoint: EndpointId, sessions_max: int) -> Generator[None]:
-        """One of an endpoint's sessions; 0 means the worker's own bound. Raises Refusal."""
+    def enter_session(self, endpoint: EndpointId, sessions_max: int) -> None:
+        """Takes one of an endpoint's sessions; 0 means the worker's own bound. Raises Refusal."""
         bound = sessions_max or self.settings.connections_per_endpoint_max
         count = self._sessions_of.get(endpoint, 0)
         if count >= bound:
@@ -134,14 +133,13 @@ class Limits:
                 next_step="close some, or use a pool in the application",
             )
         self._sessions_of[endpoint] = count + 1
-        try:
-            yield
-        finally:
-            left = self._sessions_of[endpoint] - 1
-            if left:
-                self._sessions_of[endpoint] = left
-            else:
-                del self._sessions_of[endpoint]
+
+    def leave_session(self, endpoint: EndpointId) -> None:
+        left = self._sessions_of[endpoint] - 1
+        if left:
+            self._sessions_of[endpoint] = left
+        else:
+            del self._sessions_of[endpoint]
 
     def check_failures(self, network: str, endpoint: EndpointId) -> None:
         """Raises Refusal while too many logins from there have failed.

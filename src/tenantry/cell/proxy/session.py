@@ -76,11 +76,23 @@ class _Guest:
     """Ends its authentication; sent once the instance has let it in."""
 
 
+@dataclass(slots=True)
+class _Session:
+    """A client that has been let in, and what is to be given back at its end."""
+
+    endpoint: EndpointId
+    lease: LeaseId
+    instance: Conn
+    key: Key | None = None
+
+
 async def serve(client: Conn, address: str, house: House) -> None:
     """Serves one client until it is gone. Tells it every refusal; raises none of them."""
     try:
         with house.limits.connection():
-            await _serve(client, address, house)
+            session = await _begin(client, address, house)
+            if session is not None:
+                await _run(client, session, house)
     except PeerGone as error:
         _log.debug("client gone", address=address, reason=error.message)
     except upstream.Rejected as error:
@@ -93,24 +105,40 @@ async def serve(client: Conn, address: str, house: House) -> None:
         client.close()
 
 
-async def _serve(client: Conn, address: str, house: House) -> None:
-    network = network_of(address)
-    with house.limits.handshake(network), _told_of_shutdown(client):
+async def _begin(client: Conn, address: str, house: House) -> _Session | None:
+    """From the first byte to the greeting; None when the client wanted no session.
+
+    Separate from the relay, so that an idle session keeps nothing of what its beginning needed.
+    """
+    with _told_of_shutdown(client):
+        admitted = await _admit(client, address, house)
+        if admitted is None:
+            return None
+        visitor, guest = admitted
+        house.limits.enter_session(visitor.endpoint, guest.login.connections_max)
+        try:
+            return await _start(client, visitor, guest, address, house)
+        except BaseException:
+            house.limits.leave_session(visitor.endpoint)
+            raise
+
+
+async def _admit(client: Conn, address: str, house: House) -> tuple[_Visitor, _Guest] | None:
+    """Everything until the password is proved, within the time for it."""
+    with house.limits.handshake(network_of(address)):
         try:
             async with asyncio.timeout(house.settings.handshake_seconds):
                 packet = await _first_words(client, house)
                 if isinstance(packet, wire.CancelRequest):
                     await _cancel(Key(packet.pid, packet.key), house)
-                    return
+                    return None
                 visitor = _announce(client, packet, house)
-                guest = await _authenticate(client, visitor, address, house)
+                return visitor, await _authenticate(client, visitor, address, house)
         except TimeoutError as error:
             raise Refusal(
                 refusals.PROTOCOL_VIOLATION,
                 f"the login took longer than {house.settings.handshake_seconds:g} seconds",
             ) from error
-    with house.limits.session(visitor.endpoint, guest.login.connections_max):
-        await _session(client, visitor, guest, address, house)
 
 
 @contextmanager
@@ -252,42 +280,50 @@ async def _tell_failure(visitor: _Visitor, address: str, house: House) -> None:
 # Let it in
 
 
-async def _session(client: Conn, visitor: _Visitor, guest: _Guest, address: str, house: House) -> None:
+async def _start(client: Conn, visitor: _Visitor, guest: _Guest, address: str, house: House) -> _Session:
+    """Wakes, logs in and lets the client hear the instance's greeting, with a cancel key of ours in it."""
     if guest.login.refusal is not None:
         raise Refusal(refusals.CANNOT_CONNECT_NOW, guest.login.refusal)
     try:
-        with _told_of_shutdown(client):
-            async with asyncio.timeout(house.settings.wake_seconds):
-                lease, socket_path, greeting = await _open(visitor, guest, address, house)
+        async with asyncio.timeout(house.settings.wake_seconds):
+            lease, socket_path, greeting = await _open(visitor, guest, address, house)
     except TimeoutError as error:
         raise Unavailable(
             f"endpoint {visitor.endpoint} did not get ready in {house.settings.wake_seconds:g} seconds",
             client_text="the database did not get ready in time, try again",
         ) from error
-    instance = greeting.conn
-    key: Key | None = None
+    session = _Session(visitor.endpoint, lease, greeting.conn)
     try:
+        shown = b""
         if greeting.key:
-            key = house.cancels.mint(visitor.version, Target(socket_path, greeting.pid, greeting.key))
-        shown = wire.backend_key_data(key.pid, key.secret) if key else b""
+            session.key = house.cancels.mint(visitor.version, Target(socket_path, greeting.pid, greeting.key))
+            shown = wire.backend_key_data(session.key.pid, session.key.secret)
         await client.send(guest.answer + greeting.before_key + shown + greeting.after_key)
-        await _relay(Relay(client, instance), visitor.endpoint, house)
-    finally:
-        if key is not None:
-            house.cancels.drop(key)
-        client.close()
-        instance.close()
-        house.tasks.start(_release(lease, house), "release")
+    except BaseException:
+        _finish(session, house)
+        raise
+    return session
 
 
-async def _relay(relay: Relay, endpoint: EndpointId, house: House) -> None:
+async def _run(client: Conn, session: _Session, house: House) -> None:
+    relay = Relay(client, session.instance)
     house.relays.add(relay)
     try:
-        with house.meter.session(endpoint, relay):
+        with house.meter.session(session.endpoint, relay):
             end = await relay.run()
-        _log.debug("session over", endpoint=endpoint, end=end.value)
+        _log.debug("session over", endpoint=session.endpoint, end=end.value)
     finally:
         house.relays.discard(relay)
+        client.close()
+        _finish(session, house)
+        house.limits.leave_session(session.endpoint)
+
+
+def _finish(session: _Session, house: House) -> None:
+    if session.key is not None:
+        house.cancels.drop(session.key)
+    session.instance.close()
+    house.tasks.start(_release(session.lease, house), "release")
 
 
 async def _open(visitor: _Visitor, guest: _Guest, address: str, house: House) -> tuple[LeaseId, str, upstream.Greeting]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tenantry.cell.state.tables import Tables, open_connection
+from tenantry.errors import OperatorError
 
 T = TypeVar("T")
+_OPERATORS: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
+"""What only an operator can cure."""
 
 
 class State:
@@ -43,13 +47,19 @@ class State:
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._transact, change)
 
     def _transact(self, change: Callable[[Tables], T]) -> T:
-        self._writer.execute("begin immediate")
         try:
+            self._writer.execute("begin immediate")
             result = change(Tables(self._writer))
-        except BaseException:
-            self._writer.execute("rollback")
+            self._writer.execute("commit")
+        except BaseException as error:
+            # Also a commit fails on a full disk, and SQLite may have rolled back by itself.
+            if self._writer.in_transaction:
+                self._writer.execute("rollback")
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _OPERATORS:
+                raise OperatorError(
+                    f"cell.db cannot be written: {error}", next_step="free some disk space, or look at the disk"
+                ) from error
             raise
-        self._writer.execute("commit")
         return result
 
     async def close(self) -> None:
