@@ -206,6 +206,35 @@ async def test_schemas_differ_by_what_was_done(tenant: Any) -> None:
         assert await one.cell.compare_schema(one.project, same, same) == ""
 
 
+async def test_a_schema_of_the_past_is_looked_at_in_a_copy_that_leaves_nothing(tenant: Any) -> None:
+    def point(branch: BranchId, **at: Any) -> SchemaPoint:
+        return SchemaPoint(branch_id=branch, database_name="neondb", **at)
+
+    async with tenant() as one:
+        await one.run("create database gone")
+        before = await moment_between()
+        (position,) = (await one.run("select pg_current_wal_insert_lsn()::text"))[0]
+        await one.run("alter table t add column note text")
+        await one.run("drop database gone")
+        for then in (point(one.main, timestamp=before), point(one.main, lsn=position)):
+            assert "note text" not in await one.cell.branch_schema(one.project, then)
+            assert "+    note text" in await one.cell.compare_schema(one.project, point(one.main), then)
+        gone = SchemaPoint(branch_id=one.main, database_name="gone", timestamp=before)
+        assert "PostgreSQL database dump" in await one.cell.branch_schema(one.project, gone)
+        with pytest.raises(NotFound, match="gone"):
+            await one.cell.branch_schema(one.project, SchemaPoint(branch_id=one.main, database_name="gone"))
+        with pytest.raises(NotFound, match="never"):
+            never = SchemaPoint(branch_id=one.main, database_name="never", timestamp=before)
+            await one.cell.branch_schema(one.project, never)
+        with pytest.raises(InvalidInput):
+            await one.cell.branch_schema(one.project, point(one.main, timestamp=before - timedelta(days=2)))
+        bare = (await one.cell.create_branch(one.project, BranchCreate(name="bare", parent_timestamp=before))).branch.id
+        assert "note text" not in await one.cell.branch_schema(one.project, point(bare)), "without any endpoint"
+        heads = await one.bare.context.state.read(lambda tables: {head.id for head in tables.heads(one.project)})
+        directory = one.bare.context.layout.project(one.project)
+        assert {path.parent.name for path in directory.glob("*/data")} == heads
+
+
 async def test_snapshots_hold_a_state_and_give_it_back(tenant: Any) -> None:
     async with tenant() as one:
         taken = await one.cell.create_snapshot(one.project, one.main, SnapshotCreate(name="before"))

@@ -46,13 +46,14 @@ from tenantry.cell.model import (
     SnapshotRestore,
     Usage,
 )
-from tenantry.cell.operations import branches, databases, endpoints, roles, schema, snapshots
+from tenantry.cell.operations import branches, databases, endpoints, roles, snapshots
 from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project, read_write_endpoint
 from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
 from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.restore_branch import restore_branch
 from tenantry.cell.operations.runner import Runner
+from tenantry.cell.operations.schema import Schemas
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.update_project import update_project
 from tenantry.cell.state.tables import Tables
@@ -72,6 +73,7 @@ class Cell:
         self._runner = runner
         self._newborn = newborn
         self._keys = keys
+        self._schemas = Schemas(context)
 
     def now(self) -> datetime:
         return self._context.clock.now()
@@ -201,10 +203,10 @@ class Cell:
         return await self._context.state.read(lambda tables: tables.annotations(branch_ids))
 
     async def branch_schema(self, project_id: ProjectId, point: SchemaPoint) -> str:
-        return await schema.branch_schema(self._context, project_id, point)
+        return await self._schemas.of(project_id, point)
 
     async def compare_schema(self, project_id: ProjectId, point: SchemaPoint, base: SchemaPoint | None) -> str:
-        return await schema.compare_schema(self._context, project_id, point, base)
+        return await self._schemas.difference(project_id, point, base)
 
     # -- endpoints ---------------------------------------------------------------------------------------
 

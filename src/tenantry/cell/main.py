@@ -56,8 +56,9 @@ from tenantry.cell.storage.clone import probe
 from tenantry.cell.storage.freeze import resume_stopped
 from tenantry.cell.storage.heads import unnamed
 from tenantry.cell.storage.layout import Layout, prepare, run_directory
+from tenantry.cell.storage.recover import end_instance
 from tenantry.errors import OperatorError
-from tenantry.neon.ids import RegionId
+from tenantry.neon.ids import HeadId, RegionId
 from tenantry.runtime.clock import SystemClock
 from tenantry.runtime.files import remove_tree, traversable_for, write_atomic
 from tenantry.runtime.sealing import Sealer
@@ -287,6 +288,11 @@ class RunningCell:
 
         named = await context.state.read(names)
         found = await asyncio.to_thread(unnamed, layout, named)
+        for path, _ in found:
+            # A copy that was made for one look runs on after the cell that made it.
+            head_dir, sockets = layout.data / path, layout.making_dir(HeadId(Path(path).name))
+            if await end_instance(head_dir, sockets):
+                await asyncio.to_thread(remove_tree, sockets)
         if found:
             now = context.clock.now()
             await context.state.write(lambda tables: [tables.doom(path, Uid(uid), now) for path, uid in found])

@@ -23,7 +23,7 @@ from tenantry.cell.operations.history import heads_by_id
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import fork, sizes, slot
 from tenantry.cell.storage.recover import end_leftover, recover
-from tenantry.neon.ids import HeadId
+from tenantry.neon.ids import HeadId, new_head_id
 from tenantry.postgres import conf, postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.lsn import Lsn, format_lsn, parse_lsn
@@ -179,6 +179,29 @@ async def _recovered(context: Context, source: Source, head: Head) -> AsyncGener
 def _end_now(context: Context, source: Source) -> Lsn:
     context.keeper.link(source.project, source.head)
     return context.keeper.history(source.project, source.head.id, source.heads).end()
+
+
+@asynccontextmanager
+async def passing_head(context: Context, source: Source) -> AsyncGenerator[Postmaster]:
+    """A running copy of the source's state that no row names, for one look; gone with its files after the block.
+
+    What a killed cell leaves of it is ended and removed at the next start. Raises what ``make_head`` raises.
+    """
+    head = Head(
+        id=new_head_id(),
+        project_id=source.project.id,
+        branch_id=None,
+        build_id=source.head.build_id,
+        timeline=source.head.timeline,
+        origin_head_id=source.head.id,
+        created_at=context.clock.now(),
+    )
+    try:
+        async with _recovered(context, source, head) as (_, running):
+            failpoint("passing_head.running")
+            yield running
+    finally:
+        await forget(context, source.project, head.id)
 
 
 async def _start(context: Context, source: Source, head: Head) -> Postmaster:

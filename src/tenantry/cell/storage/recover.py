@@ -178,11 +178,16 @@ def recovery_settings(timeline: int, target: Lsn | None) -> dict[str, str]:
 
 async def end_leftover(head_dir: Path, socket_dir: Path) -> None:
     """Ends the instance that a killed attempt at ``head_dir`` left, if there is one, and removes the directory."""
-    data = head_dir / "data"
-    running = await asyncio.to_thread(postmaster.adopt, data, socket_dir)
+    await end_instance(head_dir, socket_dir)
+    await asyncio.to_thread(files.remove_tree, head_dir)
+
+
+async def end_instance(head_dir: Path, socket_dir: Path) -> bool:
+    """Ends what runs in a head that is nobody's any more; whether there was one."""
+    running = await asyncio.to_thread(postmaster.adopt, head_dir / "data", socket_dir)
     if running is not None:
         await postmaster.stop(running, mode="immediate", timeout_seconds=ABORT_SECONDS_MAX)
-    await asyncio.to_thread(files.remove_tree, head_dir)
+    return running is not None
 
 
 # ------------------------------------------------------------------------------------------------ laying out
