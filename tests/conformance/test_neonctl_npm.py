@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import psycopg
 import pytest
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]  # two seconds of node for each command
 
 Neonctl = Callable[..., Any]
+LATER: Final = "2099-12-31T23:59:59Z"
 
 
 @pytest.fixture(scope="module", params=["2", "5"])
@@ -66,18 +69,126 @@ def test_projects_roles_databases_and_connection_strings(home: Path, address: An
     neonctl("projects", "delete", project["id"])
 
 
-def test_branches(home: Path, fake_cell: Any) -> None:
-    neonctl = neonctl_at(home, fake_cell)
-    project = neonctl("projects", "create", "--name", "ACME Corp")["project"]
-    at = ("--project-id", project["id"])
-    branch = neonctl("branches", "create", "--name", "dev", *at)
-    assert branch["connection_uris"]
-    assert neonctl("branches", "get", branch["branch"]["id"], *at)["name"] == "dev"
-    assert neonctl("branches", "rename", "dev", "dev2", *at)["name"] == "dev2"
-    neonctl("branches", "reset", "dev2", "--parent", "--preserve-under-name", "kept", *at)
-    neonctl("branches", "restore", "dev2", "main", *at)
-    neonctl("branches", "set-default", "dev2", *at)
-    assert {item["name"] for item in neonctl("branches", "list", *at)} == {"main", "dev2", "kept"}
-    neonctl("branches", "set-default", "main", *at)
-    neonctl("branches", "delete", "dev2", *at)
-    neonctl("projects", "delete", project["id"])
+class Story:
+    """One project of the real cell, worked on by neonctl alone; SQL goes where its connection strings lead."""
+
+    def __init__(self, neonctl: Neonctl) -> None:
+        self._neonctl = neonctl
+        self.project = neonctl("projects", "create", "--name", "ACME Corp")["project"]["id"]
+
+    def branches(self, *arguments: str, fails: bool = False) -> Any:
+        return self._neonctl("branches", *arguments, "--project-id", self.project, fails=fails)
+
+    def names(self) -> set[str]:
+        return {branch["name"] for branch in self.branches("list")}
+
+    def connection_string(self, branch: str, *, fails: bool = False) -> str:
+        return self._neonctl("connection-string", branch, "--project-id", self.project, fails=fails)
+
+    def sql(self, branch: str, sql: str) -> list[Any]:
+        return run(self.connection_string(branch), sql)
+
+    def rows(self, branch: str) -> list[int]:
+        return [row[0] for row in self.sql(branch, "select id from tasks order by id")]
+
+
+def run(uri: str, sql: str) -> list[Any]:
+    """Over TLS with channel binding, as neonctl writes it; only that nobody resolves names here."""
+    assert uri.endswith("?sslmode=require&channel_binding=require")
+    with psycopg.connect(uri, hostaddr="127.0.0.1", autocommit=True, connect_timeout=30) as connection:
+        cursor = connection.execute(sql.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def moment_between() -> str:
+    """A moment as neonctl takes it, to the millisecond, that no commit shares."""
+    before = datetime.now(UTC)
+    while (now := datetime.now(UTC)) - before < timedelta(milliseconds=3):
+        pass
+    return f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03}Z"
+
+
+@pytest.fixture
+def story(home: Path, real_cell: Any) -> Iterator[Story]:
+    neonctl = neonctl_at(home, real_cell)
+    one = Story(neonctl)
+    one.sql("main", "create table tasks (id int); insert into tasks values (1)")
+    yield one
+    neonctl("projects", "delete", one.project)
+
+
+def test_branches(story: Story) -> None:
+    dev = story.branches("create", "--name", "dev")
+    assert dev["connection_uris"]
+    assert [endpoint["type"] for endpoint in dev["endpoints"]] == ["read_write"]
+    story.sql("dev", "insert into tasks values (2)")
+    assert (story.rows("main"), story.rows("dev")) == ([1], [1, 2])
+
+    kid = story.branches("create", "--name", "kid", "--parent", "dev", "--no-compute", "--expires-at", LATER)
+    kid = kid.get("branch", kid)
+    assert (kid["parent_id"], kid["expires_at"]) == (dev["branch"]["id"], LATER)
+    assert "endpoint" in story.connection_string("kid", fails=True)
+    story.branches("add-compute", "kid", "--type", "read_write")
+    assert story.rows("kid") == [1, 2]
+    assert "expires_at" not in story.branches("set-expiration", "kid")
+    assert "has children: kid" in story.branches("delete", "dev", fails=True)
+
+    assert story.branches("get", dev["branch"]["id"])["name"] == "dev"
+    assert story.branches("rename", "dev", "dev2")["id"] == dev["branch"]["id"]
+    assert "'main' already exists" in story.branches("create", "--name", "main", fails=True)
+    assert "dev not found" in story.branches("get", "dev", fails=True)
+    assert story.branches("set-default", "dev2")["default"]
+    assert "default branch" in story.branches("delete", "dev2", fails=True)
+    story.branches("set-default", "main")
+    story.branches("delete", "kid")
+    story.branches("delete", "dev2")
+    assert story.names() == {"main"}
+    assert story.rows("main") == [1]
+
+
+def test_branches_of_the_past(story: Story) -> None:
+    uri = story.connection_string("main")
+    one = moment_between()
+    run(uri, "insert into tasks values (2)")
+    (position,) = run(uri, "select pg_current_wal_insert_lsn()::text")[0]
+    run(uri, "insert into tasks values (3)")
+    then = story.branches("create", "--name", "then", "--parent", one)["branch"]
+    assert datetime.fromisoformat(then["parent_timestamp"]) == datetime.fromisoformat(one)
+    story.branches("create", "--name", "there", "--parent", position)
+    assert (story.rows("then"), story.rows("there"), story.rows("main")) == ([1], [1, 2], [1, 2, 3])
+
+    assert "preserve_under_name" in story.branches("restore", "main", f"^self@{one}", fails=True)
+    # Of a branch without children, which would go with its past.
+    then_uri = story.connection_string("then")
+    run(then_uri, "insert into tasks values (4)")
+    story.branches("reset", "then", "--parent")
+    assert [row[0] for row in run(then_uri, "select id from tasks order by id")] == [1, 2, 3]
+    run(then_uri, "insert into tasks values (5)")
+    story.branches("reset", "then", "--parent", "--preserve-under-name", "then-kept")
+    story.branches("add-compute", "then-kept", "--type", "read_write")
+    assert (story.rows("then"), story.rows("then-kept")) == ([1, 2, 3], [1, 2, 3, 5])
+    story.branches("restore", "then", f"main@{position}")
+    assert [row[0] for row in run(then_uri, "select id from tasks order by id")] == [1, 2]
+
+    restored = story.branches("restore", "main", f"^self@{one}", "--preserve-under-name", "main-kept")
+    assert restored["backup_branch"]["name"] == "main-kept"
+    assert restored["restored_branch"]["parent_id"] == restored["backup_branch"]["id"]
+    assert [row[0] for row in run(uri, "select id from tasks order by id")] == [1], "by the same connection string"
+    story.branches("restore", "then", "^parent")
+    assert story.rows("then") == [1, 2, 3], "whose parent is what main was"
+    story.branches("restore", "main", "main-kept")
+    assert [row[0] for row in run(uri, "select id from tasks order by id")] == [1, 2, 3], "and back"
+    assert story.names() == {"main", "main-kept", "then", "then-kept", "there"}
+
+
+def test_schema_diff(story: Story) -> None:
+    before = moment_between()
+    story.branches("create", "--name", "dev")
+    story.sql("dev", "alter table tasks add column title text")
+    after = moment_between()
+    for words in (("main", "dev"), ("main", f"dev@{after}")):
+        difference = story.branches("schema-diff", *words, "--database", "neondb")
+        assert "+    id integer,\n+    title text" in difference, words
+    assert "+    title text" in story.branches("schema-diff", "dev", "^parent", "--database", "neondb")
+    story.sql("main", "drop table tasks")
+    assert "+CREATE TABLE public.tasks" in story.branches("schema-diff", "main", f"^self@{before}", "--db", "neondb")
