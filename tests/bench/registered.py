@@ -59,8 +59,8 @@ def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
 
 def _register(installation: Installation, like: Tenant) -> None:
     """Copies of one project's rows, under other ids."""
-    schema = (Path(tenantry.cell.state.__file__).parent / "schema.sql").read_text()
-    connection = open_connection(str(installation.layout.database), schema, read_only=False)
+    scripts = Path(tenantry.cell.state.__file__).parent
+    connection = open_connection(str(installation.layout.database), scripts)
     with closing(connection):
         tables = Tables(connection)
         project = tables.project(like.project_id)

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tenantry.cell.cell import Cell
@@ -18,7 +19,7 @@ from tenantry.cell.compute.admin import Admin
 from tenantry.cell.compute.engines import EngineStore
 from tenantry.cell.compute.instances import Instances
 from tenantry.cell.config import CellConfig, uid_range
-from tenantry.cell.model import Uid
+from tenantry.cell.model import BranchCreate, BranchEndpointCreate, ConnectionRequest, ProjectCreate, Uid
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import Keeper
 from tenantry.cell.operations.keys import Keys
@@ -29,6 +30,7 @@ from tenantry.cell.operations.verbs import VERBS
 from tenantry.cell.state.state import State
 from tenantry.cell.storage.clone import probe
 from tenantry.cell.storage.layout import Layout, prepare, run_directory
+from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.clock import SystemClock
 from tenantry.runtime.sealing import Sealer
 
@@ -109,5 +111,56 @@ def open_cell(shared_engines: Path) -> OpenCell:
             newborn, keys = Newborn(context), Keys(context)
             await keys.load()
             yield Bare(context, Cell(context, runner, newborn, keys), runner, newborn)
+
+    return opened
+
+
+class Tenant:
+    """One project and quick ways into its branches."""
+
+    def __init__(self, bare: Any, created: Any) -> None:
+        self.bare, self.cell = bare, bare.cell
+        self.project: ProjectId = created.project.id
+        self.main: BranchId = created.branch.id
+
+    async def connect(self, branch: BranchId | None = None) -> psycopg.AsyncConnection[Any]:
+        found = await self.cell.connection(
+            self.project, ConnectionRequest(database_name="neondb", role_name="neondb_owner", branch_id=branch)
+        )
+        lease = await self.bare.context.instances.lease(found.endpoint.id, "test")
+        connection = await psycopg.AsyncConnection.connect(
+            host=str(Path(lease.socket_path).parent), user="neondb_owner", password=found.password,
+            dbname="neondb", autocommit=True,
+        )  # fmt: skip
+        self.bare.context.instances.release(found.endpoint.id, lease.id)
+        return connection
+
+    async def run(self, sql: str, branch: BranchId | None = None) -> list[Any]:
+        async with await self.connect(branch) as connection:
+            cursor = await connection.execute(sql)  # pyright: ignore
+            return await cursor.fetchall() if cursor.description else []
+
+    async def rows(self, branch: BranchId | None = None) -> list[int]:
+        return [row[0] for row in await self.run("select n from t order by n", branch)]
+
+    async def sleep(self, branch: BranchId | None = None) -> None:
+        for endpoint in await self.cell.list_endpoints(self.project, branch):
+            await self.bare.context.instances.suspend(endpoint.id, insist=True)
+
+    async def branch(self, name: str, **how: Any) -> BranchId:
+        request = BranchCreate(name=name, endpoints=(BranchEndpointCreate(),), **how)
+        return (await self.cell.create_branch(self.project, request)).branch.id
+
+
+@pytest.fixture
+def tenant(workdir: Path, open_cell: Any) -> Any:
+    """Opens a cell with one project, whose main branch has a table ``t`` with a row."""
+
+    @asynccontextmanager
+    async def opened(**settings: Any) -> Any:
+        async with open_cell(workdir, **settings) as bare:
+            one = Tenant(bare, await bare.cell.create_project(ProjectCreate(name="ACME")))
+            await one.run("create table t (n int); insert into t values (1)")
+            yield one
 
     return opened

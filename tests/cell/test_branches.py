@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from tenantry.cell.loops.retention import collect
@@ -16,11 +13,8 @@ from tenantry.cell.model import (
     BackupSlot,
     BranchChange,
     BranchCreate,
-    BranchEndpointCreate,
     BranchRestore,
-    ConnectionRequest,
     ProjectChange,
-    ProjectCreate,
     SchemaPoint,
     SnapshotCreate,
     SnapshotRestore,
@@ -28,56 +22,7 @@ from tenantry.cell.model import (
 from tenantry.cell.operations.snapshots import latest
 from tenantry.cell.storage import bases
 from tenantry.errors import Conflict, InvalidInput, NotFound
-from tenantry.neon.ids import BranchId, ProjectId
-
-
-class Tenant:
-    """One project and quick ways into its branches."""
-
-    def __init__(self, bare: Any, created: Any) -> None:
-        self.bare, self.cell = bare, bare.cell
-        self.project: ProjectId = created.project.id
-        self.main: BranchId = created.branch.id
-
-    async def connect(self, branch: BranchId | None = None) -> psycopg.AsyncConnection[Any]:
-        found = await self.cell.connection(
-            self.project, ConnectionRequest(database_name="neondb", role_name="neondb_owner", branch_id=branch)
-        )
-        lease = await self.bare.context.instances.lease(found.endpoint.id, "test")
-        connection = await psycopg.AsyncConnection.connect(
-            host=str(Path(lease.socket_path).parent), user="neondb_owner", password=found.password,
-            dbname="neondb", autocommit=True,
-        )  # fmt: skip
-        self.bare.context.instances.release(found.endpoint.id, lease.id)
-        return connection
-
-    async def run(self, sql: str, branch: BranchId | None = None) -> list[Any]:
-        async with await self.connect(branch) as connection:
-            cursor = await connection.execute(sql)  # pyright: ignore
-            return await cursor.fetchall() if cursor.description else []
-
-    async def rows(self, branch: BranchId | None = None) -> list[int]:
-        return [row[0] for row in await self.run("select n from t order by n", branch)]
-
-    async def sleep(self, branch: BranchId | None = None) -> None:
-        for endpoint in await self.cell.list_endpoints(self.project, branch):
-            await self.bare.context.instances.suspend(endpoint.id, insist=True)
-
-    async def branch(self, name: str, **how: Any) -> BranchId:
-        request = BranchCreate(name=name, endpoints=(BranchEndpointCreate(),), **how)
-        return (await self.cell.create_branch(self.project, request)).branch.id
-
-
-@pytest.fixture
-def tenant(workdir: Path, open_cell: Any) -> Any:
-    @asynccontextmanager
-    async def opened() -> Any:
-        async with open_cell(workdir) as bare:
-            one = Tenant(bare, await bare.cell.create_project(ProjectCreate(name="ACME")))
-            await one.run("create table t (n int); insert into t values (1)")
-            yield one
-
-    return opened
+from tenantry.neon.ids import BranchId
 
 
 async def moment_between() -> datetime:

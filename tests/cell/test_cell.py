@@ -174,7 +174,7 @@ async def test_endpoint_changes_and_restart(workdir: Path, open_cell: Any) -> No
 
 
 async def test_delete_leaves_nothing(workdir: Path, open_cell: Any) -> None:
-    async with open_cell(workdir) as bare:
+    async with open_cell(workdir, recover_seconds=0) as bare:
         created = await bare.cell.create_project(ProjectCreate(name="ACME"))
         await bare.cell.start_endpoint(created.project.id, created.endpoint.id)
         one, two = await asyncio.gather(

@@ -93,7 +93,7 @@ def test_killed_while_making_spares(make_cell: Any, api: Any, check_whole: Any) 
 def test_killed_at_every_step_of_delete(
     make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Callable[[Path], list[int]]
 ) -> None:
-    cell = make_cell("d", "--spares", "0")
+    cell = make_cell("d", "--spares", "0", "--recover-for", "0")
     cell.start()
     client = api(cell)
     kept = client.create("kept")["project"]["id"]
@@ -136,6 +136,38 @@ def test_killed_at_every_step_of_delete(
     assert cell.stop() == 0
     check_whole(cell.data)
     assert postgres_pids(cell.data) == []
+
+
+def test_killed_while_deleting_what_can_be_recovered(
+    make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Callable[[Path], list[int]]
+) -> None:
+    """It is gone from the first moment on, its instance ends whenever the cell comes back, and nothing of it is lost."""
+    cell = make_cell("d", "--spares", "0")
+    cell.start()
+    client = api(cell)
+    project = client.create("ACME")["project"]["id"]
+    uri = client.uri(project)
+    with connect(uri) as connection:
+        connection.execute("create table t (n int); insert into t values (41)")
+    for point in DELETE_POINTS[:4]:
+        assert cell.stop() == 0
+        cell.environment = {"TENANTRY_FAILPOINTS": f"{point}=kill"}
+        cell.start()
+        with connect(uri) as connection:
+            assert connection.execute("select n from t").fetchone() == (41,), point
+        with pytest.raises(httpx.TransportError):
+            api(cell).call("DELETE", f"/projects/{project}")
+        cell.wait_killed()
+        cell.environment = {}
+        cell.start()
+        client = api(cell)
+        client.call("GET", f"/projects/{project}", status=404)
+        until(lambda: postgres_pids(cell.data) == [], "its instance ends")
+        until(lambda c=client: c.post(f"/projects/{project}/recover", {}).status_code == 200, "it can be recovered")
+    with connect(uri) as connection:
+        assert connection.execute("select n from t").fetchone() == (41,)
+    assert cell.stop() == 0
+    check_whole(cell.data)
 
 
 def _names(cell: Any) -> list[str]:

@@ -51,6 +51,9 @@ from tenantry.cell.operations.context import Context, branch_of, endpoint_of, li
 from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
 from tenantry.cell.operations.keys import Keys
+from tenantry.cell.operations.purge import recoverable_since
+from tenantry.cell.operations.recover_branch import recover_branch
+from tenantry.cell.operations.recover_project import recover_project
 from tenantry.cell.operations.restore_branch import restore_branch
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.schema import Schemas
@@ -100,9 +103,10 @@ class Cell:
     async def list_projects(
         self, *, after: ProjectId | None, limit: int, search: str | None, deleted: bool
     ) -> Sequence[Project]:
-        if deleted:
-            return []
-        return await self._context.state.read(lambda tables: tables.projects(after=after, limit=limit, search=search))
+        since = recoverable_since(self._context) if deleted else None
+        return await self._context.state.read(
+            lambda tables: tables.projects(after=after, limit=limit, search=search, deleted_since=since)
+        )
 
     async def get_project(self, project_id: ProjectId) -> Project:
         return await self._context.state.read(lambda tables: living_project(tables, project_id))
@@ -110,11 +114,11 @@ class Cell:
     async def update_project(self, project_id: ProjectId, change: ProjectChange) -> ProjectChanged:
         return await update_project(self._context, project_id, change)
 
-    async def delete_project(self, project_id: ProjectId) -> Project:
-        return await delete_project(self._context, self._runner, project_id)
+    async def delete_project(self, project_id: ProjectId, *, hard: bool = False) -> Project:
+        return await delete_project(self._context, self._runner, project_id, hard=hard)
 
     async def recover_project(self, project_id: ProjectId) -> RecoveredProject:
-        _later("recovering a deleted project")
+        return await recover_project(self._context, project_id)
 
     async def project_usage(self, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Usage]:
         return await self._context.state.read(lambda tables: tables.usage_of_projects(project_ids))
@@ -166,7 +170,8 @@ class Cell:
     async def list_branches(self, project_id: ProjectId, *, deleted: bool) -> Sequence[Branch]:
         def look(tables: Tables) -> Sequence[Branch]:
             living_project(tables, project_id)
-            return tables.branches(project_id)
+            gone = tables.branches_deleted_since(project_id, recoverable_since(self._context)) if deleted else []
+            return [*tables.branches(project_id), *gone]
 
         return await self._context.state.read(look)
 
@@ -180,7 +185,7 @@ class Cell:
         return await branches.update_branch(self._context, project_id, branch_id, change)
 
     async def delete_branch(self, project_id: ProjectId, branch_id: BranchId, *, hard: bool) -> BranchChanged | None:
-        return await branches.delete_branch(self._context, self._runner, project_id, branch_id)
+        return await branches.delete_branch(self._context, self._runner, project_id, branch_id, hard=hard)
 
     async def set_default_branch(self, project_id: ProjectId, branch_id: BranchId) -> BranchChanged:
         return await branches.set_default_branch(self._context, project_id, branch_id)
@@ -189,7 +194,7 @@ class Cell:
         return await restore_branch(self._context, self._runner, project_id, branch_id, to)
 
     async def recover_branch(self, project_id: ProjectId, branch_id: BranchId) -> RecoveredBranch:
-        _later("recovering a deleted branch")
+        return await recover_branch(self._context, project_id, branch_id)
 
     async def finalize_restore(
         self, project_id: ProjectId, branch_id: BranchId, *, name: str | None

@@ -12,6 +12,7 @@ DEFAULT_POSTGRES: Final = "127.0.0.1:7701"
 DEFAULT_MAJOR: Final = 18
 DEFAULT_REGION: Final = "local"
 DEFAULT_SUSPEND_SECONDS: Final = 300
+RECOVER_SECONDS_DEFAULT: Final = 7 * 86_400
 UIDS_WANTED: Final = 100_000
 """How many uids a root cell would like to have for its projects."""
 
@@ -32,6 +33,8 @@ class CellConfig:
     engine_source: str | None = None
     """Preferred source of engines of one major, e.g. ``system``."""
     suspend_seconds_default: int = DEFAULT_SUSPEND_SECONDS
+    recover_seconds: int = RECOVER_SECONDS_DEFAULT
+    """How long deleted projects and branches can be recovered; their files stay as long. 0 deletes at once."""
     spares_max: int = 4
     """Ready clones kept for new projects of the default engine."""
     starts_max: int = field(default_factory=lambda: max(2, 2 * (os.cpu_count() or 1)))

@@ -24,7 +24,7 @@ class Door:
         await self._context.instances.refresh(endpoint)
 
         def look(tables: Tables) -> Login:
-            found = tables.endpoint(endpoint)
+            found = tables.living_endpoint(endpoint)
             known = tables.role(found.branch_id, role) if found and role != ADMIN_ROLE else None
             verifier = known.verifier if known else None
             return Login(

@@ -249,7 +249,7 @@ class RunningCell:
             loop.start()
             self._stack.push_async_callback(loop.stop)
         door = await self._open_door(context)
-        site = Site(door=door, region_id=RegionId(config.region))
+        site = Site(door=door, region_id=RegionId(config.region), recovery_seconds=config.recover_seconds)
         await self._serve_http(Cell(context, runner, newborn, keys), site, listener)
         host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
         scheme = "https" if self._needs_tls(host) else "http"

@@ -27,6 +27,9 @@ OperationStatus = Literal["scheduling", "running", "finished", "failed", "cancel
 EndpointState = Literal["init", "active", "idle"]
 BranchState = Literal["init", "ready"]
 EndpointType = Literal["read_write", "read_only"]
+DeletionMethod = Literal["user", "ttl"]
+InitSource = Literal["parent-data", "schema-only"]
+RestoreStatus = Literal["restored", "finalized"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class Project:
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = None
+    """Since when it is gone for everyone; it can be recovered until it is purged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,15 @@ class Branch:
     expires_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
+    deleted_at: datetime | None = None
+    """As a project's; its name may be another branch's meanwhile."""
+    deletion_method: DeletionMethod | None = None
+    init_source: InitSource = "parent-data"
+    restore_status: RestoreStatus | None = None
+    """Of a branch that was made from a snapshot: whether it may still take the place of another, or has."""
+    restored_from: SnapshotId | None = None
+    restored_as: BranchId | None = None
+    """The branch whose place it takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +354,7 @@ class BranchCreate:
     parent_id: BranchId | None = None
     parent_lsn: str | None = None
     parent_timestamp: datetime | None = None
-    init_source: Literal["parent-data", "schema-only"] = "parent-data"
+    init_source: InitSource = "parent-data"
     protected: bool = False
     expires_at: datetime | None = None
     endpoints: tuple[BranchEndpointCreate, ...] = ()

@@ -57,12 +57,16 @@ def up(
         str | None,
         typer.Option(metavar="SOURCE", help="Preferred engines, e.g. system.", show_default=False),
     ] = None,
+    recover_for: Annotated[
+        str, typer.Option(metavar="SPAN", help="How long what is deleted can be recovered; 0 deletes at once.")
+    ] = "7d",
     spares: Annotated[int, typer.Option(metavar="N", min=0, help="Ready clones kept for new projects.")] = 4,
 ) -> None:
     """Run a cell and its fleet on this machine until interrupted."""
     import uvloop
 
     from tenantry.cell.config import CellConfig
+    from tenantry.cli.moments import parse_span
     from tenantry.cli.serving import log_to_stderr, serve
     from tenantry.fleet.config import data_directory
 
@@ -79,6 +83,7 @@ def up(
         tls_key=tls_key,
         engine_source=engine_source,
         suspend_seconds_default=suspend_after,
+        recover_seconds=0 if recover_for == "0" else int(parse_span(recover_for).total_seconds()),
         spares_max=spares,
     )
     log_to_stderr()

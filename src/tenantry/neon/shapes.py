@@ -163,6 +163,14 @@ class Project(Shape):
     org_id: str | None = None
 
 
+class BranchRecovery(Shape):
+    """Of a deleted branch."""
+
+    deleted_at: datetime
+    recoverable_until: datetime
+    deletion_method: str
+
+
 class Branch(Shape):
     id: str
     project_id: str
@@ -192,6 +200,7 @@ class Branch(Shape):
     restore_status: str | None = None
     restored_from: str | None = None
     restored_as: str | None = None
+    recovery: BranchRecovery | None = None
 
 
 class Endpoint(Shape):

@@ -218,10 +218,13 @@ class FakeCell(FakeStore):
         )
         return ProjectChanged(project=self._projects[project_id])
 
-    async def delete_project(self, project_id: ProjectId) -> Project:
+    async def delete_project(self, project_id: ProjectId, *, hard: bool = False) -> Project:
+        gone = self._projects.get(project_id)
+        if hard and gone is not None and gone.deleted_at is not None:
+            return self._projects.pop(project_id)
         project = replace(self._free(project_id), deleted_at=self.now())
         self._projects[project_id] = project
-        return project
+        return self._projects.pop(project_id) if hard else project
 
     async def recover_project(self, project_id: ProjectId) -> RecoveredProject:
         project = self._projects.get(project_id)
@@ -339,6 +342,9 @@ class FakeCell(FakeStore):
     async def delete_branch(self, project_id: ProjectId, branch_id: BranchId, *, hard: bool) -> BranchChanged | None:
         self._free(project_id)
         branch = self._branches.get(branch_id)
+        if hard and branch is None:
+            branch = self._deleted_branches.pop(branch_id, None)
+            return None if branch is None else BranchChanged(branch=branch)
         if branch is None or branch.project_id != project_id:
             return None
         if branch.default or branch.protected:
@@ -347,7 +353,7 @@ class FakeCell(FakeStore):
             raise Conflict(f"branch {branch_id} has children", next_step="delete them first")
         del self._branches[branch_id]
         if not hard:
-            self._deleted_branches[branch_id] = branch
+            self._deleted_branches[branch_id] = replace(branch, deleted_at=self.now(), deletion_method="user")
         operation = self._begin(project_id, "delete_timeline", branch_id=branch_id)
         return BranchChanged(branch=branch, operations=(operation,))
 
@@ -385,6 +391,7 @@ class FakeCell(FakeStore):
         if branch is None or branch.project_id != project_id:
             raise NotFound(f"branch {branch_id} cannot be recovered")
         del self._deleted_branches[branch_id]
+        branch = replace(branch, deleted_at=None, deletion_method=None, expires_at=None)
         self._branches[branch_id] = branch
         return RecoveredBranch(branch=branch, endpoints=tuple(self._endpoints_of(project_id, branch_id)))
 

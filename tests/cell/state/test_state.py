@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.errors import Conflict, NotFound, OperatorError
 from tenantry.neon.ids import (
+    BranchId,
     EndpointId,
     OperationId,
     ProjectId,
@@ -178,3 +180,40 @@ async def test_meters_add_up_and_pass_over_the_gone(tmp_path: Path) -> None:
     await state.write(lambda t: t.delete_project(p.id))
     assert await state.read(lambda t: (t.branch(b.id), t.all_heads(), t.endpoint(e.id))) == (None, [], None)
     await state.close()
+
+
+def shape(path: Path) -> dict[str, object]:
+    """What a schema means, however it came to be."""
+    with sqlite3.connect(path) as connection:
+        tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+        indexes = connection.execute("select name, sql from sqlite_master where type = 'index' and sql is not null")
+        found: dict[str, object] = dict(indexes.fetchall())
+        for table in tables:
+            for pragma in ("table_info", "foreign_key_list"):
+                found[f"{table} {pragma}"] = connection.execute(f"pragma {pragma}({table})").fetchall()
+        return found
+
+
+async def test_an_older_file_is_taken_to_the_present_with_what_is_in_it(tmp_path: Path) -> None:
+    old, fresh = tmp_path / "old", tmp_path / "fresh"
+    for directory in (old, fresh):
+        directory.mkdir()
+    with sqlite3.connect(old / "cell.db") as connection:
+        connection.executescript((Path(__file__).parent / "schema_1.sql").read_text())
+        connection.executescript(
+            "pragma user_version = 1;"
+            "insert into project values ('p', 'ACME', 'local', 18, 7, 1, 60, '{}', '{}', '2026-11-24T10:41:00+00:00',"
+            " '2026-11-24T10:41:00+00:00', null);"
+            "insert into branch values ('b', 'p', 'main', null, null, null, 'ready', '2026-11-24T10:41:00+00:00', 1, 0,"
+            " 'h', 5, null, '2026-11-24T10:41:00+00:00', '2026-11-24T10:41:00+00:00');"
+            "insert into head values ('h', 'p', 'b', 1, 'x', 1, null, null, '2026-11-24T10:41:00+00:00');"
+            "insert into role values ('b', 'r', 'v', null, 0, '2026-11-24T10:41:00+00:00', '2026-11-24T10:41:00+00:00')"
+        )
+    states = [await opened(old), await opened(fresh)]
+    (found,) = await states[0].read(lambda tables: tables.branches(ProjectId("p")))
+    assert (found.name, found.default, found.deleted_at, found.init_source) == ("main", True, None, "parent-data")
+    await states[0].write(lambda tables: tables.delete_project(ProjectId("p")))
+    assert await states[0].read(lambda tables: tables.roles(BranchId("b"))) == [], "what belonged to it still does"
+    for state in states:
+        await state.close()
+    assert shape(old / "cell.db") == shape(fresh / "cell.db")

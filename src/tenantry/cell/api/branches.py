@@ -162,7 +162,7 @@ async def list_branches(
     usage, annotations = await desk.cell.branch_usage(ids), await desk.cell.annotations(ids)
     return answer(
         shapes.BranchesResponse(
-            branches=presenters.branches(page, usage),
+            branches=presenters.branches(page, usage, desk.site.recovery_seconds),
             annotations={id_: presenters.annotation(id_, annotations[id_]) for id_ in ids if id_ in annotations},
             pagination=shapes.CursorPagination(next=following, sort_by=sort_by, sort_order=sort_order),
         )

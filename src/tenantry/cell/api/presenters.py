@@ -97,7 +97,9 @@ def projects(
     return [project_list_item(site, record, usage.get(record.id, NO_USAGE)) for record in records]
 
 
-def branch(record: model.Branch, usage: model.Usage = NO_USAGE) -> shapes.Branch:
+def branch(
+    record: model.Branch, usage: model.Usage = NO_USAGE, *, recovery: shapes.BranchRecovery | None = None
+) -> shapes.Branch:
     return shapes.Branch(
         id=record.id,
         project_id=record.project_id,
@@ -121,11 +123,29 @@ def branch(record: model.Branch, usage: model.Usage = NO_USAGE) -> shapes.Branch
         logical_size=record.logical_size,
         expires_at=record.expires_at,
         ttl_interval_seconds=_ttl(record),
+        init_source=record.init_source,
+        recovery=recovery,
     )
 
 
-def branches(records: Iterable[model.Branch], usage: Mapping[BranchId, model.Usage]) -> list[shapes.Branch]:
-    return [branch(record, usage.get(record.id, NO_USAGE)) for record in records]
+def branches(
+    records: Iterable[model.Branch], usage: Mapping[BranchId, model.Usage], recovery_seconds: int = 0
+) -> list[shapes.Branch]:
+    """Of deleted ones says how long they can be recovered, ``recovery_seconds`` after they were deleted."""
+    return [
+        branch(record, usage.get(record.id, NO_USAGE), recovery=_recovery(record, recovery_seconds))
+        for record in records
+    ]
+
+
+def _recovery(record: model.Branch, seconds: int) -> shapes.BranchRecovery | None:
+    if record.deleted_at is None:
+        return None
+    return shapes.BranchRecovery(
+        deleted_at=record.deleted_at,
+        recoverable_until=record.deleted_at + timedelta(seconds=seconds),
+        deletion_method=record.deletion_method or "user",
+    )
 
 
 def annotation(branch_id: BranchId, record: model.Annotation | None) -> shapes.AnnotationData:

@@ -204,8 +204,9 @@ async def update_project(
 
 
 @router.delete("/projects/{project_id}")
-async def delete_project(desk: AtDesk, project_id: ProjectIdInPath) -> Response:
-    record = await desk.cell.delete_project(project_id)
+async def delete_project(desk: AtDesk, project_id: ProjectIdInPath, hard_delete: bool = False) -> Response:
+    # ``hard_delete`` is the contract's for branches; whoever must erase a customer needs it for projects too.
+    record = await desk.cell.delete_project(project_id, hard=hard_delete)
     return answer(shapes.ProjectResponse(project=await _project(desk, record)))
 
 

@@ -436,6 +436,11 @@ class Instances:
         if instance is None or instance.status != "awake" or not instance.stale:
             return
         if instance.refresh_next is None:
+    def forget_retired(self, endpoint_id: EndpointId) -> None:
+        """The endpoint is there again: whoever asks for it starts it."""
+        if self.status(endpoint_id) == "gone":
+            self.forget(endpoint_id)
+
             instance.refresh_next = self._tasks.start(
                 self._refresh_after(instance, instance.refreshing), f"refresh {endpoint_id}"
             )
@@ -514,7 +519,11 @@ class Instances:
     async def sleepers(self) -> list[Facts]:
         """Every endpoint that sleeps now, on a whole head."""
         everything = await self._records.all_facts()
-        return [facts for facts in everything if facts.head.made and self.status(facts.endpoint.id) == "asleep"]
+        return [
+            facts
+            for facts in everything
+            if facts.head.made and not facts.deleted and self.status(facts.endpoint.id) == "asleep"
+        ]
 
     # -- the loops' part ---------------------------------------------------------------------------------
 
@@ -575,7 +584,7 @@ class Instances:
             running = postmaster.adopt(data, self._paths.socket_dir(facts.endpoint.id))
             if running is not None:
                 adopted.append((facts, running))
-            elif not facts.endpoint.disabled and data.exists() and not clean_shutdown(data):
+            elif not facts.deleted and not facts.endpoint.disabled and data.exists() and not clean_shutdown(data):
                 unclean.append(facts)
         return adopted, unclean
 

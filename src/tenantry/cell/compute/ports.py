@@ -22,15 +22,22 @@ class Facts:
     head: Head
     endpoint: Endpoint
 
+    @property
+    def deleted(self) -> bool:
+        """Whether it is gone for everyone, and only its files are kept for a while."""
+        return self.project.deleted_at is not None or self.branch.deleted_at is not None
+
 
 class Records(Protocol):
     """The cell's memory. ``facts`` reads; the others are never on the connect path."""
 
     async def facts(self, endpoint_id: EndpointId) -> Facts | None:
-        """None when the endpoint, or anything that it stands on, is gone."""
+        """None when the endpoint, or anything that it stands on, is gone or deleted."""
         ...
 
-    async def all_facts(self) -> list[Facts]: ...
+    async def all_facts(self) -> list[Facts]:
+        """Deleted ones too."""
+        ...
 
     async def note_sleep(
         self, endpoint_id: EndpointId, *, at: datetime, started: datetime | None, last_active: datetime | None

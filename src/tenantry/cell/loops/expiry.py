@@ -23,7 +23,8 @@ def expiry_loop(context: Context, runner: Runner) -> Loop:
         gone = 0
         for branch in await context.state.read(lambda tables: tables.branches_expired(now)):
             try:
-                gone += await branches.delete_branch(context, runner, branch.project_id, branch.id) is not None
+                deleted = await branches.delete_branch(context, runner, branch.project_id, branch.id, method="ttl")
+                gone += deleted is not None
             except TenantryError as error:
                 # A child, a snapshot or another change holds it: looked at again in the next cycle.
                 _log.warning("expired branch not deleted", branch_id=branch.id, error=str(error))

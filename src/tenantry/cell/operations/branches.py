@@ -16,6 +16,7 @@ from tenantry.cell.model import (
     BranchEndpointCreate,
     CreatedBranch,
     Database,
+    DeletionMethod,
     Endpoint,
     Head,
     JsonObject,
@@ -29,6 +30,7 @@ from tenantry.cell.operations.endpoints import check_one_writer, new_endpoint
 from tenantry.cell.operations.history import head_of, heads_by_id
 from tenantry.cell.operations.new_head import Source, check_lsn, forget, make_head, read_source
 from tenantry.cell.operations.passwords import place
+from tenantry.cell.operations.purge import drop_branch
 from tenantry.cell.operations.records import copy_truth
 from tenantry.cell.operations.roles import branch_id_of, fresh
 from tenantry.cell.operations.runner import Runner
@@ -161,11 +163,7 @@ def plan_branch(
 ) -> tuple[Branch, Head]:
     """The rows of a new branch of ``origin``. Raises Conflict for a name that is taken, LimitReached."""
     siblings = tables.branches(project.id)
-    if len(siblings) >= BRANCHES_PER_PROJECT_MAX:
-        raise LimitReached(
-            f"project {project.id} has {len(siblings)} branches, which is the most that one can have",
-            next_step="delete branches that are not used any more",
-        )
+    check_number(siblings, project.id)
     now = context.clock.now()
     branch_id = new_branch_id()
     name = request.name or str(branch_id)
@@ -197,10 +195,23 @@ def plan_branch(
     return branch, head
 
 
-def check_name(siblings: list[Branch], name: str, *, but: BranchId | None = None) -> None:
+def check_number(siblings: list[Branch], project_id: ProjectId) -> None:
+    """Raises LimitReached when there is no room for one more."""
+    if len(siblings) >= BRANCHES_PER_PROJECT_MAX:
+        raise LimitReached(
+            f"project {project_id} has {len(siblings)} branches, which is the most that one can have",
+            next_step="delete branches that are not used any more",
+        )
+
+
+def check_name(
+    siblings: list[Branch], name: str, *, but: BranchId | None = None, next_step: str = "choose another name"
+) -> None:
     """Raises Conflict when another branch of the project has this name."""
     if any(branch.name == name and branch.id != but for branch in siblings):
-        raise Conflict(f"a branch named {name!r} already exists in this project", field="branch.name")
+        raise Conflict(
+            f"a branch named {name!r} already exists in this project", next_step=next_step, field="branch.name"
+        )
 
 
 def copy_roles_and_databases(
@@ -291,27 +302,38 @@ async def _unmake(context: Context, work: Operation) -> None:
     project = await context.state.read(lambda tables: tables.project(work.project_id))
     if branch is not None and project is not None:
         await forget(context, project, branch.head_id)
-    await _remove(context, work)
+    await _let_go(context, replace(work, argument={"purge": True}))
 
 
 # ---------------------------------------------------------------------------------------------------- delete
 
 
 async def delete_branch(
-    context: Context, runner: Runner, project_id: ProjectId, branch_id: BranchId
+    context: Context,
+    runner: Runner,
+    project_id: ProjectId,
+    branch_id: BranchId,
+    *,
+    hard: bool = False,
+    method: DeletionMethod = "user",
 ) -> BranchChanged | None:
-    """Answers when its instances have stopped and its rows are gone; None when there is no such branch.
+    """Answers when its instances have stopped; None when there is no such branch. It can be recovered for a while.
 
-    Raises Conflict for the default branch, a protected one, one with children, and one with snapshots.
+    With ``hard`` it cannot, and also one that was deleted before goes for good. Raises Conflict for the default
+    branch, a protected one, one with children, and one with snapshots.
     """
 
     def begin(tables: Tables) -> tuple[Branch, Operation] | None:
         idle_project(tables, project_id)
-        branch = tables.branch(branch_id)
-        if branch is None or branch.project_id != project_id:
+        branch, now = tables.branch(branch_id), context.clock.now()
+        if branch is None or branch.project_id != project_id or (branch.deleted_at is not None and not hard):
             return None
-        check_deletable(tables, branch)
-        work = operation(context, DELETE, "delete_timeline", project_id, branch_id=branch_id)
+        if branch.deleted_at is None:
+            check_deletable(tables, branch)
+            branch = replace(branch, deleted_at=now, deletion_method=method, updated_at=now)
+            tables.update(branch)
+        purge = hard or context.config.recover_seconds == 0
+        work = operation(context, DELETE, "delete_timeline", project_id, branch_id=branch_id, argument={"purge": purge})
         tables.insert(work)
         return branch, work
 
@@ -346,38 +368,16 @@ async def _retire(context: Context, work: Operation) -> None:
         await context.instances.retire(endpoint.id)
 
 
-async def _remove(context: Context, work: Operation) -> None:
+async def _let_go(context: Context, work: Operation) -> None:
+    """Sockets and logs go; with ``purge`` the rows and the files too."""
     branch_id = branch_id_of(work)
     endpoints = await context.state.read(lambda tables: tables.endpoints_of_branch(branch_id))
-
-    def remove(tables: Tables) -> None:
-        branch, project = tables.branch(branch_id), tables.project(work.project_id)
-        if branch is None or project is None:
-            return
-        heads = tables.heads(project.id)
-        for head in (head for head in heads if head.branch_id == branch_id):
-            release_head(context, tables, project, head)
-        tables.delete_branch(branch_id)
-
     for endpoint in endpoints:
         await asyncio.to_thread(context.layout.remove_traces, endpoint.id)
-    await context.state.write(remove)
+    if work.argument["purge"]:
+        await context.state.write(lambda tables: drop_branch(context, tables, branch_id))
     for endpoint in endpoints:
         context.instances.forget(endpoint.id)
-
-
-def release_head(context: Context, tables: Tables, project: Project, head: Head) -> None:
-    """No branch runs the head any more: it goes, unless its history is the past of others, which then stays."""
-    now, directory = context.clock.now(), context.layout.head(project.id, head.id)
-    needed = any(other.origin_head_id == head.id for other in tables.heads(project.id)) or any(
-        snapshot.head_id == head.id for snapshot in tables.snapshots(project.id)
-    )
-    if needed:
-        tables.update(replace(head, branch_id=None))
-        tables.doom(context.layout.relative(directory / "data"), project.uid, now)
-    else:
-        tables.delete_head(head.id)
-        tables.doom(context.layout.relative(directory), project.uid, now)
 
 
 # ------------------------------------------------------------------------------------------- change, choose
@@ -435,4 +435,4 @@ async def branch_by_name(context: Context, project_id: ProjectId, name: str) -> 
 
 
 CREATE: Final = Verb("create_branch", (_make,), _unmake)
-DELETE: Final = Verb("delete_branch", (_retire, _remove))
+DELETE: Final = Verb("delete_branch", (_retire, _let_go))

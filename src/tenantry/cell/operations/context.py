@@ -87,21 +87,26 @@ def living_project(tables: Tables, project_id: ProjectId) -> Project:
 
 
 def idle_project(tables: Tables, project_id: ProjectId) -> Project:
-    """The living project, if no change of it is under way. Raises Locked otherwise, as Neon answers 423."""
+    """The living project, if no change of it is under way. Raises NotFound, Locked."""
     project = living_project(tables, project_id)
+    check_idle(tables, project_id)
+    return project
+
+
+def check_idle(tables: Tables, project_id: ProjectId) -> None:
+    """Raises Locked while a change of the project is under way, as Neon answers 423."""
     if tables.operations_unfinished(project_id):
         raise Locked(
             f"project {project_id} already has running operations, scheduling of new ones is prohibited",
             project_id=project_id,
         )
-    return project
 
 
 def branch_of(tables: Tables, project_id: ProjectId, branch_id: BranchId) -> Branch:
-    """Raises NotFound for a branch that is not the project's."""
+    """Raises NotFound for a branch that is not the project's, or is deleted."""
     living_project(tables, project_id)
     branch = tables.branch(branch_id)
-    if branch is None or branch.project_id != project_id:
+    if branch is None or branch.project_id != project_id or branch.deleted_at is not None:
         raise NotFound(f"branch {branch_id} does not exist", branch_id=branch_id)
     return branch
 
@@ -109,7 +114,7 @@ def branch_of(tables: Tables, project_id: ProjectId, branch_id: BranchId) -> Bra
 def endpoint_of(tables: Tables, project_id: ProjectId, endpoint_id: EndpointId) -> Endpoint:
     """Raises NotFound for an endpoint that is not the project's."""
     living_project(tables, project_id)
-    endpoint = tables.endpoint(endpoint_id)
+    endpoint = tables.living_endpoint(endpoint_id)
     if endpoint is None or endpoint.project_id != project_id:
         raise NotFound(f"endpoint {endpoint_id} does not exist", endpoint_id=endpoint_id)
     return endpoint

@@ -180,7 +180,7 @@ async def delete_endpoint(
 
     def begin(tables: Tables) -> tuple[Endpoint, Operation] | None:
         idle_project(tables, project_id)
-        endpoint = tables.endpoint(endpoint_id)
+        endpoint = tables.living_endpoint(endpoint_id)
         if endpoint is None or endpoint.project_id != project_id:
             return None
         work = operation(

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from tenantry.cell.compute.ports import Facts
 from tenantry.cell.compute.truth import Changes, Truth, changes
+from tenantry.cell.model import Endpoint
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.neon.ids import BranchId, EndpointId
@@ -14,8 +15,12 @@ from tenantry.runtime.clock import Clock
 
 
 def read_facts(tables: Tables, endpoint_id: EndpointId) -> Facts | None:
-    """The endpoint with its branch, head and project, or None."""
-    endpoint = tables.endpoint(endpoint_id)
+    """The endpoint with its branch, head and project; None when one of them is gone or deleted."""
+    found = _facts(tables, tables.endpoint(endpoint_id))
+    return None if found is None or found.deleted else found
+
+
+def _facts(tables: Tables, endpoint: Endpoint | None) -> Facts | None:
     branch = tables.branch(endpoint.branch_id) if endpoint else None
     head = tables.head(branch.head_id) if branch else None
     project = tables.project(endpoint.project_id) if endpoint else None
@@ -47,7 +52,7 @@ class StateRecords:
 
     async def all_facts(self) -> list[Facts]:
         def look(tables: Tables) -> list[Facts]:
-            found = (read_facts(tables, endpoint.id) for endpoint in tables.all_endpoints())
+            found = (_facts(tables, endpoint) for endpoint in tables.all_endpoints())
             return [facts for facts in found if facts is not None]
 
         return await self._state.read(look)

@@ -18,13 +18,13 @@ from tenantry.cell.operations.branches import (
     check_name,
     copy_roles_and_databases,
     kept_verifiers,
-    release_head,
     resolve,
     source_head,
 )
 from tenantry.cell.operations.context import Context, Verb, branch_of, idle_project, operation
 from tenantry.cell.operations.history import head_of
 from tenantry.cell.operations.new_head import Source, forget, make_head_with_roles, read_source
+from tenantry.cell.operations.purge import release_head
 from tenantry.cell.operations.records import copy_truth
 from tenantry.cell.operations.roles import branch_id_of, fresh
 from tenantry.cell.operations.runner import Runner
@@ -195,7 +195,7 @@ def _swap(context: Context, tables: Tables, work: Operation, head: Head, holds: 
         tables.insert(backup)
         tables.update(replace(old, branch_id=backup.id))
         copy_roles_and_databases(context, tables, branch.id, backup.id)
-        for child in tables.children(branch.id):
+        for child in tables.children(branch.id, deleted=True):
             tables.update(replace(child, parent_id=backup.id))
         in_place = work.argument["source"] == branch.id
         tables.update(replace(after, parent_id=backup.id) if in_place else after)

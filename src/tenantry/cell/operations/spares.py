@@ -41,7 +41,7 @@ class Uids:
             if free is None:
                 raise OperatorError(
                     f"all {len(self._context.uids)} uids of the configured range are taken",
-                    next_step="widen the range of uids for projects",
+                    next_step="widen the range of uids for projects, or delete deleted ones for good (--recover-for)",
                 )
             self._promised.add(free)
             return Uid(free)

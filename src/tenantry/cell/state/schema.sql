@@ -14,6 +14,7 @@ create table project (
     deleted_at text
 ) strict;
 create index project_by_name on project (name);
+create index project_deleted on project (deleted_at) where deleted_at is not null;
 
 create table branch (
     id text primary key,
@@ -31,9 +32,18 @@ create table branch (
     expires_at text,
     created_at text not null,
     updated_at text not null,
-    unique (project_id, name)
+    deleted_at text,
+    deletion_method text,
+    init_source text not null,
+    restore_status text,
+    restored_from text,
+    restored_as text
 ) strict;
 create index branch_by_parent on branch (parent_id);
+create index branch_by_project on branch (project_id);
+-- A deleted branch keeps its name, and others may take it.
+create unique index branch_by_name on branch (project_id, name) where deleted_at is null;
+create index branch_deleted on branch (deleted_at) where deleted_at is not null;
 
 -- A branch names its head and a head its branch: both are checked when the transaction ends.
 create table head (

@@ -31,9 +31,8 @@ class State:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.fchmod(descriptor, 0o600)
         os.close(descriptor)
-        schema = (Path(__file__).parent / "schema.sql").read_text()
-        self._writer = open_connection(str(path), schema, read_only=False)
-        self._reader = open_connection(str(path), schema, read_only=True)
+        self._writer = open_connection(str(path), Path(__file__).parent)
+        self._reader = open_connection(str(path))
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="state-write")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="state-read")
         self._closed = False

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tenantry.cell.model import (
@@ -29,7 +30,7 @@ from tenantry.cell.model import (
     Uid,
     Usage,
 )
-from tenantry.errors import Conflict, NotFound, OperatorError
+from tenantry.errors import Conflict, Defect, NotFound, OperatorError
 from tenantry.neon.ids import BranchId, EndpointId, HeadId, OperationId, ProjectId, SnapshotId
 
 AnyRecord = Project | Branch | Head | Endpoint | Role | Database | Operation | Spare | ApiKey | Annotation | Snapshot
@@ -177,14 +178,20 @@ class Tables:
         return self._one(Project, "where id = ?", (project_id,))
 
     def projects(
-        self, *, after: ProjectId | None = None, limit: int = SEARCH_LIMIT_MAX, search: str | None = None
+        self,
+        *,
+        after: ProjectId | None = None,
+        limit: int = SEARCH_LIMIT_MAX,
+        search: str | None = None,
+        deleted_since: datetime | None = None,
     ) -> list[Project]:
         """Living projects by id, after the cursor; ``search`` matches a part of the name, or the whole id.
 
-        The order is the id's, so that a cursor stays right when its own project is deleted meanwhile.
+        With ``deleted_since`` those that were deleted after it instead. The order is the id's, so that a cursor stays
+        right when its own project is deleted meanwhile.
         """
-        where = ["deleted_at is null"]
-        parameters: list[object] = []
+        where = ["deleted_at is null" if deleted_since is None else "deleted_at > ?"]
+        parameters: list[object] = [] if deleted_since is None else [_to_text(deleted_since)]
         if after is not None:
             where.append("id > ?")
             parameters.append(after)
@@ -214,15 +221,34 @@ class Tables:
         }
 
     # -- branches and endpoints --------------------------------------------------------------------------
+    def projects_deleted_until(self, moment: datetime) -> list[Project]:
+        return self._select(Project, "where deleted_at <= ? order by deleted_at", (_to_text(moment),))
+
 
     def branch(self, branch_id: BranchId) -> Branch | None:
         return self._one(Branch, "where id = ?", (branch_id,))
 
     def branches(self, project_id: ProjectId) -> list[Branch]:
-        return self._select(Branch, "where project_id = ? order by created_at, id", (project_id,))
+        """The living ones."""
+        return self._select(
+            Branch, "where project_id = ? and deleted_at is null order by created_at, id", (project_id,)
+        )
 
-    def all_branches(self) -> list[Branch]:
-        return self._select(Branch, "order by id")
+    def branches_deleted_since(self, project_id: ProjectId, moment: datetime) -> list[Branch]:
+        return self._select(
+            Branch, "where project_id = ? and deleted_at > ? order by deleted_at", (project_id, _to_text(moment))
+        )
+
+    def branches_deleted_until(self, moment: datetime, *, kept_max: int) -> list[Branch]:
+        """Of living projects; also those that more than ``kept_max`` of their project were deleted after."""
+        return self._select(
+            Branch,
+            "where deleted_at is not null and project_id in (select id from project where deleted_at is null)"
+            " and (deleted_at <= ? or id in (select id from (select id, row_number() over"
+            " (partition by project_id order by deleted_at desc, id) as place from branch where deleted_at is not null)"
+            " where place > ?)) order by deleted_at",
+            (_to_text(moment), kept_max),
+        )
 
     def head(self, head_id: HeadId) -> Head | None:
         return self._one(Head, "where id = ?", (head_id,))
@@ -236,11 +262,18 @@ class Tables:
     def delete_head(self, head_id: HeadId) -> None:
         self._connection.execute("delete from head where id = ?", (head_id,))
 
-    def children(self, branch_id: BranchId) -> list[Branch]:
-        return self._select(Branch, "where parent_id = ? order by created_at, id", (branch_id,))
+    def children(self, branch_id: BranchId, *, deleted: bool = False) -> list[Branch]:
+        """The living ones; with ``deleted`` all that have rows."""
+        living = "" if deleted else " and deleted_at is null"
+        return self._select(Branch, f"where parent_id = ?{living} order by created_at, id", (branch_id,))
 
     def branches_expired(self, now: datetime) -> list[Branch]:
-        return self._select(Branch, "where expires_at <= ? order by expires_at", (_to_text(now),))
+        return self._select(
+            Branch,
+            "where expires_at <= ? and deleted_at is null"
+            " and project_id in (select id from project where deleted_at is null) order by expires_at",
+            (_to_text(now),),
+        )
 
     def delete_branch(self, branch_id: BranchId) -> None:
         self._connection.execute("delete from branch where id = ?", (branch_id,))
@@ -249,7 +282,13 @@ class Tables:
         return self._one(Endpoint, "where id = ?", (endpoint_id,))
 
     def endpoints(self, project_id: ProjectId) -> list[Endpoint]:
-        return self._select(Endpoint, "where project_id = ? order by created_at, id", (project_id,))
+        """Those of living branches."""
+        return self._select(
+            Endpoint,
+            "where project_id = ? and branch_id in (select id from branch where deleted_at is null)"
+            " order by created_at, id",
+            (project_id,),
+        )
 
     def endpoints_of_branch(self, branch_id: BranchId) -> list[Endpoint]:
         return self._select(Endpoint, "where branch_id = ? order by created_at, id", (branch_id,))
@@ -257,10 +296,21 @@ class Tables:
     def all_endpoints(self) -> list[Endpoint]:
         return self._select(Endpoint, "order by id")
 
+        """Removes the branch with its endpoints, roles and databases; deleted children of it lose their parent."""
+        self._connection.execute("update branch set parent_id = null where parent_id = ?", (branch_id,))
     def delete_endpoint(self, endpoint_id: EndpointId) -> None:
         self._connection.execute("delete from endpoint where id = ?", (endpoint_id,))
 
+        """Also one whose branch or project is deleted."""
     # -- roles and databases -----------------------------------------------------------------------------
+
+    def living_endpoint(self, endpoint_id: EndpointId) -> Endpoint | None:
+        return self._one(
+            Endpoint,
+            "where id = ? and exists (select 1 from branch b join project p on p.id = b.project_id"
+            " where b.id = branch_id and b.deleted_at is null and p.deleted_at is null)",
+            (endpoint_id,),
+        )
 
     def role(self, branch_id: BranchId, name: str) -> Role | None:
         return self._one(Role, "where branch_id = ? and name = ?", (branch_id, name))
@@ -341,7 +391,13 @@ class Tables:
         return self._select(Snapshot, "where project_id = ? order by created_at, id", (project_id,))
 
     def snapshots_expired(self, now: datetime) -> list[Snapshot]:
-        return self._select(Snapshot, "where expires_at <= ? order by expires_at", (_to_text(now),))
+        """Of living projects."""
+        return self._select(
+            Snapshot,
+            "where expires_at <= ? and project_id in (select id from project where deleted_at is null)"
+            " order by expires_at",
+            (_to_text(now),),
+        )
 
     def delete_snapshot(self, snapshot_id: SnapshotId) -> None:
         self._connection.execute("delete from snapshot where id = ?", (snapshot_id,))
@@ -352,7 +408,12 @@ class Tables:
         return [] if row is None else json.loads(row[0])
 
     def schedules(self) -> list[tuple[BranchId, list[dict[str, object]]]]:
-        rows = self._connection.execute("select branch_id, slots from backup_schedule order by branch_id")
+        """Of living branches."""
+        rows = self._connection.execute(
+            "select branch_id, slots from backup_schedule where branch_id in (select b.id from branch b"
+            " join project p on p.id = b.project_id where b.deleted_at is null and p.deleted_at is null)"
+            " order by branch_id"
+        )
         return [(BranchId(branch_id), json.loads(slots)) for branch_id, slots in rows]
 
     def set_schedule(self, branch_id: BranchId, slots: list[dict[str, object]], now: datetime) -> None:
@@ -427,19 +488,20 @@ class Tables:
         return {annotation.branch_id: annotation for annotation in found}
 
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
-def open_connection(path: str, schema: str, *, read_only: bool) -> sqlite3.Connection:
-    """A connection with the cell's durability settings; the writer creates the schema when the file is new.
+def open_connection(path: str, scripts: Path | None = None) -> sqlite3.Connection:
+    """A connection with the cell's durability settings.
 
-    Raises OperatorError when the file belongs to a newer program.
+    With ``scripts``, the directory of the schema and its upgrades, it is the writer's, which creates the schema when
+    the file is new and takes an older one to the present; without, it reads only. Raises OperatorError when the file
+    belongs to a newer program.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")
-    connection.execute("pragma foreign_keys = on")
-    if read_only:
+    if scripts is None:
         connection.execute("pragma query_only = on")
         return connection
     version = int(connection.execute("pragma user_version").fetchone()[0])
@@ -449,5 +511,23 @@ def open_connection(path: str, schema: str, *, read_only: bool) -> sqlite3.Conne
             next_step="upgrade tenantry, or choose another --data directory",
         )
     if version == 0:
-        connection.executescript(f"begin; {schema}; pragma user_version = {SCHEMA_VERSION}; commit;")
+        _run(connection, (scripts / "schema.sql").read_text(), SCHEMA_VERSION)
+    else:
+        for number in range(version + 1, SCHEMA_VERSION + 1):
+            _run(connection, (scripts / f"upgrade_{number}.sql").read_text(), number)
+    connection.execute("pragma foreign_keys = on")
     return connection
+
+
+def _run(connection: sqlite3.Connection, script: str, version: int) -> None:
+    """One script in one transaction, which also notes the version that it leads to."""
+    try:
+        connection.executescript(f"begin immediate; {script}; pragma user_version = {version};")
+        broken = connection.execute("pragma foreign_key_check").fetchall()
+        if broken:
+            raise Defect(f"schema {version} leaves rows that point nowhere: {broken[:5]}")
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise

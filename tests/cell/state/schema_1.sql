@@ -1,0 +1,182 @@
+-- cell.db. Times are RFC 3339 text in UTC; JSON columns hold one object. The schema's version is user_version.
+create table project (
+    id text primary key,
+    name text not null,
+    region_id text not null,
+    pg_major integer not null,
+    uid integer not null,
+    store_passwords integer not null,
+    history_retention_seconds integer not null,
+    settings text not null,
+    default_endpoint_settings text not null,
+    created_at text not null,
+    updated_at text not null,
+    deleted_at text
+) strict;
+create index project_by_name on project (name);
+
+create table branch (
+    id text primary key,
+    project_id text not null references project (id) on delete cascade,
+    name text not null,
+    parent_id text references branch (id),
+    parent_lsn text,
+    parent_timestamp text,
+    state text not null,
+    state_changed_at text not null,
+    is_default integer not null,
+    protected integer not null,
+    head_id text not null references head (id) deferrable initially deferred,
+    logical_size integer,
+    expires_at text,
+    created_at text not null,
+    updated_at text not null,
+    unique (project_id, name)
+) strict;
+create index branch_by_parent on branch (parent_id);
+
+-- A branch names its head and a head its branch: both are checked when the transaction ends.
+create table head (
+    id text primary key,
+    project_id text not null references project (id) on delete cascade,
+    branch_id text references branch (id) on delete cascade deferrable initially deferred,
+    generation integer not null,
+    build_id text not null,
+    timeline integer not null,
+    origin_head_id text,
+    origin_lsn text,
+    created_at text not null
+) strict;
+create index head_by_branch on head (branch_id);
+create index head_by_project on head (project_id);
+
+create table endpoint (
+    id text primary key,
+    project_id text not null references project (id) on delete cascade,
+    branch_id text not null references branch (id) on delete cascade,
+    name text,
+    type text not null,
+    min_cu real not null,
+    max_cu real not null,
+    suspend_timeout_seconds integer not null,
+    disabled integer not null,
+    pooler_enabled integer not null,
+    settings text not null,
+    state text not null,
+    last_active text,
+    started_at text,
+    suspended_at text,
+    created_at text not null,
+    updated_at text not null
+) strict;
+create index endpoint_by_project on endpoint (project_id);
+create index endpoint_by_branch on endpoint (branch_id);
+
+create table role (
+    branch_id text not null references branch (id) on delete cascade,
+    name text not null,
+    verifier text,
+    password_sealed blob,
+    protected integer not null,
+    created_at text not null,
+    updated_at text not null,
+    primary key (branch_id, name)
+) strict, without rowid;
+
+create table database (
+    id integer primary key autoincrement,
+    branch_id text not null references branch (id) on delete cascade,
+    name text not null,
+    owner_name text not null,
+    created_at text not null,
+    updated_at text not null,
+    unique (branch_id, name)
+) strict;
+
+-- Operations outlive their project: deleting one is an operation too.
+create table operation (
+    id text primary key,
+    project_id text not null,
+    branch_id text,
+    endpoint_id text,
+    action text not null,
+    status text not null,
+    verb text not null,
+    argument text not null,
+    step integer not null,
+    error text,
+    failures_count integer not null,
+    created_at text not null,
+    updated_at text not null,
+    finished_at text,
+    ordinal integer not null
+) strict;
+create index operation_by_project on operation (project_id, created_at desc, ordinal desc);
+create index operation_unfinished on operation (project_id, ordinal) where status in ('scheduling', 'running');
+
+create table spare (
+    project_id text primary key,
+    branch_id text not null,
+    head_id text not null,
+    build_id text not null,
+    uid integer not null,
+    role_name text not null,
+    database_name text not null,
+    verifier text not null,
+    password_sealed blob not null,
+    created_at text not null
+) strict;
+
+-- Directories whose rows are gone and whose files are still being deleted; a uid is free only after its last one.
+create table doomed (
+    path text primary key,
+    uid integer not null,
+    created_at text not null
+) strict;
+
+create table snapshot (
+    id text primary key,
+    project_id text not null references project (id) on delete cascade,
+    source_branch_id text,
+    head_id text not null,
+    name text not null,
+    lsn text,
+    timestamp text,
+    manual integer not null,
+    full_size integer,
+    created_at text not null,
+    expires_at text
+) strict;
+create index snapshot_by_project on snapshot (project_id);
+
+create table backup_schedule (
+    branch_id text primary key references branch (id) on delete cascade,
+    slots text not null,
+    updated_at text not null
+) strict;
+
+create table api_key (
+    id integer primary key autoincrement,
+    name text not null,
+    key_hash blob not null unique,
+    created_at text not null,
+    last_used_at text,
+    revoked_at text
+) strict;
+
+create table annotation (
+    branch_id text primary key references branch (id) on delete cascade,
+    value text not null,
+    created_at text not null,
+    updated_at text not null
+) strict;
+
+-- Counters of an endpoint since its creation; deltas come from the front door and from the compute loop.
+create table meter (
+    endpoint_id text primary key references endpoint (id) on delete cascade,
+    active_seconds real not null default 0,
+    compute_seconds real not null default 0,
+    bytes_in integer not null default 0,
+    bytes_out integer not null default 0,
+    connections integer not null default 0
+) strict;
