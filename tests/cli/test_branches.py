@@ -95,6 +95,40 @@ def test_somebody_drops_a_table_and_the_tenant_goes_back(
     assert query(operator.do("branch", "url", "look", "--tenant", acme).stdout, "select n from t") == [1]
 
 
+def test_a_time_means_what_was_seen_then_whatever_was_restored_since(
+    operator: Operator, acme: str, ask: Callable[[str], list[Any]]
+) -> None:
+    def now() -> str:
+        return datetime.now(UTC).isoformat()
+
+    ask("create table t (n int); insert into t values (1)")
+    first = now()
+    ask("insert into t values (2)")
+    second = now()
+    operator.do("snapshot", "create", acme, "two")
+    ask("insert into t values (3)")
+    operator.do("restore", acme, "--to", first, "--yes")
+    assert ask("select n from t") == [1]
+    between = now()
+    ask("insert into t values (4)")
+    # Ends an era of its own, whatever the provider calls what was there.
+    kept = operator.json("snapshot", "restore", acme, "two", "--yes")["result"]["preserved_as"]
+    assert kept.startswith("main-until-")
+    assert sorted(ask("select n from t")) == [1, 2]
+
+    shown = operator.do("restore", acme, "--to", second, "--dry-run").stderr
+    assert "main was restored since; what it showed then is in the past of main-until-" in shown
+    for moment, seen in ((second, [1, 2]), (between, [1]), (now(), [1, 2]), (first, [1])):
+        done = operator.json("restore", acme, "--to", moment, "--yes")
+        assert sorted(ask("select n from t")) == seen
+        assert done["plan"]["source"].startswith("main-until-")
+        ask("insert into t values (5)")
+    last = now()
+    ask("insert into t values (6)")
+    done = operator.json("restore", acme, "--to", last, "--yes")
+    assert (done["plan"]["source"], sorted(ask("select n from t"))) == ("main", [1, 5])
+
+
 def test_a_snapshot_is_taken_looked_at_and_gone_back_to(
     operator: Operator, acme: str, ask: Callable[[str], list[Any]]
 ) -> None:

@@ -58,6 +58,8 @@ def restore(
         what = _sentence(plan, point, now)
         if dry_run or not yes:
             output.remark(f"restore {what}")
+            if source is None and plan.source_id != plan.branch_id:
+                output.remark(f"{plan.branch} was restored since; what it showed then is in the past of {plan.source}")
             output.remark(f"the present is kept as branch {plan.preserved_as}; open connections are cut")
             output.remark(
                 f"the history begins about {in_words(Point(at=plan.history_from.replace(microsecond=0)), now)}"

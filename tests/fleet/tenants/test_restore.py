@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tenantry.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tenantry.fleet.catalog import queries
@@ -13,7 +16,7 @@ from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.tenants.create import create_tenant, wish
 from tenantry.fleet.tenants.find import find_tenant
 from tenantry.fleet.tenants.neon_provider import NeonProvider
-from tenantry.fleet.tenants.restore import dated_name, plan_restore, restore_tenant
+from tenantry.fleet.tenants.restore import dated_name, live_at, plan_restore, restore_tenant
 from tenantry.fleet.tenants.snapshot_create import create_snapshot
 from tenantry.fleet.tenants.snapshot_delete import delete_snapshot, plan_snapshot_deletion
 from tenantry.fleet.tenants.snapshot_list import list_snapshots
@@ -96,6 +99,25 @@ def test_dated_names_are_words_for_a_shell_and_never_taken() -> None:
     for _ in range(4):
         taken.append(dated_name("main", NOW, taken))
     assert taken == [first, f"{first}-2", f"{first}-3", f"{first}-4"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    name: str
+    created_at: datetime
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 10_000), unique=True, max_size=8), st.integers(0, 10_001))
+def test_the_past_of_a_time_lies_in_the_first_branch_that_was_preserved_after_it(seconds: list[int], at: int) -> None:
+    """A model: each restore ends an era of the branch; the era of a time is the one that ended first after it."""
+    main = Branch("main", NOW)
+    eras = {end: Branch(dated_name("main", NOW + timedelta(seconds=end), ()), NOW + timedelta(seconds=end))
+            for end in seconds}  # fmt: skip
+    others = [Branch("dev", NOW + timedelta(days=2)), Branch("maintenance-until-x", NOW + timedelta(days=1))]
+    ended = min((end for end in seconds if end > at), default=None)
+    expected = main if ended is None else eras[ended]
+    assert live_at(main, [main, *eras.values(), *others], NOW + timedelta(seconds=at)) == expected
 
 
 def test_snapshots_are_found_by_their_names(catalog: Catalog, client: AnswerLost) -> None:

@@ -1,15 +1,15 @@
 """Bring a tenant back to an earlier state, in place: its connection string stays, and its present is kept.
 
 What happened since the chosen point is a branch of the tenant afterwards, under a dated name; restoring from that
-branch undoes the restore.
+branch undoes the restore. A time always means what was seen then, also when the tenant was restored since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.fleet.catalog import queries
@@ -36,7 +36,7 @@ class Restoring:
     """The tenant's default branch, which goes back."""
     source_id: BranchId
     source: str
-    """The branch whose state it takes: its own past, unless another was chosen."""
+    """The branch whose state it takes: the one chosen, or that in whose past lies what was seen then."""
     at: datetime | None
     lsn: str | None
     """Both None: the source as it is now."""
@@ -76,6 +76,8 @@ def plan_restore(
     branches = list(client.branches(project_id))
     branch = default_branch(branches, project_id)
     origin = branch if source is None else _named(branches, source, tenant)
+    if source is None and at is not None:
+        origin = live_at(branch, branches, at)
     if origin.id == branch.id and at is None and lsn is None:
         raise InvalidInput(
             f"{tenant.slug} is to be restored to which state?", next_step="say it with --to TIME, for instance 10:41"
@@ -123,14 +125,44 @@ def restore_tenant(catalog: Catalog, client: NeonClient, plan: Restoring) -> Res
     )
 
 
-# ------------------------------------------------------------------------------ shared with restore_snapshot
+# ------------------------------------------------------------------------------ what restores leave behind
+
+
+class Dated(Protocol):
+    """A branch, as far as its place in time goes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def created_at(self) -> datetime: ...
+
+
+D = TypeVar("D", bound=Dated)
+
+
+def live_at(branch: D, branches: Iterable[D], moment: datetime) -> D:
+    """The branch in whose past is what ``branch`` showed at the moment: itself, unless it was restored since. Pure.
+
+    A restored branch has only the past of the state that it took. What it showed in between is the past of what was
+    preserved.
+    """
+    kept = [each for each in branches if each.name.startswith(_prefix(branch.name)) and each.created_at > moment]
+    return min(kept, key=lambda each: each.created_at, default=branch)
 
 
 def dated_name(branch: str, now: datetime, taken: Collection[str]) -> str:
     """``main-until-2026-11-24T10:42:07Z``: one word for a shell, and not taken. Pure."""
-    name = f"{branch}-until-{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    name = f"{_prefix(branch)}{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
     return name if name not in taken else next(other for other in numbered if other not in taken)
+
+
+def _prefix(branch: str) -> str:
+    return f"{branch}-until-"
+
+
+# ------------------------------------------------------------------------------ shared with restore_snapshot
 
 
 def default_branch(branches: Sequence[shapes.Branch], project_id: ProjectId) -> shapes.Branch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
@@ -10,11 +12,13 @@ from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.restore import (
     RESTORE_SECONDS_MAX,
     Restored,
+    dated_name,
     default_branch,
     forget_schema,
     roles_of_the_past,
 )
 from tenantry.fleet.tenants.snapshots import Snapshot, read_snapshots, the_snapshot
+from tenantry.neon import shapes
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.failpoints import failpoint
@@ -50,15 +54,25 @@ def restore_snapshot(catalog: Catalog, client: NeonClient, plan: SnapshotRestori
     failpoint("restore_snapshot.restored")
     forget_schema(catalog, plan.tenant)
     after = list(client.branches(plan.project_id))
-    # Which name the former state gets is the provider's choice.
-    fresh = sorted(branch.name for branch in after if branch.name not in before)
     branch = default_branch(after, plan.project_id)
     return Restored(
         tenant=plan.tenant,
         branch=branch.name,
-        preserved_as=fresh[0] if fresh else None,
+        preserved_as=_name_as_kept(client, plan, [each for each in after if each.name not in before], after),
         roles_of_the_past=roles_of_the_past(client, plan.project_id, BranchId(branch.id)),
     )
+
+
+def _name_as_kept(
+    client: NeonClient, plan: SnapshotRestoring, fresh: Sequence[shapes.Branch], after: Sequence[shapes.Branch]
+) -> str | None:
+    """The name of the former state: the provider's choice, so it gets the one that says until when it was seen."""
+    kept = min(fresh, key=lambda each: each.name, default=None)
+    if kept is None:
+        return None
+    name = dated_name(plan.branch, datetime.now(UTC), {each.name for each in after})
+    client.update_branch(plan.project_id, BranchId(kept.id), name=name)
+    return name
 
 
 def branch_of_snapshot(client: NeonClient, plan: SnapshotRestoring, branch: str) -> None:
