@@ -141,7 +141,7 @@ def test_killed_at_every_step_of_delete(
 def test_killed_while_deleting_what_can_be_recovered(
     make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Callable[[Path], list[int]]
 ) -> None:
-    """It is gone from the first moment on, its instance ends whenever the cell comes back, and nothing of it is lost."""
+    """It is gone from the first moment on, its instance ends when the cell comes back, and nothing of it is lost."""
     cell = make_cell("d", "--spares", "0")
     cell.start()
     client = api(cell)

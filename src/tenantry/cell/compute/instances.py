@@ -425,6 +425,11 @@ class Instances:
         """Drops what is remembered of a deleted endpoint."""
         self._known.pop(endpoint_id, None)
 
+    def forget_retired(self, endpoint_id: EndpointId) -> None:
+        """The endpoint is there again: whoever asks for it starts it."""
+        if self.status(endpoint_id) == "gone":
+            self.forget(endpoint_id)
+
     # -- the truth of roles and databases ----------------------------------------------------------------
 
     async def refresh(self, endpoint_id: EndpointId) -> None:
@@ -436,11 +441,6 @@ class Instances:
         if instance is None or instance.status != "awake" or not instance.stale:
             return
         if instance.refresh_next is None:
-    def forget_retired(self, endpoint_id: EndpointId) -> None:
-        """The endpoint is there again: whoever asks for it starts it."""
-        if self.status(endpoint_id) == "gone":
-            self.forget(endpoint_id)
-
             instance.refresh_next = self._tasks.start(
                 self._refresh_after(instance, instance.refreshing), f"refresh {endpoint_id}"
             )

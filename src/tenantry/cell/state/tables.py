@@ -207,6 +207,9 @@ class Tables:
     def projects_count(self) -> int:
         return int(self._connection.execute("select count(*) from project").fetchone()[0])
 
+    def projects_deleted_until(self, moment: datetime) -> list[Project]:
+        return self._select(Project, "where deleted_at <= ? order by deleted_at", (_to_text(moment),))
+
     def delete_project(self, project_id: ProjectId) -> None:
         """Removes the project with its branches, endpoints, roles and databases; operations stay."""
         self._connection.execute("update branch set parent_id = null where project_id = ?", (project_id,))
@@ -221,9 +224,6 @@ class Tables:
         }
 
     # -- branches and endpoints --------------------------------------------------------------------------
-    def projects_deleted_until(self, moment: datetime) -> list[Project]:
-        return self._select(Project, "where deleted_at <= ? order by deleted_at", (_to_text(moment),))
-
 
     def branch(self, branch_id: BranchId) -> Branch | None:
         return self._one(Branch, "where id = ?", (branch_id,))
@@ -276,10 +276,21 @@ class Tables:
         )
 
     def delete_branch(self, branch_id: BranchId) -> None:
+        """Removes the branch with its endpoints, roles and databases; deleted children of it lose their parent."""
+        self._connection.execute("update branch set parent_id = null where parent_id = ?", (branch_id,))
         self._connection.execute("delete from branch where id = ?", (branch_id,))
 
     def endpoint(self, endpoint_id: EndpointId) -> Endpoint | None:
+        """Also one whose branch or project is deleted."""
         return self._one(Endpoint, "where id = ?", (endpoint_id,))
+
+    def living_endpoint(self, endpoint_id: EndpointId) -> Endpoint | None:
+        return self._one(
+            Endpoint,
+            "where id = ? and exists (select 1 from branch b join project p on p.id = b.project_id"
+            " where b.id = branch_id and b.deleted_at is null and p.deleted_at is null)",
+            (endpoint_id,),
+        )
 
     def endpoints(self, project_id: ProjectId) -> list[Endpoint]:
         """Those of living branches."""
@@ -296,21 +307,10 @@ class Tables:
     def all_endpoints(self) -> list[Endpoint]:
         return self._select(Endpoint, "order by id")
 
-        """Removes the branch with its endpoints, roles and databases; deleted children of it lose their parent."""
-        self._connection.execute("update branch set parent_id = null where parent_id = ?", (branch_id,))
     def delete_endpoint(self, endpoint_id: EndpointId) -> None:
         self._connection.execute("delete from endpoint where id = ?", (endpoint_id,))
 
-        """Also one whose branch or project is deleted."""
     # -- roles and databases -----------------------------------------------------------------------------
-
-    def living_endpoint(self, endpoint_id: EndpointId) -> Endpoint | None:
-        return self._one(
-            Endpoint,
-            "where id = ? and exists (select 1 from branch b join project p on p.id = b.project_id"
-            " where b.id = branch_id and b.deleted_at is null and p.deleted_at is null)",
-            (endpoint_id,),
-        )
 
     def role(self, branch_id: BranchId, name: str) -> Role | None:
         return self._one(Role, "where branch_id = ? and name = ?", (branch_id, name))
