@@ -146,14 +146,14 @@ def test_killed_while_deleting_what_can_be_recovered(
     cell.start()
     client = api(cell)
     project = client.create("ACME")["project"]["id"]
-    uri = client.uri(project)
-    with connect(uri) as connection:
+    who, _, _ = client.uri(project).partition("@")
+    with connect(client.uri(project)) as connection:
         connection.execute("create table t (n int); insert into t values (41)")
     for point in DELETE_POINTS[:4]:
         assert cell.stop() == 0
         cell.environment = {"TENANTRY_FAILPOINTS": f"{point}=kill"}
         cell.start()
-        with connect(uri) as connection:
+        with connect(api(cell).uri(project)) as connection:
             assert connection.execute("select n from t").fetchone() == (41,), point
         with pytest.raises(httpx.TransportError):
             api(cell).call("DELETE", f"/projects/{project}")
@@ -164,7 +164,8 @@ def test_killed_while_deleting_what_can_be_recovered(
         client.call("GET", f"/projects/{project}", status=404)
         until(lambda: postgres_pids(cell.data) == [], "its instance ends")
         until(lambda c=client: c.post(f"/projects/{project}/recover", {}).status_code == 200, "it can be recovered")
-    with connect(uri) as connection:
+    assert client.uri(project).startswith(f"{who}@")
+    with connect(client.uri(project)) as connection:
         assert connection.execute("select n from t").fetchone() == (41,)
     assert cell.stop() == 0
     check_whole(cell.data)
