@@ -25,7 +25,7 @@ def test_help_names_every_command_of_the_contract(program: Program) -> None:
     commands = re.findall(r"^  ([a-z]+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
         "up", "demo", "create", "list", "show", "url", "suspend", "resume", "delete", "psql", "restore",
-        "migrate", "branch", "snapshot", "engine",
+        "doctor", "migrate", "branch", "snapshot", "engine",
     ]  # fmt: skip
 
 

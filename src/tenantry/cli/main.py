@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tenantry.cli import branches, demo, engine, migrate, psql, restore, snapshots, tenants, up
+from tenantry.cli import branches, demo, doctor, engine, migrate, psql, restore, snapshots, tenants, up
 from tenantry.cli.failures import guarded
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def root(
     del version  # handled by its callback
 
 
-for group in (up, demo, tenants, psql, migrate, branches, restore, snapshots, engine):
+for group in (up, demo, tenants, psql, migrate, branches, restore, snapshots, engine, doctor):
     group.register(app)
 
 
