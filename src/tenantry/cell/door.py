@@ -6,6 +6,7 @@ and has had sessions. Nothing is written durably here but a copy that was behind
 
 from __future__ import annotations
 
+from tenantry.cell import metrics
 from tenantry.cell.compute.admin import ADMIN_ROLE
 from tenantry.cell.operations.context import Context
 from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream, WorkerId
@@ -37,6 +38,7 @@ class Door:
         return await self._context.state.read(look)
 
     async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
+        metrics.door_failed_logins.inc()
         await self._context.instances.refresh(endpoint)
 
     async def wake(self, endpoint: EndpointId) -> Upstream:

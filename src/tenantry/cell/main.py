@@ -16,14 +16,17 @@ import secrets
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
 from tenantry.cell.api.addresses import FrontDoor
 from tenantry.cell.api.app import build_app
+from tenantry.cell.api.health import METRICS_PATH, Check, health_routes
 from tenantry.cell.api.site import Site
 from tenantry.cell.cell import Cell
 from tenantry.cell.compute.admin import Admin
@@ -43,6 +46,7 @@ from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import Keeper
 from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.records import StateRecords
+from tenantry.cell.operations.numbers import numbers
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.verbs import VERBS
@@ -57,7 +61,7 @@ from tenantry.cell.storage.freeze import resume_stopped
 from tenantry.cell.storage.heads import unnamed
 from tenantry.cell.storage.layout import Layout, prepare, run_directory
 from tenantry.cell.storage.recover import end_instance
-from tenantry.errors import OperatorError
+from tenantry.errors import OperatorError, Unavailable
 from tenantry.neon.ids import HeadId, RegionId
 from tenantry.runtime.clock import SystemClock
 from tenantry.runtime.files import remove_tree, traversable_for, write_atomic
@@ -131,6 +135,19 @@ def bind(address: tuple[str, int], what: str) -> socket.socket:
 
 
 class _HttpServer(uvicorn.Server):
+def _checks(context: Context, supervisor: Supervisor) -> dict[str, Check]:
+    """What must answer before traffic may come."""
+
+    async def state() -> None:
+        await context.state.read(lambda tables: tables.projects_count())
+
+    async def door() -> None:
+        if not supervisor.open:
+            raise Unavailable("no front door worker takes connections", next_step="see logs/door.log")
+
+    return {"state": state, "front_door": door}
+
+
     """uvicorn without its own signal handlers: the cell decides when to stop."""
 
     @contextlib.contextmanager
@@ -248,9 +265,13 @@ class RunningCell:
         for loop in loops:
             loop.start()
             self._stack.push_async_callback(loop.stop)
-        door = await self._open_door(context)
+        door, supervisor = await self._open_door(context)
         site = Site(door=door, region_id=RegionId(config.region), recovery_seconds=config.recover_seconds)
-        await self._serve_http(Cell(context, runner, newborn, keys), site, listener)
+        others = health_routes(_checks(context, supervisor), partial(numbers, context))
+        # Numbers of the whole cell are for whoever is on this machine, or has a key.
+        guarded = () if is_loopback(config.http[0]) else (METRICS_PATH,)
+        app = build_app(Cell(context, runner, newborn, keys), site, others=others, guarded=guarded)
+        await self._serve_http(app, listener)
         host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
         scheme = "https" if self._needs_tls(host) else "http"
         return Addresses(
@@ -314,7 +335,7 @@ class RunningCell:
             await keys.create("operator", clear)
         return clear
 
-    async def _open_door(self, context: Context) -> FrontDoor:
+    async def _open_door(self, context: Context) -> tuple[FrontDoor, Supervisor]:
         """Opens the front door, or takes up the one that outlived an earlier control process."""
         config = self._config
         host, _ = config.postgres
@@ -347,7 +368,7 @@ class RunningCell:
         self._stack.push_async_callback(supervisor.stop)
         context.instances.settle_adopted()
         host, port = supervisor.address
-        return FrontDoor(
+        door = FrontDoor(
             host=reachable(host),
             port=port,
             domain=config.domain,
@@ -355,15 +376,16 @@ class RunningCell:
             sslmode="require" if self._needs_tls(host) else "disable",
         )
 
-    async def _serve_http(self, cell: Cell, site: Site, listener: socket.socket) -> None:
+    async def _serve_http(self, app: ASGIApp, listener: socket.socket) -> None:
         certificate = key = None
+        return door, supervisor
         if self._needs_tls(self._config.http[0]):
             # uvicorn reads files; without the operator's own it shows the front door's.
             certificate = self._config.tls_certificate or self._layout.tls / "server.crt"
             key = self._config.tls_key or self._layout.tls / "server.key"
         server = _HttpServer(
             uvicorn.Config(
-                build_app(cell, site),
+                app,
                 loop="none",
                 http="httptools",
                 ws="none",

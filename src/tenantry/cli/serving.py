@@ -25,20 +25,6 @@ from tenantry.runtime.files import write_atomic
 _log = structlog.get_logger("fleet")
 
 
-def log_to_stderr() -> None:
-    """One line for each event, so that stdout stays free."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 async def serve(config: CellConfig, *, ready_file: Path | None, with_fleet: bool) -> None:
     """Runs both until SIGTERM or SIGINT. Raises what starting them raises, having stopped what was started."""
     stopping = asyncio.Event()

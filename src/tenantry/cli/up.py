@@ -10,6 +10,7 @@ import typer
 
 from tenantry.cli.options import Data
 from tenantry.errors import InvalidInput
+from tenantry.runtime.telemetry import LogFormat, LogLevel
 
 DEFAULT_HTTP: Final = "127.0.0.1:7700"
 DEFAULT_POSTGRES: Final = "127.0.0.1:7701"
@@ -61,14 +62,21 @@ def up(
         str, typer.Option(metavar="SPAN", help="How long what is deleted can be recovered; 0 deletes at once.")
     ] = "7d",
     spares: Annotated[int, typer.Option(metavar="N", min=0, help="Ready clones kept for new projects.")] = 4,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="TENANTRY_LOG_LEVEL", help="The least that is written to stderr.")
+    ] = "info",
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="TENANTRY_LOG_FORMAT", help="Lines for people, or an object a line.")
+    ] = "logfmt",
 ) -> None:
     """Run a cell and its fleet on this machine until interrupted."""
     import uvloop
 
     from tenantry.cell.config import CellConfig
     from tenantry.cli.moments import parse_span
-    from tenantry.cli.serving import log_to_stderr, serve
+    from tenantry.cli.serving import serve
     from tenantry.fleet.config import data_directory
+    from tenantry.runtime.telemetry import configure_logs
 
     if (tls_cert is None) != (tls_key is None):
         raise InvalidInput("--tls-cert and --tls-key belong together", next_step="give both, or neither")
@@ -86,7 +94,7 @@ def up(
         recover_seconds=0 if recover_for == "0" else int(parse_span(recover_for).total_seconds()),
         spares_max=spares,
     )
-    log_to_stderr()
+    configure_logs(level=log_level, form=log_format)
     uvloop.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet))
 
 

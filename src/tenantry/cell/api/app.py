@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 
 from tenantry.cell.api import (
     branches,
@@ -44,8 +45,8 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
 )
 
 
-def build_app(cell: CellApi, site: Site) -> FastAPI:
-    """The API over ``cell``. More routes may be added beside ``/api/v2``; only that prefix asks for a key."""
+def build_app(cell: CellApi, site: Site, *, others: Sequence[BaseRoute] = (), guarded: Sequence[str] = ()) -> FastAPI:
+    """The API over ``cell``, and ``others`` beside it. Only ``/api/v2`` and the ``guarded`` paths ask for a key."""
     app = FastAPI(
         title="Tenantry",
         openapi_url=None,
@@ -58,11 +59,12 @@ def build_app(cell: CellApi, site: Site) -> FastAPI:
     app.state.desk = Desk(cell, site)
     for router in _ROUTERS:
         app.router.routes.extend(router.routes)  # include_router would analyse every handler a second time
+    app.router.routes.extend(others)
     app.router.routes.append(Mount(API_PREFIX, app=Unimplemented(API_PREFIX)))
     app.add_exception_handler(TenantryError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_error)
-    app.add_middleware(Gate, prefix=API_PREFIX, keys=cell)
+    app.add_middleware(Gate, prefixes=(API_PREFIX, *guarded), keys=cell)
     return app
 
 

@@ -5,6 +5,9 @@ Plain ASGI, because it stands on the path of every request.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
+from functools import cache
 from typing import Final
 
 import structlog
@@ -12,24 +15,29 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tenantry.cell import metrics
+from tenantry.cell.api.desk import API_PREFIX
 from tenantry.cell.api.ports import Keys
 from tenantry.cell.api.problems import error_answer, log_error
 from tenantry.cell.model import ApiKey
 from tenantry.errors import Defect, TenantryError, Unauthorized
+from tenantry.neon.contract import operations_at
 from tenantry.neon.errors import REQUEST_ID_HEADERS, is_request_id
 from tenantry.neon.ids import RequestId, new_request_id
 
 KEY_CHARS_MAX: Final = 512
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OTHERS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/sql", "/v2"})
 
 _log = structlog.get_logger("tenantry.cell.api")
 
 
 class Gate:
-    """Lets requests below ``prefix`` in only with a living key; gives all requests an id."""
+    """Lets requests below the prefixes in only with a living key; gives all requests an id, and counts them."""
 
-    def __init__(self, app: ASGIApp, *, prefix: str, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, *, prefixes: Collection[str], keys: Keys) -> None:
         self._app = app
-        self._prefix = prefix
+        self._prefixes = tuple(prefixes)
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,12 +48,16 @@ class Gate:
         request_id = _request_id(headers)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        # A request's task has a context of its own, which ends with it.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        began = time.perf_counter()
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                _note(scope, int(message["status"]), time.perf_counter() - began)
                 outgoing = MutableHeaders(scope=message)
                 for name in REQUEST_ID_HEADERS:
                     outgoing[name] = request_id
@@ -69,7 +81,7 @@ class Gate:
             await error_answer(failure, request_id)(scope, receive, send_with_id)
 
     def _guards(self, path: str) -> bool:
-        return path == self._prefix or path.startswith(f"{self._prefix}/")
+        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._prefixes)
 
     async def _admit(self, headers: Headers) -> ApiKey:
         """The caller's key. Only the Authorization header counts; a cookie that clients add is never read."""
@@ -85,6 +97,23 @@ class Gate:
         if key is None:
             raise Unauthorized("the API key is not known, or was revoked")
         return key
+
+
+def _note(scope: Scope, status: int, seconds: float) -> None:
+    """Counts an answer and, where something may have been changed, writes a line."""
+    operation = _operation(scope["method"], getattr(scope.get("route"), "path", ""))
+    metrics.api_requests.labels(operation, str(status)).inc()
+    metrics.api_seconds.labels(operation).observe(seconds)
+    log = _log.debug if scope["method"] in _READING else _log.info
+    log("request", operation=operation, path=scope["path"], status=status, milliseconds=round(1000 * seconds, 1))
+
+
+@cache
+def _operation(method: str, template: str) -> str:
+    """What the contract calls it. One word for all that has no route, so that nobody can invent labels."""
+    if template.startswith(API_PREFIX) and method in (found := operations_at(template.removeprefix(API_PREFIX))):
+        return found[method].id
+    return template.removeprefix("/") if template in _OTHERS else "none"
 
 
 def _request_id(headers: Headers) -> RequestId:

@@ -21,6 +21,7 @@ from typing import Final, Literal, LiteralString
 
 import structlog
 
+from tenantry.cell import metrics
 from tenantry.cell.compute import truth
 from tenantry.cell.compute.admin import Admin, AdminConnection
 from tenantry.cell.compute.engines import EngineStore
@@ -154,6 +155,10 @@ class Instances:
             return dataclasses.replace(endpoint, state="idle" if endpoint.state == "active" else endpoint.state)
         return dataclasses.replace(
             endpoint,
+    def statuses(self) -> list[Status]:
+        """What each known instance does; one that is not known sleeps."""
+        return [instance.status for instance in self._known.values()]
+
             state="active" if instance.status in ("awake", "stopping") else "init",
             started_at=instance.started_at or endpoint.started_at,
             last_active=self._clock.now() if instance.leases else instance.last_active or endpoint.last_active,
@@ -216,12 +221,16 @@ class Instances:
         engine = self._engines.get(facts.head.build_id)
         data = self._paths.head_data(facts.project.id, facts.head.id)
         clean = await asyncio.to_thread(clean_shutdown, data)
+            began = self._clock.monotonic()
         running = await postmaster.start(
             engine,
             data,
             socket_dir=self._paths.socket_dir(instance.endpoint_id),
             settings={**effective_settings(facts, engine.major), **self._history.settings},
+                metrics.wakes.labels("failed").inc()
             owner=(facts.project.uid, facts.project.uid) if self._root else None,
+            metrics.wakes.labels("awake").inc()
+            metrics.wake_seconds.observe(self._clock.monotonic() - began)
             log_path=self._paths.log(instance.endpoint_id),
             timeout_seconds=self._config.start_seconds_max,
         )
@@ -245,7 +254,9 @@ class Instances:
     def _run(self, instance: Instance, running: Postmaster, facts: Facts, *, stale: bool) -> None:
         instance.running, instance.facts, instance.status = running, facts, "awake"
         instance.started_at = instance.last_active = self._clock.now()
-        instance.idle_since = instance.metered_at = self._clock.monotonic()
+        instance.idle_since = self._clock.monotonic()
+        instance.ready_at = instance.idle_since - age_seconds
+        instance.cu, instance.log_begin, instance.measured = facts.endpoint.max_cu, log_begin, None
         instance.stale = stale
         self._tasks.start(self._watch(instance, running), f"watch {instance.endpoint_id}")
 
@@ -276,6 +287,7 @@ class Instances:
         if instance is None or instance.leases.pop(lease_id, None) is None:
             return
         self._became_idle(instance)
+        metrics.deaths.inc()
 
     def _became_idle(self, instance: Instance) -> None:
         instance.last_active = self._clock.now()
@@ -394,6 +406,7 @@ class Instances:
     async def asleep(self, endpoint_ids: list[EndpointId]) -> AsyncGenerator[None]:
         """Keeps these endpoints asleep for the block: their heads may be swapped or read as files.
 
+        metrics.sleeps.inc()
         Whoever wants to wake one waits. Sessions are ended. Locks are taken in the ids' order.
         """
         taken: list[Instance] = []
@@ -527,12 +540,48 @@ class Instances:
 
     # -- the loops' part ---------------------------------------------------------------------------------
 
-    async def meter(self, instance: Instance) -> None:
-        """Adds the time awake since the last call to the endpoint's counters."""
-        now = self._clock.monotonic()
-        seconds, instance.metered_at = now - instance.metered_at, now
-        cu = instance.facts.endpoint.max_cu if instance.facts else 0.0
-        await self._records.add_time(instance.endpoint_id, active_seconds=seconds, compute_seconds=seconds * cu)
+    def readings(self) -> list[Reading]:
+        """What all that are awake have used up to now of time; their logs and sizes are not looked at."""
+        return [reading for instance in self.awake() if (reading := self._reading(instance)) is not None]
+
+    def _reading(self, instance: Instance) -> Reading | None:
+        facts, running = instance.facts, instance.running
+        if facts is None or running is None:
+            return None
+        return Reading(
+            endpoint_id=instance.endpoint_id,
+            branch_id=facts.branch.id,
+            project_id=facts.project.id,
+            head_id=facts.head.id,
+            at=self._clock.now(),
+            pid=running.identity.pid,
+            start_ticks=running.identity.start_ticks,
+            seconds=self._clock.monotonic() - instance.ready_at,
+            cu=instance.cu,
+            log_begin=instance.log_begin,
+        )
+
+    async def _measured(self, instance: Instance, reading: Reading) -> tuple[Reading, object]:
+        """The reading with what the head's files say, and the mark of the look at them."""
+        assert instance.facts is not None
+        async with self._measures:
+            found = await asyncio.to_thread(self._history.measure, instance.facts, since=instance.measured)
+        whole = dataclasses.replace(
+            reading,
+            log_end=found.log_end,
+            logical_bytes=found.logical_bytes,
+            history_bytes=found.history_bytes,
+        )
+        return whole, found.mark
+
+    async def meter(self, instances: Sequence[Instance]) -> None:
+        """Reads these and notes it, in one transaction. Harmless at any time, and twice."""
+        taken = [(instance, reading) for instance in instances if (reading := self._reading(instance)) is not None]
+        found = await asyncio.gather(*(self._measured(instance, reading) for instance, reading in taken))
+        if found:
+            await self._records.note_readings([reading for reading, _ in found])
+        for (instance, _), (_, mark) in zip(taken, found, strict=True):
+            instance.measured = mark
 
     async def sleep_the_idle(self) -> int:
         """Looks at all instances and puts those to sleep that were idle for their timeout. How many it did."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from tenantry.cell import metrics
 from tenantry.errors import TenantryError
 from tenantry.runtime.tasks import Tasks
 
@@ -35,11 +36,15 @@ class Loop:
             self._sooner.clear()
             try:
                 sentence = await self._cycle()
+                metrics.loop_cycles.labels(self._name, "done").inc()
+                metrics.loop_last_success.labels(self._name).set_to_current_time()
                 if sentence:
                     _log.info(sentence, loop=self._name)
             except TenantryError as error:
+                metrics.loop_cycles.labels(self._name, "failed").inc()
                 _log.error("cycle failed", loop=self._name, error=str(error))
             except Exception as error:  # noqa: BLE001 - the boundary of the service: one bad cycle must not end the loop
+                metrics.loop_cycles.labels(self._name, "failed").inc()
                 _log.error("cycle failed", loop=self._name, exc_info=error)
             try:
                 await asyncio.wait_for(self._sooner.wait(), self._period_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,7 +26,7 @@ from tenantry.cell.model import (
 from tenantry.cell.operations.context import Context, Verb, operation, read_write_endpoint
 from tenantry.cell.operations.names import check_compute, check_database, check_role, check_settings
 from tenantry.cell.operations.passwords import place
-from tenantry.cell.operations.runner import Runner
+from tenantry.cell.operations.runner import Runner, note_begun, note_ended
 from tenantry.cell.operations.spares import DATABASE, ROLE, Newborn, take_spare
 from tenantry.cell.state.tables import Tables
 from tenantry.errors import Defect, InvalidInput
@@ -203,7 +204,12 @@ async def create_project(context: Context, newborn: Newborn, runner: Runner, req
         finally:
             newborn.uids.settle(head.uid)
     failpoint("create_project.written")
-    operations = (rows.operation,) if rows.operation.status == "finished" else await runner.finish([rows.operation])
+    if rows.operation.status == "finished":
+        note_begun([rows.operation])
+        note_ended(rows.operation)
+        operations: Sequence[Operation] = (rows.operation,)
+    else:
+        operations = await runner.finish([rows.operation])
     clear = context.sealer.open(head.password_sealed, place=place(head.branch_id, ROLE))
     database = await context.state.read(lambda tables: tables.database(rows.branch.id, rows.database.name))
     return CreatedProject(

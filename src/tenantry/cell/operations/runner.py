@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from tenantry.cell import metrics
 from tenantry.cell.model import Operation
 from tenantry.cell.operations.context import Context, Verb
 from tenantry.errors import Defect, TenantryError
@@ -63,6 +64,7 @@ class Runner:
         if not operations:
             return ()
         ids = {operation.id for operation in operations}
+        note_begun(operations)
         self._awaited |= ids
         try:
             await asyncio.wait([self.poke(operations[0].project_id)], timeout=WAIT_SECONDS_MAX)
@@ -92,6 +94,11 @@ class Runner:
 
     async def _carry_out(self, operation: Operation, later: Sequence[Operation]) -> None:
         verb = self._verbs[operation.verb]
+        # Whoever's request this task was begun in, what it logs belongs to the operation.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(
+            operation_id=operation.id, project_id=operation.project_id, verb=operation.verb
+        )
         for number, step in enumerate(verb.steps[operation.step :], start=operation.step):
             failpoint(f"{verb.name}.{number}.before")
             for attempt in range(ATTEMPTS_MAX):
@@ -103,10 +110,11 @@ class Runner:
                     if error.blame == "client" or attempt == ATTEMPTS_MAX - 1:
                         await self._fail(operation, error, later)
                         return
-                    _log.warning("step failed, trying again", verb=verb.name, step=number, error=str(error))
+                    _log.warning("step failed, trying again", step=number, error=str(error))
+                    metrics.operation_retries.labels(verb.name).inc()
                     await asyncio.sleep(RETRY_SECONDS[attempt])
                 except Exception as error:  # noqa: BLE001 - the boundary of the service: a defect fails its operation only
-                    _log.error("defect in an operation", verb=verb.name, step=number, exc_info=error)
+                    _log.error("defect in an operation", step=number, exc_info=error)
                     await self._fail(operation, Defect(f"{type(error).__name__}: {error}"), later)
                     return
             failpoint(f"{verb.name}.{number}.after")
@@ -123,6 +131,8 @@ class Runner:
             finished_at=now if finished else None,
         )
         await self._context.state.write(lambda tables: tables.update(after))
+        if finished:
+            note_ended(after)
         return after
 
     async def _fail(self, operation: Operation, error: TenantryError, later: Sequence[Operation]) -> None:
@@ -136,11 +146,26 @@ class Runner:
         )
         skipped = [dataclasses.replace(o, status="skipped", updated_at=now, finished_at=now) for o in later]
         log = _log.info if error.blame == "client" else _log.error
-        log("operation failed", operation_id=operation.id, verb=operation.verb, error=str(error))
+        log("operation failed", error=str(error))
         if operation.id in self._awaited:
             self._failures[operation.id] = error
         await self._context.state.write(lambda tables: [tables.update(o) for o in (failed, *skipped)])
+        for ended in (failed, *skipped):
+            note_ended(ended)
 
     async def stop(self) -> None:
         """Leaves what is unfinished for the next start. Safe twice."""
         await self._tasks.stop()
+
+
+def note_begun(operations: Sequence[Operation]) -> None:
+    """A line of the log that joins the request under way with its operations."""
+    _log.info("operations begun", project_id=operations[0].project_id, operation_ids=[o.id for o in operations])
+
+
+def note_ended(operation: Operation) -> None:
+    """Counts an operation and writes a line, once it has ended whichever way."""
+    seconds = ((operation.finished_at or operation.updated_at) - operation.created_at).total_seconds()
+    metrics.operations_ended.labels(operation.verb, operation.status).inc()
+    metrics.operation_seconds.labels(operation.verb).observe(max(0.0, seconds))
+    _log.info("operation ended", operation_id=operation.id, verb=operation.verb, status=operation.status)

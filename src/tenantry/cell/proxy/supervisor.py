@@ -111,6 +111,11 @@ class Supervisor:
         """The living workers, those that only finish their sessions among them."""
         return [worker.identity for worker in self._workers.values()]
 
+    @property
+    def open(self) -> bool:
+        """Whether a worker takes connections."""
+        return any(worker.ready.is_set() and not worker.retiring for worker in self._workers.values())
+
     # -- start
 
     async def start(self) -> None:

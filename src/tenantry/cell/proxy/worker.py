@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import logging
 import resource
 import signal
 import socket
@@ -32,6 +31,7 @@ from tenantry.cell.proxy.remote_cell import RemoteCell
 from tenantry.cell.proxy.session import House
 from tenantry.cell.proxy.settings import Settings
 from tenantry.runtime.tasks import Tasks
+from tenantry.runtime.telemetry import configure_logs
 
 ORPHANED_SECONDS: Final = 600.0
 """How long a worker waits for a control process before it stops to accept."""
@@ -166,17 +166,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--version", required=True)
     given = parser.parse_args(arguments)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    configure_logs(form="json")
     gc.set_threshold(*_GC_THRESHOLDS)
 
     async def run() -> None:

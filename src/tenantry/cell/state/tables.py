@@ -204,6 +204,20 @@ class Tables:
             (*parameters, min(limit, SEARCH_LIMIT_MAX)),
         )
 
+    def counts(self) -> dict[str, int]:
+        """How many there are of what an operator watches."""
+        tables = {
+            "projects": "project where deleted_at is null",
+            "branches": "branch where deleted_at is null",
+            "endpoints": "endpoint",
+            "snapshots": "snapshot",
+            "operations_unfinished": "operation where status in ('scheduling', 'running')",
+            "spares": "spare",
+            "directories_to_delete": "doomed",
+        }
+        counted = ", ".join(f"(select count(*) from {table})" for table in tables.values())  # noqa: S608 - the names above
+        return dict(zip(tables, self._connection.execute(f"select {counted}").fetchone(), strict=True))
+
     def projects_count(self) -> int:
         return int(self._connection.execute("select count(*) from project").fetchone()[0])
 

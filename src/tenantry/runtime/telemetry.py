@@ -1,0 +1,73 @@
+"""Logs: one line for each event on one stream, with the ids of the request and the operation that it belongs to.
+
+Secrets are kept out where they arise; what is written here once more leaves out everything that looks like one, so
+that a mistake elsewhere does not end in a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, Literal, TextIO
+
+import structlog
+
+LogFormat = Literal["logfmt", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("logfmt", "json")
+LOG_LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
+
+_REDACTED: Final = "[redacted]"
+_SECRET_KEYS: Final = re.compile(r"passw|secret|token|authorization|cookie|api_key|verifier|dsn|uri$", re.IGNORECASE)
+_SECRETS: Final = (
+    (re.compile(r"(postgres(?:ql)?://[^\s:/@]+):[^\s@]+@"), rf"\1:{_REDACTED}@"),
+    (re.compile(r"SCRAM-SHA-256\$[^\s\"']+"), f"SCRAM-SHA-256${_REDACTED}"),
+    (re.compile(r"\btenantry_[A-Za-z0-9_-]{20,}"), f"tenantry_{_REDACTED}"),
+    (re.compile(r"(?i)(bearer\s+)\S+"), rf"\1{_REDACTED}"),
+    (re.compile(r"(?i)(password\s*[=:]?\s*)'(?:[^']|'')*'"), rf"\1'{_REDACTED}'"),
+)
+
+
+def configure_logs(stream: TextIO | None = None, *, level: LogLevel = "info", form: LogFormat = "logfmt") -> None:
+    """Decides once for the process where events go (stderr by default, so that stdout stays free) and how they look."""
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+    )
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor: replaces values under the names of secrets, and what looks like a secret inside of texts."""
+    for key, value in event.items():
+        if _SECRET_KEYS.search(key):
+            event[key] = _REDACTED
+        else:
+            event[key] = _clean(value)
+    return event
+
+
+def _clean(value: object) -> object:
+    if isinstance(value, str):
+        for pattern, replacement in _SECRETS:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, dict):
+        return {k: _REDACTED if _SECRET_KEYS.search(str(k)) else _clean(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - whatever a caller logs
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - whatever a caller logs
+    return value
