@@ -95,6 +95,19 @@ def check_password(verifier: str, password: str) -> bool:
     return hmac.compare_digest(derived.stored_key, parsed.stored_key)
 
 
+def prove(verifier: Verifier, password: str) -> ClientKeys:
+    """The keys that log in where ``verifier`` is stored. Blocks for PBKDF2. Raises WrongPassword.
+
+    A doomed verifier costs what any other does.
+    """
+    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), verifier.salt, verifier.iterations)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    fits = hmac.compare_digest(hashlib.sha256(client_key).digest(), verifier.stored_key)
+    if not fits or verifier.doomed:
+        raise WrongPassword("password authentication failed")
+    return ClientKeys(client_key, verifier.server_key)
+
+
 def fake_verifier(secret: bytes, endpoint: str, role: str) -> Verifier:
     """What to show for a role that does not exist: always the same for one name, and never satisfied.
 

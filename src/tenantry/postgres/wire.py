@@ -23,6 +23,8 @@ STARTUP_BYTES_MAX: Final = 10_000
 """MAX_STARTUP_PACKET_LENGTH of Postgres, the length word included."""
 SASL_BYTES_MAX: Final = 1024
 """PG_MAX_SASL_MESSAGE_LENGTH of Postgres."""
+PASSWORD_BYTES_MAX: Final = 65_535
+"""PG_MAX_AUTH_TOKEN_LENGTH of Postgres: of a password in clear text."""
 CANCEL_KEY_BYTES_MAX: Final = 256
 """The longest secret key that protocol 3.2 allows."""
 
@@ -310,6 +312,13 @@ def parse_sasl_initial_response(body: bytes) -> tuple[str, bytes]:
 
 def sasl_response(data: bytes) -> bytes:
     return message(b"p", data)
+
+
+def parse_password(body: bytes) -> str:
+    """The password of a PasswordMessage. Raises ProtocolViolation."""
+    if body[-1:] != b"\0" or b"\0" in body[:-1]:
+        raise ProtocolViolation("malformed password message")
+    return _decode(body[:-1])
 
 
 def terminate() -> bytes:

@@ -11,7 +11,8 @@ import structlog
 
 from tenantry.cell.proxy import refusals
 from tenantry.cell.proxy.conn import Conn
-from tenantry.cell.proxy.session import House, serve
+from tenantry.cell.proxy.house import House
+from tenantry.cell.proxy.session import serve
 
 ACCEPTS_PER_TURN: Final = 64
 WATCH_AGAIN_SECONDS: Final = 2.0

@@ -14,52 +14,41 @@ from typing import Final
 
 import structlog
 
-from tenantry.cell.proxy import refusals, upstream
-from tenantry.cell.proxy.cancel import Cancels, Key, Target
-from tenantry.cell.proxy.certificates import ALPN, Tls
+from tenantry.cell.proxy import authentication, awake, refusals, upstream
+from tenantry.cell.proxy.authentication import Claim, verifier_of
+from tenantry.cell.proxy.cancel import Key, Target
+from tenantry.cell.proxy.certificates import ALPN
 from tenantry.cell.proxy.conn import Conn, PeerGone
-from tenantry.cell.proxy.limits import Limits, network_of
-from tenantry.cell.proxy.metering import Meter
-from tenantry.cell.proxy.ports import ADMIN_ROLE, Cell, Forwarder, LeaseId, Login
+from tenantry.cell.proxy.house import House
+from tenantry.cell.proxy.limits import network_of
+from tenantry.cell.proxy.ports import LeaseId, Login
 from tenantry.cell.proxy.refusals import Refusal
 from tenantry.cell.proxy.relay import Relay
 from tenantry.cell.proxy.routing import route
-from tenantry.cell.proxy.settings import Settings
-from tenantry.errors import InvalidInput, TenantryError, Unavailable
+from tenantry.errors import TenantryError
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import scram, wire
-from tenantry.runtime.tasks import Tasks
 
 _ENCRYPTION_REQUESTS_MAX: Final = 2
 """One for GSSAPI and one for TLS, as in Postgres."""
-_WAKE_ATTEMPTS_MAX: Final = 3
-"""An instance may be on its way down just when its door is opened; a new wake then finds it asleep."""
-
 _log = structlog.get_logger("proxy.session")
 
 
-@dataclass(slots=True)
-class House:
-    """What all sessions of one worker share."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """The way by which a client came in, where it was not the front door's own listener."""
 
-    cell: Cell
-    settings: Settings
-    limits: Limits
-    meter: Meter
-    cancels: Cancels
-    forwarder: Forwarder
-    tasks: Tasks
-    worker: int
-    tls: Tls | None = None
-    relays: set[Relay] = field(default_factory=set[Relay])
+    host: str | None
+    """What the client called the door: names the endpoint, as under TLS."""
+    cleartext: bool
+    """Asks for the password itself. Only where something else than this protocol protects it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Visitor:
     """A client that has said who it is and has not proved it."""
 
-    endpoint: EndpointId
-    role: str
+    claim: Claim
     version: int
     parameters: dict[str, str]
     answer: bytes
@@ -86,11 +75,11 @@ class _Session:
     key: Key | None = None
 
 
-async def serve(client: Conn, address: str, house: House) -> None:
+async def serve(client: Conn, address: str, house: House, entrance: Entrance | None = None) -> None:
     """Serves one client until it is gone. Tells it every refusal; raises none of them."""
     try:
         with house.limits.connection():
-            session = await _begin(client, address, house)
+            session = await _begin(client, address, house, entrance)
             if session is not None:
                 await _run(client, session, house)
     except PeerGone as error:
@@ -105,25 +94,25 @@ async def serve(client: Conn, address: str, house: House) -> None:
         client.close()
 
 
-async def _begin(client: Conn, address: str, house: House) -> _Session | None:
+async def _begin(client: Conn, address: str, house: House, entrance: Entrance | None) -> _Session | None:
     """From the first byte to the greeting; None when the client wanted no session.
 
     Separate from the relay, so that an idle session keeps nothing of what its beginning needed.
     """
     with _told_of_shutdown(client):
-        admitted = await _admit(client, address, house)
+        admitted = await _admit(client, address, house, entrance)
         if admitted is None:
             return None
         visitor, guest = admitted
-        house.limits.enter_session(visitor.endpoint, guest.login.connections_max)
+        house.limits.enter_session(visitor.claim.endpoint, guest.login.connections_max)
         try:
-            return await _start(client, visitor, guest, address, house)
+            return await _start(client, visitor, guest, house)
         except BaseException:
-            house.limits.leave_session(visitor.endpoint)
+            house.limits.leave_session(visitor.claim.endpoint)
             raise
 
 
-async def _admit(client: Conn, address: str, house: House) -> tuple[_Visitor, _Guest] | None:
+async def _admit(client: Conn, address: str, house: House, entrance: Entrance | None) -> tuple[_Visitor, _Guest] | None:
     """Everything until the password is proved, within the time for it."""
     with house.limits.handshake(network_of(address)):
         try:
@@ -132,8 +121,10 @@ async def _admit(client: Conn, address: str, house: House) -> tuple[_Visitor, _G
                 if isinstance(packet, wire.CancelRequest):
                     await _cancel(Key(packet.pid, packet.key), house)
                     return None
-                visitor = _announce(client, packet, house)
-                return visitor, await _authenticate(client, visitor, address, house)
+                visitor = _announce(client, packet, address, house, entrance)
+                if entrance is not None and entrance.cleartext:
+                    return visitor, await _ask_password(client, visitor, house)
+                return visitor, await _authenticate(client, visitor, house)
         except TimeoutError as error:
             raise Refusal(
                 refusals.PROTOCOL_VIOLATION,
@@ -183,9 +174,9 @@ async def _first_words(client: Conn, house: House) -> wire.Startup | wire.Cancel
     raise wire.ProtocolViolation("too many encryption requests")
 
 
-def _announce(client: Conn, startup: wire.Startup, house: House) -> _Visitor:
+def _announce(client: Conn, startup: wire.Startup, address: str, house: House, entrance: Entrance | None) -> _Visitor:
     """Decides where the client wants to go. Raises Refusal and ProtocolViolation."""
-    if client.tls is None and house.settings.tls_required:
+    if client.tls is None and house.settings.tls_required and entrance is None:
         raise Refusal(
             refusals.INVALID_AUTHORIZATION,
             "the connection is not encrypted",
@@ -198,101 +189,68 @@ def _announce(client: Conn, startup: wire.Startup, house: House) -> _Visitor:
     unknown = startup.unknown_protocol_options
     for name in unknown:
         del parameters[name]
-    endpoint, parameters = route(parameters, client.tls.sni if client.tls else None)
+    host = client.tls.sni if client.tls else None
+    endpoint, parameters = route(parameters, host or (entrance.host if entrance else None))
     version = startup.negotiated_version
     answer = b""
     if unknown or version != startup.version:
         answer = wire.negotiate_protocol_version(version, unknown)
-    return _Visitor(endpoint, role, version, parameters, answer)
+    return _Visitor(Claim(endpoint, role, address), version, parameters, answer)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Is it true?
 
 
-async def _authenticate(client: Conn, visitor: _Visitor, address: str, house: House) -> _Guest:
+async def _authenticate(client: Conn, visitor: _Visitor, house: House) -> _Guest:
     """Raises Refusal; each failure after the first question takes the same time to be told."""
-    network = network_of(address)
-    house.limits.check_failures(network, visitor.endpoint)
-    login = await house.cell.login(visitor.endpoint, visitor.role, address)
+    claim = visitor.claim
+    network = network_of(claim.address)
+    house.limits.check_failures(network, claim.endpoint)
+    login = await house.cell.login(claim.endpoint, claim.role, claim.address)
     binding = house.tls.channel_binding if house.tls and client.tls else None
-    exchange = scram.ServerExchange(_verifier(login, visitor, house), channel_binding=binding)
+    exchange = scram.ServerExchange(verifier_of(login, claim, house), channel_binding=binding)
 
     offer = wire.authentication_sasl(scram.mechanisms(channel_binding=binding))
     await client.send(visitor.answer + offer)
-    mechanism, client_first = wire.parse_sasl_initial_response(await _sasl(client))
+    mechanism, client_first = wire.parse_sasl_initial_response(await _response(client, wire.SASL_BYTES_MAX))
     server_first = exchange.first(mechanism, client_first)
     await client.send(wire.authentication(wire.AUTH_SASL_CONTINUE, server_first))
-    client_final = await _sasl(client)
-    house.limits.check_failures(network, visitor.endpoint)
+    client_final = await _response(client, wire.SASL_BYTES_MAX)
+    house.limits.check_failures(network, claim.endpoint)
     try:
         server_final = exchange.final(client_final)
     except scram.WrongPassword as error:
-        house.limits.login_failed(network, visitor.endpoint)
-        await _tell_failure(visitor, address, house)
-        if login.md5:
-            raise Refusal(
-                refusals.WRONG_PASSWORD,
-                f'the password of "{visitor.role}" is stored as md5, which this server does not accept',
-                next_step="reset it through the API, or set it again with password_encryption = 'scram-sha-256'",
-            ) from error
-        raise refusals.wrong_password(visitor.role) from error
+        raise await authentication.failed(login, claim, house) from error
     answer = wire.authentication(wire.AUTH_SASL_FINAL, server_final) + wire.authentication(wire.AUTH_OK)
     return _Guest(login, exchange.keys, answer)
 
 
-def _verifier(login: Login, visitor: _Visitor, house: House) -> scram.Verifier:
-    """What to check the proof against; the fake one is made in any case, so that making it shows in no time."""
-    fake = scram.fake_verifier(house.settings.secret, visitor.endpoint, visitor.role)
-    if login.verifier is None or visitor.role == ADMIN_ROLE:
-        return fake
-    try:
-        return scram.Verifier.parse(login.verifier)
-    except InvalidInput:
-        _log.warning("a stored verifier is none", endpoint=visitor.endpoint)
-        return fake
+async def _ask_password(client: Conn, visitor: _Visitor, house: House) -> _Guest:
+    """The password in clear text, which a client may send before it is asked. Raises Refusal."""
+    await client.send(visitor.answer + wire.authentication(wire.AUTH_CLEARTEXT))
+    password = wire.parse_password(await _response(client, wire.PASSWORD_BYTES_MAX))
+    login, keys = await authentication.by_password(visitor.claim, password, house)
+    return _Guest(login, keys, wire.authentication(wire.AUTH_OK))
 
 
-async def _sasl(client: Conn) -> bytes:
-    message = await client.message(wire.SASL_BYTES_MAX)
+async def _response(client: Conn, bytes_max: int) -> bytes:
+    message = await client.message(bytes_max)
     if message.kind != b"p":
-        raise wire.ProtocolViolation("expected a SASL response")
+        raise wire.ProtocolViolation("expected a response to the authentication request")
     return message.body
-
-
-async def _tell_failure(visitor: _Visitor, address: str, house: House) -> None:
-    """Lets the cell look whether its verifier is stale, within the time that every failure takes."""
-    loop = asyncio.get_running_loop()
-    told_at = loop.time() + house.settings.failed_login_seconds
-
-    async def tell() -> None:
-        try:
-            await house.cell.login_failed(visitor.endpoint, visitor.role, address)
-        except TenantryError as error:
-            _log.info("the cell could not hear of a failed login", error=str(error))
-
-    task = house.tasks.start(tell(), "login failed")
-    await asyncio.wait({task}, timeout=house.settings.failed_login_seconds)
-    await asyncio.sleep(told_at - loop.time())
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Let it in
 
 
-async def _start(client: Conn, visitor: _Visitor, guest: _Guest, address: str, house: House) -> _Session:
+async def _start(client: Conn, visitor: _Visitor, guest: _Guest, house: House) -> _Session:
     """Wakes, logs in and lets the client hear the instance's greeting, with a cancel key of ours in it."""
     if guest.login.refusal is not None:
         raise Refusal(refusals.CANNOT_CONNECT_NOW, guest.login.refusal)
-    try:
-        async with asyncio.timeout(house.settings.wake_seconds):
-            lease, socket_path, greeting = await _open(visitor, guest, address, house)
-    except TimeoutError as error:
-        raise Unavailable(
-            f"endpoint {visitor.endpoint} did not get ready in {house.settings.wake_seconds:g} seconds",
-            client_text="the database did not get ready in time, try again",
-        ) from error
-    session = _Session(visitor.endpoint, lease, greeting.conn)
+    lease, socket_path, greeting = await awake.enter(visitor.claim, visitor.parameters, guest.keys, house)
+    session = _Session(visitor.claim.endpoint, lease, greeting.conn)
     try:
         shown = b""
         if greeting.key:
@@ -323,38 +281,7 @@ def _finish(session: _Session, house: House) -> None:
     if session.key is not None:
         house.cancels.drop(session.key)
     session.instance.close()
-    house.tasks.start(_release(session.lease, house), "release")
-
-
-async def _open(visitor: _Visitor, guest: _Guest, address: str, house: House) -> tuple[LeaseId, str, upstream.Greeting]:
-    """Wakes the instance and logs in. Holds a lease exactly when it returns."""
-    for attempt in range(1, _WAKE_ATTEMPTS_MAX + 1):
-        awake = await house.cell.wake(visitor.endpoint)
-        try:
-            greeting = await upstream.log_in(awake.socket_path, visitor.parameters, guest.keys)
-            return awake.lease, awake.socket_path, greeting
-        except upstream.NotUp:
-            house.tasks.start(_release(awake.lease, house), "release")
-            if attempt == _WAKE_ATTEMPTS_MAX:
-                raise
-        except BaseException as error:
-            house.tasks.start(_release(awake.lease, house), "release")
-            if isinstance(error, upstream.Rejected) and error.sqlstate in _STALE:
-                # The instance knows another password than the cell remembers: the instance is right.
-                await _tell_failure(visitor, address, house)
-            raise
-    raise AssertionError("the loop ends by return or raise")
-
-
-_STALE: Final = frozenset({refusals.WRONG_PASSWORD, refusals.INVALID_AUTHORIZATION})
-
-
-async def _release(lease: LeaseId, house: House) -> None:
-    try:
-        await house.cell.release(lease)
-    except TenantryError as error:
-        # The worker tells the cell which leases it holds when they meet again, and this is none of them.
-        _log.info("the cell could not take back a lease", lease=lease, error=str(error))
+    awake.give_back(session.lease, house)
 
 
 async def _cancel(key: Key, house: House) -> None:

@@ -1,0 +1,32 @@
+"""What all clients of one worker share, by whichever way they come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tenantry.cell.proxy.cancel import Cancels
+from tenantry.cell.proxy.certificates import Tls
+from tenantry.cell.proxy.limits import Limits
+from tenantry.cell.proxy.metering import Meter
+from tenantry.cell.proxy.passwords import Passwords
+from tenantry.cell.proxy.ports import Cell, Forwarder
+from tenantry.cell.proxy.relay import Relay
+from tenantry.cell.proxy.settings import Settings
+from tenantry.runtime.tasks import Tasks
+
+
+@dataclass(slots=True)
+class House:
+    """The worker's parts, for all who come in."""
+
+    cell: Cell
+    settings: Settings
+    limits: Limits
+    meter: Meter
+    cancels: Cancels
+    forwarder: Forwarder
+    tasks: Tasks
+    worker: int
+    tls: Tls | None = None
+    relays: set[Relay] = field(default_factory=set[Relay])
+    passwords: Passwords = field(default_factory=Passwords)
