@@ -59,6 +59,7 @@ from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.schema import Schemas
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.update_project import update_project
+from tenantry.cell.operations.usage import usage_of_branches, usage_of_projects
 from tenantry.cell.state.tables import Tables
 from tenantry.errors import NotFound, NotSupported
 from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, SnapshotId
@@ -120,8 +121,10 @@ class Cell:
     async def recover_project(self, project_id: ProjectId) -> RecoveredProject:
         return await recover_project(self._context, project_id)
 
-    async def project_usage(self, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Usage]:
-        return await self._context.state.read(lambda tables: tables.usage_of_projects(project_ids))
+    async def project_usage(
+        self, project_ids: Sequence[ProjectId], *, byte_hours: bool = False
+    ) -> Mapping[ProjectId, Usage]:
+        return await usage_of_projects(self._context, project_ids, byte_hours_too=byte_hours)
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
         def find(tables: Tables) -> Endpoint:
@@ -202,7 +205,7 @@ class Cell:
         _later("finalizing a restore")
 
     async def branch_usage(self, branch_ids: Sequence[BranchId]) -> Mapping[BranchId, Usage]:
-        return await self._context.state.read(lambda tables: tables.usage_of_branches(branch_ids))
+        return await usage_of_branches(self._context, branch_ids)
 
     async def annotations(self, branch_ids: Sequence[BranchId]) -> Mapping[BranchId, Annotation]:
         return await self._context.state.read(lambda tables: tables.annotations(branch_ids))

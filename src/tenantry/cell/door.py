@@ -49,17 +49,17 @@ class Door:
         endpoint, _, lease_id = lease.partition("/")
         self._context.instances.release(EndpointId(endpoint), lease_id)
 
-    async def report(self, traffic: list[Traffic]) -> None:
-        def add(tables: Tables) -> None:
-            for item in traffic:
-                tables.add_to_meter(
-                    item.endpoint,
-                    bytes_in=item.bytes_in,
-                    bytes_out=item.bytes_out,
-                    connections=item.connections_opened,
-                )
-
-        await self._context.state.write(add)
+    async def report(self, number: int, traffic: list[Traffic]) -> None:
+        now = self._context.clock.now()
+        sent = [(item.endpoint, item.bytes_out) for item in traffic]
+        if not await self._context.state.write(
+            lambda tables: tables.meters.note_report(self._worker, number, now, sent)
+        ):
+            return
+        for item in traffic:
+            metrics.door_connections.inc(item.connections_opened)
+            metrics.door_bytes.labels("in").inc(item.bytes_in)
+            metrics.door_bytes.labels("out").inc(item.bytes_out)
 
 
 class Staff:

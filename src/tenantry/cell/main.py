@@ -38,6 +38,7 @@ from tenantry.cell.loops.discard import discard_loop
 from tenantry.cell.loops.expiry import expiry_loop, schedule_loop
 from tenantry.cell.loops.history import bases_loop, history_loop
 from tenantry.cell.loops.idle import idle_loop
+from tenantry.cell.loops.metering import forgetting_loop, metering_loop
 from tenantry.cell.loops.retention import retention_loop
 from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
@@ -45,8 +46,8 @@ from tenantry.cell.operations import restore_branch
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import Keeper
 from tenantry.cell.operations.keys import Keys
-from tenantry.cell.operations.records import StateRecords
 from tenantry.cell.operations.numbers import numbers
+from tenantry.cell.operations.records import StateRecords
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.verbs import VERBS
@@ -134,7 +135,6 @@ def bind(address: tuple[str, int], what: str) -> socket.socket:
     return listener
 
 
-class _HttpServer(uvicorn.Server):
 def _checks(context: Context, supervisor: Supervisor) -> dict[str, Check]:
     """What must answer before traffic may come."""
 
@@ -148,6 +148,7 @@ def _checks(context: Context, supervisor: Supervisor) -> dict[str, Check]:
     return {"state": state, "front_door": door}
 
 
+class _HttpServer(uvicorn.Server):
     """uvicorn without its own signal handlers: the cell decides when to stop."""
 
     @contextlib.contextmanager
@@ -261,6 +262,8 @@ class RunningCell:
             retention_loop(context),
             expiry_loop(context, runner),
             schedule_loop(context, runner),
+            metering_loop(context),
+            forgetting_loop(context),
         ]
         for loop in loops:
             loop.start()
@@ -375,10 +378,10 @@ class RunningCell:
             # On the loopback nothing can listen in, and several drivers take "require" for "verify".
             sslmode="require" if self._needs_tls(host) else "disable",
         )
+        return door, supervisor
 
     async def _serve_http(self, app: ASGIApp, listener: socket.socket) -> None:
         certificate = key = None
-        return door, supervisor
         if self._needs_tls(self._config.http[0]):
             # uvicorn reads files; without the operator's own it shows the front door's.
             certificate = self._config.tls_certificate or self._layout.tls / "server.crt"

@@ -73,6 +73,12 @@ def alive(identity: Identity) -> bool:
     return identity_of(identity.pid) == identity
 
 
+def age_seconds(identity: Identity) -> float:
+    """How long ago it started, whether or not it still runs; a wall clock that is set does not matter."""
+    since_boot = identity.start_ticks / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
+
+
 def started_at(identity: Identity) -> float:
     """When it started, in seconds of the wall clock as that is set now."""
     since_boot = identity.start_ticks / os.sysconf("SC_CLK_TCK")

@@ -237,7 +237,9 @@ class FakeCell(FakeStore):
             project=self._projects[project_id], branches=tuple(self._branches_of(project_id, self._branches))
         )
 
-    async def project_usage(self, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Usage]:
+    async def project_usage(
+        self, project_ids: Sequence[ProjectId], *, byte_hours: bool = False
+    ) -> Mapping[ProjectId, Usage]:
         return {}
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg.conninfo
 import pytest
 
-from tenantry.cell.api import presenters
+from tenantry.cell.consumption import period_of
 from tenantry.neon.ids import ProjectId
 
 
@@ -193,5 +193,5 @@ async def test_permissions_are_nobodys(ask: Any, project_path: str) -> None:
 
 
 def test_the_consumption_period_is_the_calendar_month() -> None:
-    period = presenters.consumption_period(datetime(2026, 12, 31, 23, 59, tzinfo=UTC))
+    period = period_of(datetime(2026, 12, 31, 23, 59, tzinfo=UTC))
     assert period == (datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))

@@ -194,7 +194,7 @@ class StaticCell:
     async def release(self, lease: LeaseId) -> None:
         self.leases.discard(lease)
 
-    async def report(self, traffic: list[Traffic]) -> None:
+    async def report(self, number: int, traffic: list[Traffic]) -> None:
         self.traffic += traffic
 
     async def forward_cancel(self, worker: int, pid: int, secret: bytes) -> None:

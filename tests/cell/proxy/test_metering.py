@@ -20,12 +20,23 @@ class Ear:
     """The part of a cell that hears reports, when it does."""
 
     deaf: bool = False
+    mute: bool = False
+    """It hears, and its answer is lost."""
     heard: list[Traffic] = field(default_factory=list)
     longest: int = 0
+    last: int = 0
 
-    async def report(self, traffic: list[Traffic]) -> None:
+    async def report(self, number: int, traffic: list[Traffic]) -> None:
         if self.deaf:
             raise Unavailable("deaf")
+        if number > self.last:
+            assert number == self.last + 1
+            self.last = number
+            self._hear(traffic)
+        if self.mute:
+            raise Unavailable("mute")
+
+    def _hear(self, traffic: list[Traffic]) -> None:
         self.longest = max(self.longest, len(traffic))
         self.heard += traffic
 
@@ -40,7 +51,7 @@ STEPS = st.lists(
         st.tuples(st.just("open"), st.integers(0, 2)),
         st.tuples(st.just("move"), st.integers(0, 9)),
         st.tuples(st.just("close"), st.integers(0, 9)),
-        st.tuples(st.just("report"), st.booleans()),
+        st.tuples(st.just("report"), st.integers(0, 2)),
     ),
     max_size=60,
 )
@@ -62,7 +73,7 @@ def test_every_byte_and_connection_is_told_once(steps):
                 running.append((count, held))
                 opened += 1
             elif step == "report":
-                ear.deaf = argument
+                ear.deaf, ear.mute = argument == 1, argument == 2
                 await meter.report()
             elif running:
                 count, held = running[argument % len(running)]
@@ -73,7 +84,7 @@ def test_every_byte_and_connection_is_told_once(steps):
                 else:
                     held.__exit__(None, None, None)
                     running.remove((count, held))
-        ear.deaf = False
+        ear.deaf = ear.mute = False
         await meter.report()
         assert sum(t.bytes_in for t in ear.heard) == 3 * moved
         assert sum(t.bytes_out for t in ear.heard) == 5 * moved

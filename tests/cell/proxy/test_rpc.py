@@ -75,7 +75,7 @@ class FakeStaff:
         await self._pass("release")
         self.leases.discard(lease)
 
-    async def report(self, traffic: list[Traffic]) -> None:
+    async def report(self, number: int, traffic: list[Traffic]) -> None:
         self.traffic += traffic
 
 
@@ -155,7 +155,7 @@ def test_calls_and_their_answers(workdir: Path, runner: Any):
             await wire.remote.release(upstream.lease)
             assert staff.leases == set()
             traffic = Traffic(ENDPOINT, 1, 2, 3, 4)
-            await wire.remote.report([traffic])
+            await wire.remote.report(1, [traffic])
             assert staff.traffic == [traffic]
         assert wire.welcomed == [{"hello": 3}]
         assert wire.passed[0] is not None
@@ -214,7 +214,7 @@ def test_without_a_control_process_calls_end_in_time(workdir: Path):
             await wire.remote.wake(ENDPOINT)
         assert caught.value.client_text == "the server is restarting, try again"
         with pytest.raises(Unavailable):
-            await wire.remote.report([])
+            await wire.remote.report(1, [])
         await wire.remote.release(LeaseId("any"))
 
     run(workdir, test)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tenantry.cell.consumption import Step
 from tenantry.cell.model import (
     Branch,
     BuildId,
@@ -19,7 +20,6 @@ from tenantry.cell.model import (
     Project,
     Role,
     Uid,
-    Usage,
     check_operation_transition,
 )
 from tenantry.cell.state.state import State
@@ -27,7 +27,6 @@ from tenantry.cell.state.tables import Tables
 from tenantry.errors import Conflict, NotFound, OperatorError
 from tenantry.neon.ids import (
     BranchId,
-    EndpointId,
     OperationId,
     ProjectId,
     RegionId,
@@ -166,19 +165,16 @@ async def test_operations_are_ordered_and_filtered(tmp_path: Path) -> None:
     await state.close()
 
 
-async def test_meters_add_up_and_pass_over_the_gone(tmp_path: Path) -> None:
+async def test_a_deleted_project_takes_its_rows_along(tmp_path: Path) -> None:
     state = await opened(tmp_path)
     p = project()
     b = branch(p)
     e = Endpoint(id=new_endpoint_id(), project_id=p.id, branch_id=b.id, created_at=NOW, updated_at=NOW)
     await state.write(lambda t: [t.insert(p), t.insert(b), t.insert(head(b)), t.insert(e)])
-    for _ in range(3):
-        await state.write(lambda t: t.add_to_meter(e.id, bytes_out=5, active_seconds=0.5))
-    await state.write(lambda t: t.add_to_meter(EndpointId("ep-gone"), bytes_in=5))
-    usage = await state.read(lambda t: t.usage_of_projects([p.id, ProjectId("p-gone")]))
-    assert usage == {p.id: Usage(active_time_seconds=1, data_transfer_bytes=15)}
+    await state.write(lambda t: t.meters.note_sizes(p.id, b.id, Step(NOW, 1, 1)))
     await state.write(lambda t: t.delete_project(p.id))
     assert await state.read(lambda t: (t.branch(b.id), t.all_heads(), t.endpoint(e.id))) == (None, [], None)
+    assert await state.read(lambda t: t.meters.steps(p.id)) == {}
     await state.close()
 
 
@@ -186,7 +182,9 @@ def shape(path: Path) -> dict[str, object]:
     """What a schema means, however it came to be."""
     with sqlite3.connect(path) as connection:
         tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
-        indexes = connection.execute("select name, sql from sqlite_master where type = 'index' and sql is not null")
+        indexes = connection.execute(
+            "select name, sql from sqlite_master where type in ('index', 'trigger') and sql is not null"
+        )
         found: dict[str, object] = dict(indexes.fetchall())
         for table in tables:
             for pragma in ("table_info", "foreign_key_list"):

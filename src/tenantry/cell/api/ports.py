@@ -92,8 +92,13 @@ class Projects(Protocol):
 
     async def recover_project(self, project_id: ProjectId) -> RecoveredProject: ...
 
-    async def project_usage(self, project_ids: Sequence[ProjectId]) -> Mapping[ProjectId, Usage]:
-        """Counters of those projects that have any; a project that is left out has used nothing."""
+    async def project_usage(
+        self, project_ids: Sequence[ProjectId], *, byte_hours: bool = False
+    ) -> Mapping[ProjectId, Usage]:
+        """Counters of those projects that have any; a project that is left out has used nothing.
+
+        ``byte_hours`` asks for the storage over time too, which costs more.
+        """
         ...
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:

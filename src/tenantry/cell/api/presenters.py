@@ -8,6 +8,7 @@ from typing import Final
 
 from tenantry.cell import model
 from tenantry.cell.api.site import UNLIMITED, Account, Site
+from tenantry.cell.consumption import period_of
 from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId, ProjectId
 
@@ -20,14 +21,8 @@ PLAN: Final = "self_hosted"
 NO_USAGE: Final = model.Usage()
 
 
-def consumption_period(now: datetime) -> tuple[datetime, datetime]:
-    """The calendar month in UTC: its first moment, and that of the next."""
-    start = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return start, (start + timedelta(days=32)).replace(day=1)
-
-
 def project(site: Site, record: model.Project, usage: model.Usage, now: datetime) -> shapes.Project:
-    period_start, period_end = consumption_period(now)
+    period_start, period_end = period_of(now)
     size_limit = _size_limit(record)
     return shapes.Project(
         id=record.id,
@@ -52,6 +47,7 @@ def project(site: Site, record: model.Project, usage: model.Usage, now: datetime
         updated_at=record.updated_at,
         consumption_period_start=period_start,
         consumption_period_end=period_end,
+        quota_reset_at=period_end,
         owner_id=str(site.account.id),
         owner=_owner(site.account),
         default_endpoint_settings=_default_endpoint_settings(record),
@@ -61,7 +57,7 @@ def project(site: Site, record: model.Project, usage: model.Usage, now: datetime
     )
 
 
-def project_list_item(site: Site, record: model.Project, usage: model.Usage) -> shapes.ProjectListItem:
+def project_list_item(site: Site, record: model.Project, usage: model.Usage, now: datetime) -> shapes.ProjectListItem:
     size_limit = _size_limit(record)
     recoverable_until = record.deleted_at and record.deleted_at + timedelta(seconds=site.recovery_seconds)
     return shapes.ProjectListItem(
@@ -84,6 +80,7 @@ def project_list_item(site: Site, record: model.Project, usage: model.Usage) -> 
         default_endpoint_settings=_default_endpoint_settings(record),
         settings=shapes.ProjectSettings.model_validate(record.settings),
         synthetic_storage_size=usage.synthetic_storage_size,
+        quota_reset_at=period_of(now)[1],
         compute_last_active_at=usage.last_active_at,
         history_retention_seconds=record.history_retention_seconds,
         deleted_at=record.deleted_at,
@@ -92,9 +89,9 @@ def project_list_item(site: Site, record: model.Project, usage: model.Usage) -> 
 
 
 def projects(
-    site: Site, records: Iterable[model.Project], usage: Mapping[ProjectId, model.Usage]
+    site: Site, records: Iterable[model.Project], usage: Mapping[ProjectId, model.Usage], now: datetime
 ) -> list[shapes.ProjectListItem]:
-    return [project_list_item(site, record, usage.get(record.id, NO_USAGE)) for record in records]
+    return [project_list_item(site, record, usage.get(record.id, NO_USAGE), now) for record in records]
 
 
 def branch(
@@ -355,7 +352,7 @@ def current_user(site: Site, now: datetime) -> shapes.CurrentUser:
             payment_source=shapes.PaymentSource(type="none"),
             subscription_type=SUBSCRIPTION,
             payment_method="none",
-            quota_reset_at_last=consumption_period(now)[0],
+            quota_reset_at_last=period_of(now)[0],
             name=account.name,
             email=account.email,
             address_city="",

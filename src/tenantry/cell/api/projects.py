@@ -171,7 +171,7 @@ async def list_projects(
     full = len(records) == limit
     return answer(
         shapes.ProjectsResponse(
-            projects=presenters.projects(desk.site, records, usage),
+            projects=presenters.projects(desk.site, records, usage, desk.cell.now()),
             pagination=shapes.Pagination(cursor=records[-1].id) if full else None,
         )
     )
@@ -256,7 +256,7 @@ async def list_permissions(desk: AtDesk, project_id: ProjectIdInPath) -> Respons
 
 
 async def _project(desk: Desk, record: model.Project) -> shapes.Project:
-    usage = await desk.cell.project_usage([record.id])
+    usage = await desk.cell.project_usage([record.id], byte_hours=True)
     return presenters.project(desk.site, record, usage.get(record.id, presenters.NO_USAGE), desk.cell.now())
 
 

@@ -27,13 +27,14 @@ from tenantry.cell.compute.admin import Admin, AdminConnection
 from tenantry.cell.compute.engines import EngineStore
 from tenantry.cell.compute.ports import Facts, History, Paths, Records
 from tenantry.cell.config import CellConfig
+from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Endpoint
-from tenantry.errors import NotFound, StartFailed, Unavailable
+from tenantry.errors import NotFound, StartFailed, TenantryError, Unavailable
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import conf, postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.postmaster import Postmaster
-from tenantry.runtime.child import alive, wait_exit
+from tenantry.runtime.child import age_seconds, alive, wait_exit
 from tenantry.runtime.clock import Clock
 from tenantry.runtime.tasks import Tasks
 
@@ -47,6 +48,8 @@ ADMIN_LINGER_SECONDS: Final = 2.0
 """How long the cell's own session outlives the last lease: connecting again soon finds it open."""
 WATCH_SECONDS: Final = 3600.0
 REFRESH_SECONDS_MAX: Final = 10.0
+MEASURES_MAX: Final = 4
+"""Heads whose files are looked through at the same time."""
 
 Status = Literal["asleep", "starting", "awake", "stopping", "gone"]
 
@@ -69,7 +72,14 @@ class Instance:
     idle_since: float = 0.0
     started_at: datetime | None = None
     last_active: datetime | None = None
-    metered_at: float = 0.0
+    ready_at: float = 0.0
+    """When it took connections, by the monotonic clock; before this control process, if it was adopted."""
+    cu: float = 0.0
+    """The size that it was started with."""
+    log_begin: int | None = None
+    """A position that its log had reached when it was started or adopted."""
+    measured: object = None
+    """The mark of the last look at its files."""
     stale: bool = True
     """The copy of roles and databases may be behind the instance."""
     deaths: int = 0
@@ -127,6 +137,7 @@ class Instances:
         self._clock = clock
         self._root = root
         self._starts = asyncio.Semaphore(config.starts_max)
+        self._measures = asyncio.Semaphore(MEASURES_MAX)
         self._tasks = Tasks("compute")
         self._known: dict[EndpointId, Instance] = {}
         self._numbers = itertools.count(1)
@@ -144,6 +155,10 @@ class Instances:
         instance = self._known.get(endpoint_id)
         return instance.status if instance else "asleep"
 
+    def statuses(self) -> list[Status]:
+        """What each known instance does; one that is not known sleeps."""
+        return [instance.status for instance in self._known.values()]
+
     def awake(self) -> list[Instance]:
         """Instances that run now."""
         return [instance for instance in self._known.values() if instance.status == "awake"]
@@ -155,10 +170,6 @@ class Instances:
             return dataclasses.replace(endpoint, state="idle" if endpoint.state == "active" else endpoint.state)
         return dataclasses.replace(
             endpoint,
-    def statuses(self) -> list[Status]:
-        """What each known instance does; one that is not known sleeps."""
-        return [instance.status for instance in self._known.values()]
-
             state="active" if instance.status in ("awake", "stopping") else "init",
             started_at=instance.started_at or endpoint.started_at,
             last_active=self._clock.now() if instance.leases else instance.last_active or endpoint.last_active,
@@ -210,33 +221,34 @@ class Instances:
                     client_text="the endpoint is disabled; enable it through the API",
                 )
             instance.status = "starting"
+            began = self._clock.monotonic()
             try:
                 async with self._starts:
                     await self._start_process(instance, facts)
             except BaseException:
                 instance.status = "asleep"
+                metrics.wakes.labels("failed").inc()
                 raise
+            metrics.wakes.labels("awake").inc()
+            metrics.wake_seconds.observe(self._clock.monotonic() - began)
 
     async def _start_process(self, instance: Instance, facts: Facts) -> None:
         engine = self._engines.get(facts.head.build_id)
         data = self._paths.head_data(facts.project.id, facts.head.id)
         clean = await asyncio.to_thread(clean_shutdown, data)
-            began = self._clock.monotonic()
+        begin = await asyncio.to_thread(self._history.log_begin, data)
         running = await postmaster.start(
             engine,
             data,
             socket_dir=self._paths.socket_dir(instance.endpoint_id),
             settings={**effective_settings(facts, engine.major), **self._history.settings},
-                metrics.wakes.labels("failed").inc()
             owner=(facts.project.uid, facts.project.uid) if self._root else None,
-            metrics.wakes.labels("awake").inc()
-            metrics.wake_seconds.observe(self._clock.monotonic() - began)
             log_path=self._paths.log(instance.endpoint_id),
             timeout_seconds=self._config.start_seconds_max,
         )
         if not await asyncio.to_thread(self._history.guarded, data):
             await self._guard(facts, running)
-        self._run(instance, running, facts, stale=not clean)
+        self._run(instance, running, facts, stale=not clean, log_begin=begin)
         if not clean:
             # What was committed just before an unclean stop may be news to us: learn it before anyone asks.
             self._tasks.start(self._refresh_quietly(instance), f"refresh {instance.endpoint_id}")
@@ -251,7 +263,16 @@ class Instances:
             await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
             raise
 
-    def _run(self, instance: Instance, running: Postmaster, facts: Facts, *, stale: bool) -> None:
+    def _run(
+        self,
+        instance: Instance,
+        running: Postmaster,
+        facts: Facts,
+        *,
+        stale: bool,
+        log_begin: int | None,
+        age_seconds: float = 0.0,
+    ) -> None:
         instance.running, instance.facts, instance.status = running, facts, "awake"
         instance.started_at = instance.last_active = self._clock.now()
         instance.idle_since = self._clock.monotonic()
@@ -266,7 +287,14 @@ class Instances:
         if instance.running is not running or instance.status != "awake":
             return
         instance.deaths += 1
+        metrics.deaths.inc()
         _log.warning("instance died", endpoint_id=instance.endpoint_id, deaths=instance.deaths)
+        try:
+            await self.meter([instance])
+        except TenantryError as error:
+            _log.error(
+                "the last reading of a dead instance is lost", endpoint_id=instance.endpoint_id, error=str(error)
+            )
         await self._forget_process(instance)
         if instance.deaths <= RECOVERIES_MAX and not self._closing:
             try:
@@ -287,7 +315,6 @@ class Instances:
         if instance is None or instance.leases.pop(lease_id, None) is None:
             return
         self._became_idle(instance)
-        metrics.deaths.inc()
 
     def _became_idle(self, instance: Instance) -> None:
         instance.last_active = self._clock.now()
@@ -375,15 +402,20 @@ class Instances:
     async def _stop_process(self, instance: Instance) -> None:
         running = instance.running
         assert running is not None
-        await self.meter(instance)
         await self._close_admin(instance)
         await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
+        began = self._reading(instance)
         instance.running, instance.status, instance.stale = None, "asleep", False
+        metrics.sleeps.inc()
         instance.leases.clear()
         if instance.facts is not None:
             await self._history.slept(instance.facts)
         await self._records.note_sleep(
-            instance.endpoint_id, at=self._clock.now(), started=instance.started_at, last_active=instance.last_active
+            instance.endpoint_id,
+            at=self._clock.now(),
+            started=instance.started_at,
+            last_active=instance.last_active,
+            reading=None if began is None else (await self._measured(instance, began))[0],
         )
 
     async def restart(self, endpoint_id: EndpointId) -> None:
@@ -406,7 +438,6 @@ class Instances:
     async def asleep(self, endpoint_ids: list[EndpointId]) -> AsyncGenerator[None]:
         """Keeps these endpoints asleep for the block: their heads may be swapped or read as files.
 
-        metrics.sleeps.inc()
         Whoever wants to wake one waits. Sessions are ended. Locks are taken in the ids' order.
         """
         taken: list[Instance] = []
@@ -616,7 +647,8 @@ class Instances:
         adopted, unclean = await asyncio.to_thread(self._survey, everything)
         for facts, running in adopted:
             instance = self._instance(facts.endpoint.id)
-            self._run(instance, running, facts, stale=True)
+            begin = await asyncio.to_thread(self._history.log_begin, running.data)
+            self._run(instance, running, facts, stale=True, log_begin=begin, age_seconds=age_seconds(running.identity))
             instance.leases[f"{ADOPTED}/{facts.endpoint.id}"] = ADOPTED
         for facts in unclean:
             instance = self._instance(facts.endpoint.id)

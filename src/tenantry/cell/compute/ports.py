@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import LiteralString, Protocol
 
 from tenantry.cell.compute.truth import Truth
+from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Branch, Endpoint, Head, Project
 from tenantry.neon.ids import BranchId, EndpointId, HeadId, ProjectId
 
@@ -28,6 +29,17 @@ class Facts:
         return self.project.deleted_at is not None or self.branch.deleted_at is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a head's files say; None is unknown, or as before."""
+
+    mark: object = None
+    """Stands for what was written until then."""
+    log_end: int | None = None
+    logical_bytes: int | None = None
+    history_bytes: int | None = None
+
+
 class Records(Protocol):
     """The cell's memory. ``facts`` reads; the others are never on the connect path."""
 
@@ -40,16 +52,24 @@ class Records(Protocol):
         ...
 
     async def note_sleep(
-        self, endpoint_id: EndpointId, *, at: datetime, started: datetime | None, last_active: datetime | None
+        self,
+        endpoint_id: EndpointId,
+        *,
+        at: datetime,
+        started: datetime | None,
+        last_active: datetime | None,
+        reading: Reading | None,
     ) -> None:
-        """The endpoint sleeps since ``at``; one that is gone meanwhile is passed over."""
+        """The endpoint sleeps since ``at``, and its last reading; one that is gone meanwhile is passed over."""
         ...
 
     async def store_truth(self, branch_id: BranchId, truth: Truth) -> None:
         """Makes the copy of roles and databases equal to the truth; writes only what differs."""
         ...
 
-    async def add_time(self, endpoint_id: EndpointId, *, active_seconds: float, compute_seconds: float) -> None: ...
+    async def note_readings(self, readings: Sequence[Reading]) -> None:
+        """Adds what the readings before lacked, in one transaction."""
+        ...
 
 
 class Paths(Protocol):
@@ -79,4 +99,15 @@ class History(Protocol):
 
     async def slept(self, facts: Facts) -> None:
         """The instance has stopped cleanly and cannot start before this returns."""
+        ...
+
+    def log_begin(self, data: Path) -> int | None:
+        """A position that the directory's log has reached, by its files; None when they do not tell. Blocking."""
+        ...
+
+    def measure(self, facts: Facts, *, since: object) -> Measured:
+        """Where the head's log ends, and its sizes; no more than a mark when nothing was written since that of ``since``.
+
+        Blocking.
+        """
         ...

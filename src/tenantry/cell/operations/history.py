@@ -14,16 +14,18 @@ from typing import Final, LiteralString
 import structlog
 
 from tenantry.cell.compute.engines import EngineStore
-from tenantry.cell.compute.ports import Facts
+from tenantry.cell.compute.ports import Facts, Measured
 from tenantry.cell.model import Branch, BuildId, Head, Project
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
-from tenantry.cell.storage import archive, bases, sizes, slot
+from tenantry.cell.storage import archive, bases, checkpoint, sizes, slot
 from tenantry.cell.storage.bases import Base
 from tenantry.cell.storage.clone import Driver
+from tenantry.cell.storage.directories import inside
 from tenantry.cell.storage.history import History, Point, check_moment
 from tenantry.cell.storage.layout import Layout
 from tenantry.cell.storage.lineage import start_of
+from tenantry.cell.storage.segments import last_written
 from tenantry.cell.storage.recover import Workshop
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import HeadId
@@ -59,28 +61,50 @@ class Keeper:
         return slot.SETTINGS
 
     async def slept(self, facts: Facts) -> None:
-        """Links the last of the log, notes the branch's size, and moves the head to a newer build of its major.
+        """Links the last of the log, and moves the head to a newer build of its major.
 
         A failure is told and never keeps anyone awake.
         """
         try:
             await asyncio.to_thread(self.link, facts.project, facts.head)
-            size = await asyncio.to_thread(sizes.logical_bytes, self.layout.head_data(facts.project.id, facts.head.id))
         except (TenantryError, OSError) as error:
             _log.error("history not kept at sleep", head_id=facts.head.id, error=str(error))
             return
 
         successor = self.engines.successor(facts.head.build_id)
+        if successor is None:
+            return
+        build_id = BuildId(successor.build_id)
 
-        def note(tables: Tables) -> None:
-            branch, head = tables.branch(facts.branch.id), tables.head(facts.head.id)
-            if branch is not None and branch.logical_size != size:
-                tables.update(replace(branch, logical_size=size))
-            if head is not None and successor is not None:
-                tables.update(replace(head, build_id=BuildId(successor.build_id)))
-                _log.info("head moved to a newer build", head_id=head.id, build_id=successor.build_id)
+        def move(tables: Tables) -> None:
+            head = tables.head(facts.head.id)
+            if head is not None:
+                tables.update(replace(head, build_id=build_id))
+                _log.info("head moved to a newer build", head_id=head.id, build_id=build_id)
 
-        await self.state.write(note)
+        await self.state.write(move)
+
+    def log_begin(self, data: Path) -> int | None:
+        try:
+            return checkpoint.read_checkpoint(data).location
+        except (TenantryError, OSError) as error:
+            _log.warning("pg_control does not say where the log is", path=str(data), error=str(error))
+            return None
+
+    def measure(self, facts: Facts, *, since: object) -> Measured:
+        """What cannot be read is unknown: whoever meters goes on with what is known."""
+        directory = self.directory(facts.project, facts.head.id)
+        try:
+            with inside(directory, "data", "pg_wal") as pg_wal:
+                # Taken first: what is written during the look is found by the next one.
+                mark = last_written(pg_wal)
+                if mark == since:
+                    return Measured(mark)
+                end = checkpoint.log_end(pg_wal, facts.head.timeline)
+            return Measured(mark, end, sizes.logical_bytes(directory / "data"), sizes.history_bytes(directory))
+        except (TenantryError, OSError) as error:
+            _log.warning("head cannot be measured", head_id=facts.head.id, error=str(error))
+            return Measured()
 
     # -- keeping -----------------------------------------------------------------------------------------
 

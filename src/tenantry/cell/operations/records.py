@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from tenantry.cell.compute.ports import Facts
 from tenantry.cell.compute.truth import Changes, Truth, changes
+from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Endpoint
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
@@ -58,9 +60,17 @@ class StateRecords:
         return await self._state.read(look)
 
     async def note_sleep(
-        self, endpoint_id: EndpointId, *, at: datetime, started: datetime | None, last_active: datetime | None
+        self,
+        endpoint_id: EndpointId,
+        *,
+        at: datetime,
+        started: datetime | None,
+        last_active: datetime | None,
+        reading: Reading | None,
     ) -> None:
         def note(tables: Tables) -> None:
+            if reading is not None:
+                tables.meters.note(reading)
             endpoint = tables.endpoint(endpoint_id)
             if endpoint is not None:
                 tables.update(
@@ -89,9 +99,9 @@ class StateRecords:
         if await self._state.read(difference):
             await self._state.write(apply)
 
-    async def add_time(self, endpoint_id: EndpointId, *, active_seconds: float, compute_seconds: float) -> None:
-        await self._state.write(
-            lambda tables: tables.add_to_meter(
-                endpoint_id, active_seconds=active_seconds, compute_seconds=compute_seconds
-            )
-        )
+    async def note_readings(self, readings: Sequence[Reading]) -> None:
+        def note(tables: Tables) -> None:
+            for reading in readings:
+                tables.meters.note(reading)
+
+        await self._state.write(note)

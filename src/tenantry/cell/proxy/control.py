@@ -285,7 +285,7 @@ class _Calls:
         self._seat.leases.discard(lease)
 
     async def _report(self, given: dict[str, Any]) -> None:
-        await self._cell.report([Traffic(**item) for item in given["traffic"]])
+        await self._cell.report(int(given["number"]), [Traffic(**item) for item in given["traffic"]])
 
     async def _forward_cancel(self, given: dict[str, Any]) -> None:
         await self._control.forward_cancel(int(given["worker"]), int(given["pid"]), str(given["secret"]))

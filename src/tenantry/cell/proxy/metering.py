@@ -73,21 +73,23 @@ class _Endpoint:
         self.open_told = len(self.running)
         return traffic
 
-    def put_back(self, traffic: Traffic) -> None:
-        self.bytes_in_told -= traffic.bytes_in
-        self.bytes_out_told -= traffic.bytes_out
-        self.opened += traffic.connections_opened
-        self.open_told = -1
-
 
 class Meter:
-    """The counters of one worker. What a failed report held is reported with the next."""
+    """The counters of one worker.
+
+    A report whose answer did not come is told again before anything new, with its number: the cell may have heard it,
+    and adds nothing twice.
+    """
 
     def __init__(self, cell: Cell, seconds: float) -> None:
         self._cell = cell
         self._seconds = seconds
         self._endpoints: dict[EndpointId, _Endpoint] = {}
         self._soon = asyncio.Event()
+        self._number = 0
+        self._unheard: list[Traffic] = []
+        """The last report, until the cell has confirmed it."""
+        self._telling = asyncio.Lock()
 
     @contextmanager
     def session(self, endpoint: EndpointId, counter: Counter) -> Generator[None]:
@@ -118,17 +120,26 @@ class Meter:
 
     async def report(self) -> None:
         """Tells the cell what it has not heard yet; an unreachable cell hears it the next time."""
-        changed = [name for name, sums in self._endpoints.items() if sums.changed]
-        for start in range(0, len(changed), REPORT_ENDPOINTS_MAX):
-            names = changed[start : start + REPORT_ENDPOINTS_MAX]
-            traffic = [self._endpoints[name].take(name) for name in names]
-            try:
-                await self._cell.report(traffic)
-            except TenantryError as error:
-                _log.info("the cell could not take the traffic report", error=str(error))
-                for item in traffic:
-                    self._endpoints[item.endpoint].put_back(item)
+        async with self._telling:
+            if self._unheard and not await self._tell():
                 return
-            for name in names:
-                if not self._endpoints[name].running and not self._endpoints[name].changed:
-                    del self._endpoints[name]
+            changed = [name for name, sums in self._endpoints.items() if sums.changed]
+            for start in range(0, len(changed), REPORT_ENDPOINTS_MAX):
+                names = changed[start : start + REPORT_ENDPOINTS_MAX]
+                self._number += 1
+                self._unheard = [self._endpoints[name].take(name) for name in names]
+                if not await self._tell():
+                    return
+
+    async def _tell(self) -> bool:
+        try:
+            await self._cell.report(self._number, self._unheard)
+        except TenantryError as error:
+            _log.info("the cell could not take the traffic report", error=str(error))
+            return False
+        heard, self._unheard = self._unheard, []
+        for item in heard:
+            sums = self._endpoints[item.endpoint]
+            if not sums.running and not sums.changed:
+                del self._endpoints[item.endpoint]
+        return True

@@ -87,8 +87,11 @@ class Cell(Protocol):
         """Gives a lease back. Unknown leases are ignored: release is safe twice."""
         ...
 
-    async def report(self, traffic: list[Traffic]) -> None:
-        """Adds to the counters of endpoints; called every few seconds and at the end of sessions."""
+    async def report(self, number: int, traffic: list[Traffic]) -> None:
+        """Adds to the counters of endpoints; called every few seconds and at the end of sessions.
+
+        A worker numbers its reports from 1 on; one that comes again, because its answer was lost, is not added again.
+        """
         ...
 
 

@@ -194,8 +194,8 @@ class RemoteCell:
         except Unavailable as error:
             _log.info("a lease goes back at the next registration", reason=str(error))
 
-    async def report(self, traffic: list[Traffic]) -> None:
-        await self._call_once("report", traffic=[asdict(item) for item in traffic])
+    async def report(self, number: int, traffic: list[Traffic]) -> None:
+        await self._call_once("report", number=number, traffic=[asdict(item) for item in traffic])
 
     # -- ports.Forwarder
 

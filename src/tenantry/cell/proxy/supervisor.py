@@ -31,7 +31,7 @@ from tenantry.runtime.child import Identity
 from tenantry.runtime.files import write_atomic
 from tenantry.runtime.tasks import Tasks
 
-PROTOCOL_VERSION: Final = "1"
+PROTOCOL_VERSION: Final = "2"
 """Of the calls between workers and control. A worker of another one keeps its sessions and takes no new ones."""
 ADOPT_SECONDS: Final = 5.0
 """How long a living worker may take to register with a new control process, before it counts as hung."""

@@ -28,8 +28,8 @@ from tenantry.cell.model import (
     Snapshot,
     Spare,
     Uid,
-    Usage,
 )
+from tenantry.cell.state.meters import Meters
 from tenantry.errors import Conflict, Defect, NotFound, OperatorError
 from tenantry.neon.ids import BranchId, EndpointId, HeadId, OperationId, ProjectId, SnapshotId
 
@@ -437,7 +437,7 @@ class Tables:
             (branch_id, json.dumps(slots), _to_text(now)),
         )
 
-    # -- keys and meters ---------------------------------------------------------------------------------
+    # -- keys and consumption ---------------------------------------------------------------------------------
 
     def api_keys(self) -> list[ApiKey]:
         return self._select(ApiKey, "where revoked_at is null order by id")
@@ -448,50 +448,10 @@ class Tables:
     def api_key_by_hash(self, key_hash: bytes) -> ApiKey | None:
         return self._one(ApiKey, "where key_hash = ? and revoked_at is null", (key_hash,))
 
-    def add_to_meter(
-        self,
-        endpoint_id: EndpointId,
-        *,
-        active_seconds: float = 0,
-        compute_seconds: float = 0,
-        bytes_in: int = 0,
-        bytes_out: int = 0,
-        connections: int = 0,
-    ) -> None:
-        """Adds deltas; an endpoint that is gone meanwhile is passed over."""
-        self._connection.execute(
-            "insert into meter (endpoint_id, active_seconds, compute_seconds, bytes_in, bytes_out, connections)"
-            " select ?1, ?2, ?3, ?4, ?5, ?6 where exists (select 1 from endpoint where id = ?1)"
-            " on conflict (endpoint_id) do update set"
-            " active_seconds = active_seconds + ?2, compute_seconds = compute_seconds + ?3,"
-            " bytes_in = bytes_in + ?4, bytes_out = bytes_out + ?5, connections = connections + ?6",
-            (endpoint_id, active_seconds, compute_seconds, bytes_in, bytes_out, connections),
-        )
-
-    def usage_of_projects(self, project_ids: Sequence[ProjectId]) -> dict[ProjectId, Usage]:
-        """Sums over each project's endpoints; projects without a counter are left out."""
-        return {ProjectId(key): usage for key, usage in self._usage("e.project_id", project_ids).items()}
-
-    def usage_of_branches(self, branch_ids: Sequence[BranchId]) -> dict[BranchId, Usage]:
-        """Sums over each branch's endpoints; branches without a counter are left out."""
-        return {BranchId(key): usage for key, usage in self._usage("e.branch_id", branch_ids).items()}
-
-    def _usage(self, column: str, keys: Sequence[str]) -> dict[str, Usage]:
-        rows = self._connection.execute(
-            f"select {column}, sum(active_seconds), sum(compute_seconds), sum(bytes_out), max(e.last_active)"  # noqa: S608 - names are ours
-            f" from meter m join endpoint e on e.id = m.endpoint_id"
-            f" where {column} in (select value from json_each(?)) group by 1",
-            (json.dumps(list(keys)),),
-        )
-        return {
-            str(key): Usage(
-                active_time_seconds=int(active),
-                compute_time_seconds=int(compute),
-                data_transfer_bytes=int(sent),
-                last_active_at=None if last is None else datetime.fromisoformat(last),
-            )
-            for key, active, compute, sent, last in rows
-        }
+    @property
+    def meters(self) -> Meters:
+        """What is known of consumption."""
+        return Meters(self._connection)
 
     # -- annotations -------------------------------------------------------------------------------------
 
@@ -502,7 +462,7 @@ class Tables:
         return {annotation.branch_id: annotation for annotation in found}
 
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 def open_connection(path: str, scripts: Path | None = None) -> sqlite3.Connection:

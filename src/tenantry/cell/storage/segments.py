@@ -62,6 +62,14 @@ def segments_in(directory: Path, timeline: int) -> dict[int, Segment]:
         return {}
 
 
+def last_written(directory: Path) -> tuple[str, int] | None:
+    """The file of a log's directory that was written last, and when: while it is the same, so is the log."""
+    with os.scandir(directory) as entries:
+        found = [(entry.stat(follow_symlinks=False).st_mtime_ns, entry.name) for entry in entries]
+    moment, name = max(found, default=(0, ""))
+    return (name, moment) if name else None
+
+
 class SegmentReader:
     """Reads segments of one timeline from a directory, for ``wal.Scan``.
 

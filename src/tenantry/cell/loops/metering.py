@@ -1,0 +1,64 @@
+"""Reads what awake instances have used, and forgets what nobody can ask for any more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from tenantry.cell.consumption import Step
+from tenantry.cell.loops.loop import Loop
+from tenantry.cell.operations.context import Context
+from tenantry.cell.state.tables import Tables
+from tenantry.cell.storage import sizes
+from tenantry.neon.ids import ProjectId
+
+PERIOD_SECONDS: Final = 15.0
+"""What a killed cell loses at most of written bytes; the time awake is known from the processes themselves."""
+UNSIZED_PER_CYCLE_MAX: Final = 20
+
+
+def metering_loop(context: Context) -> Loop:
+    """Looks at every instance that is awake, and at branches that nobody has measured yet; sleepers cost nothing."""
+
+    async def cycle() -> str | None:
+        await context.instances.meter(context.instances.awake())
+        measured = 0
+        for project_id, branch_id, head_id in await context.state.read(
+            lambda tables: tables.meters.unsized(UNSIZED_PER_CYCLE_MAX)
+        ):
+            directory = context.layout.head(project_id, head_id)
+            logical = await asyncio.to_thread(sizes.logical_bytes, directory / "data")
+            history = await asyncio.to_thread(sizes.history_bytes, directory)
+            step = Step(context.clock.now(), logical, history)
+            await context.state.write(
+                lambda tables, p=project_id, b=branch_id, s=step: tables.meters.note_sizes(p, b, s)
+            )
+            measured += 1
+        return f"{measured} branches measured for the first time" if measured else None
+
+    return Loop("metering", PERIOD_SECONDS, cycle)
+
+
+FORGET_PERIOD_SECONDS: Final = 60.0
+PROJECTS_PER_CYCLE_MAX: Final = 200
+
+
+def forgetting_loop(context: Context) -> Loop:
+    position: list[ProjectId | None] = [None]
+
+    async def cycle() -> str | None:
+        """Looks at the next PROJECTS_PER_CYCLE_MAX projects; a large cell is gone through in turns."""
+        projects = await context.state.read(
+            lambda tables: tables.projects(after=position[0], limit=PROJECTS_PER_CYCLE_MAX)
+        )
+        position[0] = projects[-1].id if len(projects) == PROJECTS_PER_CYCLE_MAX else None
+        now = context.clock.now()
+
+        def forget(tables: Tables) -> int:
+            tables.meters.forget_workers()
+            return tables.meters.forget([project.id for project in projects], now)
+
+        gone = await context.state.write(forget)
+        return f"{gone} rows of old consumption forgotten" if gone else None
+
+    return Loop("forgetting", FORGET_PERIOD_SECONDS, cycle)

@@ -1,0 +1,98 @@
+"""What projects and branches have consumed in the running period, up to this moment; nobody is woken for the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+
+from tenantry.cell.consumption import Amounts, Reading, byte_hours, period_of
+from tenantry.cell.model import Usage
+from tenantry.cell.operations.context import Context
+from tenantry.cell.state.tables import Tables
+from tenantry.neon.ids import BranchId, ProjectId
+
+Key = TypeVar("Key", ProjectId, BranchId)
+
+
+async def usage_of_projects(
+    context: Context, project_ids: Sequence[ProjectId], *, byte_hours_too: bool = False
+) -> dict[ProjectId, Usage]:
+    """Of those projects that have consumed anything. Byte hours cost a look through all sizes of the period."""
+    wanted = set(project_ids)
+    now = context.clock.now()
+    start, _ = period_of(now)
+    running = [reading for reading in context.instances.readings() if reading.project_id in wanted]
+
+    def look(tables: Tables) -> dict[ProjectId, Usage]:
+        sums = with_running(
+            tables, tables.meters.sums_of_projects(project_ids, start), running, start, lambda found: found.project_id
+        )
+        sizes = tables.meters.sizes_of_projects(project_ids)
+        last = tables.meters.last_active("project_id", project_ids)
+        found = {
+            project_id: replace(
+                _usage(sums.get(project_id, Amounts()), last.get(project_id)),
+                synthetic_storage_size=sizes.get(project_id),
+            )
+            for project_id in project_ids
+            if project_id in sums or project_id in sizes or project_id in last
+        }
+        if not byte_hours_too:
+            return found
+        return {
+            project_id: replace(usage, data_storage_bytes_hour=int(_storage(tables, project_id, start, now)))
+            for project_id, usage in found.items()
+        }
+
+    return await context.state.read(look)
+
+
+async def usage_of_branches(context: Context, branch_ids: Sequence[BranchId]) -> dict[BranchId, Usage]:
+    """Of those branches that have consumed anything."""
+    wanted = set(branch_ids)
+    start, _ = period_of(context.clock.now())
+    running = [reading for reading in context.instances.readings() if reading.branch_id in wanted]
+
+    def look(tables: Tables) -> dict[BranchId, Usage]:
+        sums = with_running(
+            tables, tables.meters.sums_of_branches(branch_ids, start), running, start, lambda found: found.branch_id
+        )
+        last = tables.meters.last_active("branch_id", branch_ids)
+        return {branch_id: _usage(amounts, last.get(branch_id)) for branch_id, amounts in sums.items()}
+
+    return await context.state.read(look)
+
+
+def with_running(
+    tables: Tables,
+    sums: Mapping[Key, Amounts],
+    running: Iterable[Reading],
+    start: datetime,
+    key_of: Callable[[Reading], Key],
+) -> dict[Key, Amounts]:
+    """The sums, and what running instances have used since their last reading that was noted."""
+    found = dict(sums)
+    for reading, amounts in tables.meters.uncounted(running):
+        share = min(1.0, (reading.at - start).total_seconds() / amounts.active_seconds) if amounts.active_seconds else 0
+        of_period = Amounts(
+            active_seconds=share * amounts.active_seconds, compute_seconds=share * amounts.compute_seconds
+        )
+        found[key_of(reading)] = found.get(key_of(reading), Amounts()) + of_period
+    return found
+
+
+def _usage(amounts: Amounts, last_active: datetime | None) -> Usage:
+    """In whole units."""
+    return Usage(
+        active_time_seconds=int(amounts.active_seconds),
+        compute_time_seconds=int(amounts.compute_seconds),
+        written_data_bytes=amounts.written_bytes,
+        data_transfer_bytes=amounts.sent_bytes,
+        last_active_at=last_active,
+    )
+
+
+def _storage(tables: Tables, project_id: ProjectId, start: datetime, now: datetime) -> float:
+    return sum(sum(byte_hours(steps, start, now)) for steps in tables.meters.steps(project_id).values())
