@@ -54,6 +54,7 @@ def test_numbers_follow_what_happens_and_looking_wakes_nobody(cell: ThrowawayCel
         assert asleep["tenantry_projects",] == asleep["tenantry_branches",] == asleep["tenantry_endpoints",] == 1
         assert asleep["tenantry_api_requests_total", "createProject", "201"] == 1
         assert asleep["tenantry_api_requests_total", "none", "404"] == 1
+        assert asleep["tenantry_api_requests_total", "readyz", "200"] == 1
         assert asleep["tenantry_operations_ended_total", "finished", "create_project"] == 1
         with psycopg.connect(uri, autocommit=True) as connection:
             connection.execute("select 1")

@@ -101,11 +101,12 @@ class Gate:
 
 def _note(scope: Scope, status: int, seconds: float) -> None:
     """Counts an answer and, where something may have been changed, writes a line."""
-    operation = _operation(scope["method"], getattr(scope.get("route"), "path", ""))
+    path = scope["path"]
+    operation = path[1:] if path in _OTHERS else _operation(scope["method"], getattr(scope.get("route"), "path", ""))
     metrics.api_requests.labels(operation, str(status)).inc()
     metrics.api_seconds.labels(operation).observe(seconds)
     log = _log.debug if scope["method"] in _READING else _log.info
-    log("request", operation=operation, path=scope["path"], status=status, milliseconds=round(1000 * seconds, 1))
+    log("request", operation=operation, path=path, status=status, milliseconds=round(1000 * seconds, 1))
 
 
 @cache
@@ -113,7 +114,7 @@ def _operation(method: str, template: str) -> str:
     """What the contract calls it. One word for all that has no route, so that nobody can invent labels."""
     if template.startswith(API_PREFIX) and method in (found := operations_at(template.removeprefix(API_PREFIX))):
         return found[method].id
-    return template.removeprefix("/") if template in _OTHERS else "none"
+    return "none"
 
 
 def _request_id(headers: Headers) -> RequestId:
