@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Final, TypedDict, cast
 
 from tenantry.errors import Defect, OperatorError
-from tenantry.postgres import pages
-from tenantry.postgres.engines import Engine
+from tenantry.postgres import control, pages, wal
+from tenantry.postgres.engines import MAJORS, Engine
+from tenantry.postgres.lsn import segment_name
 from tenantry.runtime import files
 from tenantry.runtime.failpoints import failpoint
 
@@ -187,12 +188,19 @@ def _build(engine: Engine, staging: Path, account: _Account, lock: int) -> None:
         tools.run("initdb", *initdb_arguments(engine.major))
         for database, statements in recipe_sql(engine.major):
             tools.run_sql(database, statements)
-        tools.run("pg_resetwal")
-        tools.run("pg_checksums", "--check")
-        control = tools.run("pg_controldata")
+        if tools.has("pg_resetwal"):
+            tools.run("pg_resetwal")
+        else:
+            # A segment of its own for the last checkpoint, which is all that a start reads.
+            tools.run_sql("template1", ["SELECT pg_switch_wal()"])
+            _keep_last_checkpoint(data)
+        if tools.has("pg_checksums"):
+            tools.run("pg_checksums", "--check")
+        else:
+            _check_pages(data)
     finally:
         os.close(descriptor)
-    _pack(engine, data, control, staging)
+    _pack(engine, data, staging)
     files.remove_tree(data)
 
 
@@ -264,6 +272,10 @@ class _Tools:
     lock: int
     """Inherited: if we are killed, the next builder waits until the program that still runs has ended."""
 
+    def has(self, program: str) -> bool:
+        """Some packagers leave out all but ``initdb`` and ``postgres``."""
+        return Path(self.engine.program(program)).exists()
+
     def run(self, program: str, *arguments: str, stdin: bytes | None = None) -> str:
         argv = [
             *self.account.wrapper, self.engine.program(program),
@@ -320,6 +332,41 @@ def _next_step(detail: str) -> str:
 
 # ------------------------------------------------------------------------------------------------ packing
 
+_SEGMENT: Final = re.compile(r"pg_wal/[0-9A-F]{24}")
+_RELATION: Final = re.compile(r"(base/\d+|global)/\d+(_fsm|_vm)?")
+
+
+def _keep_last_checkpoint(data: Path) -> None:
+    """Leaves of a cleanly stopped cluster's log the segment with the last checkpoint, and nothing behind that record.
+
+    Postgres makes new segments from old ones, so what was not written over yet is from before.
+    """
+    found = control.parse((data / _CONTROL).read_bytes())
+    believe(found is not None and found.clean, "it was shut down cleanly")
+    assert found is not None
+    kept = data / "pg_wal" / segment_name(1, found.location, WAL_SEGMENT_BYTES)
+    for path in sorted((data / "pg_wal").iterdir()):
+        if path != kept and _SEGMENT.fullmatch(f"pg_wal/{path.name}"):
+            path.unlink()
+    content = kept.read_bytes()
+    number = found.location // WAL_SEGMENT_BYTES
+    scan = wal.Scan({number: content}.get, found.location, segment_bytes=WAL_SEGMENT_BYTES, verify_from=found.location)
+    record = next(iter(scan), None)
+    believe(record is not None and record.start == found.location, "the last checkpoint can be read")
+    assert record is not None
+    kept.write_bytes(content[: record.end - number * WAL_SEGMENT_BYTES].ljust(WAL_SEGMENT_BYTES, b"\0"))
+
+
+def _check_pages(data: Path) -> None:
+    """What ``pg_checksums --check`` does, for builds without it."""
+    for path in sorted(data.rglob("*")):
+        if _RELATION.fullmatch(str(path.relative_to(data))):
+            content = memoryview(path.read_bytes())
+            for block in range(len(content) // pages.PAGE_BYTES):
+                page = content[block * pages.PAGE_BYTES : (block + 1) * pages.PAGE_BYTES]
+                sound = not any(page) or pages.page_checksum(page, block) == pages.stored_checksum(page)
+                believe(sound, f"block {block} of {path.relative_to(data)} matches its checksum")
+
 
 class _Manifest(TypedDict):
     format: int
@@ -338,23 +385,29 @@ class _Manifest(TypedDict):
     wal: str
 
 
-def _pack(engine: Engine, data: Path, control_text: str, staging: Path) -> None:
+def _pack(engine: Engine, data: Path, staging: Path) -> None:
     """Writes image and manifest of a stopped cluster; finds and proves the places that a clone changes."""
     directories, names = _tree(data)
     contents = [(data / name).read_bytes() for name in names]
     image = b"".join(contents)
     where = dict(zip(names, contents, strict=True))
     authid, verifiers = _find_verifiers(where, image)
-    control = where[_CONTROL]
-    wal_names = [name for name in names if re.fullmatch(r"pg_wal/[0-9A-F]{24}", name)]
+    found = control.parse(where[_CONTROL])
+    believe(found is not None, f"pg_control has the layout of Postgres {MAJORS[0]} to {MAJORS[-1]}")
+    assert found is not None
+    believe(found.clean, "it was shut down cleanly")
+    believe(found.checksums, "data checksums are on")
+    wal_names = [name for name in names if _SEGMENT.fullmatch(name)]
     believe(len(wal_names) == 1, f"one WAL segment, found {wal_names}")
-    wal = where[wal_names[0]]
-    believe(len(wal) == WAL_SEGMENT_BYTES, "the WAL segment has 1 MB")
-    believe(wal[_WAL_SYSTEM_ID_OFFSET : _WAL_SYSTEM_ID_OFFSET + 8] == control[:8], "xlp_sysid is at byte 24")
-    believe(bool(re.search(r"^Data page checksum version: +1$", control_text, re.M)), "data checksums are on")
-    believe(bool(re.search(r"^Database cluster state: +shut down$", control_text, re.M)), "it was shut down cleanly")
-    (identifier,) = struct.unpack_from("=Q", control)
-    believe(f" {identifier}\n" in control_text, "the system identifier is the first of pg_control")
+    segment = where[wal_names[0]]
+    believe(len(segment) == WAL_SEGMENT_BYTES, "the WAL segment has 1 MB")
+    header = wal.page_header(segment)
+    believe(header is not None, "the log has pages of a major that is known here")
+    assert header is not None
+    believe(header.major == engine.major, "the log is this major's")
+    believe(header.system_identifier == found.system_identifier, "log and pg_control have one system identifier")
+    inside = range(header.address, header.address + WAL_SEGMENT_BYTES)
+    believe(found.location in inside and found.redo in inside, "the log that a start reads is in this segment")
     manifest = _Manifest(
         format=_MANIFEST_FORMAT,
         build_id=engine.build_id,
@@ -365,8 +418,8 @@ def _pack(engine: Engine, data: Path, control_text: str, staging: Path) -> None:
         files=[(name, len(content)) for name, content in where.items()],
         authid=authid,
         verifiers=verifiers,
-        control_crc=_find_crc(control),
-        control_nonce=_find_nonce(control, control_text),
+        control_crc=found.crc_offset,
+        control_nonce=found.nonce_offset,
         wal=wal_names[0],
     )
     files.write_new(str(staging / _IMAGE), image, mode=0o600, owner=None)
@@ -406,27 +459,6 @@ def _find_verifiers(where: Mapping[str, bytes], image: bytes) -> tuple[str, dict
         computed = pages.page_checksum(page, start // pages.PAGE_BYTES)
         believe(computed == pages.stored_checksum(page), "our page checksum is Postgres' own")
     return authid, places
-
-
-def _find_crc(control: bytes) -> int:
-    """The offset of pg_control's CRC: the only one whose value is the CRC-32C of everything before it."""
-    crc = pages.RunningCrc()
-    found: list[int] = []
-    for offset in range(0, 512, 4):
-        if offset >= 64 and struct.unpack_from("=I", control, offset)[0] == crc.value:
-            found.append(offset)
-        crc.feed(control[offset : offset + 4])
-    believe(len(found) == 1, f"one place holds pg_control's CRC, found {found}")
-    return found[0]
-
-
-def _find_nonce(control: bytes, control_text: str) -> int:
-    shown = re.search(r"^Mock authentication nonce: +([0-9a-f]{64})$", control_text, re.M)
-    believe(shown is not None, "pg_controldata shows the nonce")
-    assert shown is not None
-    nonce = bytes.fromhex(shown[1])
-    believe(control.count(nonce) == 1, "the nonce is in pg_control once")
-    return control.index(nonce)
 
 
 def believe(condition: bool, statement: str) -> None:
@@ -530,16 +562,16 @@ class Template:
             pages.set_checksum(page, block)
             authid[start : start + pages.PAGE_BYTES] = page
 
-        control = bytearray(self._contents[_CONTROL])
-        control[:8] = identifier
+        stamped = bytearray(self._contents[_CONTROL])
+        stamped[:8] = identifier
         # Postgres answers unknown users with a salt made from this; equal ones would tell clones apart from nothing.
         nonce = hashlib.sha256(identifier + verifiers[ADMIN_ROLE].encode()).digest()
-        control[manifest["control_nonce"] : manifest["control_nonce"] + 32] = nonce
-        struct.pack_into("=I", control, manifest["control_crc"], pages.crc32c(control[: manifest["control_crc"]]))
+        stamped[manifest["control_nonce"] : manifest["control_nonce"] + control.NONCE_BYTES] = nonce
+        struct.pack_into("=I", stamped, manifest["control_crc"], pages.crc32c(stamped[: manifest["control_crc"]]))
 
-        wal = bytearray(self._contents[manifest["wal"]])
-        wal[_WAL_SYSTEM_ID_OFFSET : _WAL_SYSTEM_ID_OFFSET + 8] = identifier
-        return {manifest["authid"]: authid, _CONTROL: control, manifest["wal"]: wal}
+        segment = bytearray(self._contents[manifest["wal"]])
+        segment[_WAL_SYSTEM_ID_OFFSET : _WAL_SYSTEM_ID_OFFSET + 8] = identifier
+        return {manifest["authid"]: authid, _CONTROL: stamped, manifest["wal"]: segment}
 
 
 def _load(engine: Engine, directory: Path) -> Template | None:

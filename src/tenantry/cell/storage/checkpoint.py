@@ -120,6 +120,8 @@ _AFTER_RESETWAL: Final = struct.pack("=iiiiiii", 0, 0, 100, 8, 10, 0, 64)
 """wal_level (minimal), wal_log_hints, max_connections, max_worker_processes, max_wal_senders, max_prepared_transactions
 and max_locks_per_transaction, as ``pg_resetwal`` writes them one after the other whatever they were."""
 _LEVEL_REPLICA: Final = struct.pack("=i", 1)
+_NEVER_RESET: Final = _LEVEL_REPLICA + _AFTER_RESETWAL[len(_LEVEL_REPLICA) :]
+"""The same where no ``pg_resetwal`` was at hand: what initdb's own settings are."""
 _CRC_BYTES: Final = 4
 
 
@@ -127,10 +129,13 @@ def replayable(control: bytes) -> bytes:
     """The pg_control of a template as archive recovery accepts it.
 
     A template's log was reset, which says ``wal_level=minimal`` of the log that follows; what follows was written by
-    an instance that runs with ``replica`` and says so in its first record. Raises HistoryDamaged for other files.
+    an instance that runs with ``replica`` and says so in its first record. One that was made without ``pg_resetwal``
+    is accepted as it is. Raises HistoryDamaged for other files.
     """
     at = control.find(_AFTER_RESETWAL)
     crc_at = _crc_offset(control)
+    if at < 0 and crc_at is not None and control.count(_NEVER_RESET) == 1:
+        return control
     if at < 0 or crc_at is None or control.find(_AFTER_RESETWAL, at + 1) >= 0:
         raise HistoryDamaged("this pg_control is not that of a template")
     changed = control[:at] + _LEVEL_REPLICA + control[at + len(_LEVEL_REPLICA) : crc_at]
