@@ -27,6 +27,7 @@ from tenantry.fleet.config import Target
 from tenantry.fleet.main import Fleet, open_fleet
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import EndpointId, ProjectId
+from tenantry.neon.shapes import BranchCreated
 from tenantry.postgres import engines
 from tenantry.postgres.engines import Engine
 from tenantry.postgres.postmaster import running_in
@@ -51,10 +52,13 @@ class Tenant:
 
 
 class Installation:
-    """Use ``with``. ``restart`` brings it up again on the same data with another number of spares."""
+    """Use ``with``. ``restart`` brings it up again on the same data with another number of spares.
 
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="tenantry-bench-"))
+    It lies in a directory of its own, ``within`` another one where the file system matters.
+    """
+
+    def __init__(self, *, within: Path | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="tenantry-bench-", dir=within))
         self.directory.chmod(0o711)
         self.cell = ThrowawayCell(data=self.directory / "data")
         self.client: NeonClient
@@ -109,9 +113,12 @@ class Installation:
         )
 
     def put_to_sleep(self, tenant: Tenant) -> None:
-        """Through the API; returns when no process of it is left."""
+        """Through the API; returns when no process of it or of its branches is left, which sleep already."""
         self.client.suspend_endpoint(tenant.project_id, tenant.endpoint_id)
         wait_until(lambda: not self.processes(tenant.project_id), "the tenant sleeps")
+
+    def endpoint_of(self, made: BranchCreated) -> EndpointId:
+        return EndpointId(made.endpoints[0].id)
 
     def head_data(self, project_id: ProjectId) -> Path:
         """The one data directory of a project without branches."""
@@ -119,8 +126,9 @@ class Installation:
         return found
 
     def processes(self, project_id: ProjectId) -> list[int]:
-        """Every server process that runs in the project's data directory."""
-        return [process.pid for process in running_in(self.head_data(project_id))]
+        """Every server process that runs in the project's data directories."""
+        heads = self.layout.project(project_id).glob("*/data")
+        return [process.pid for data in heads for process in running_in(data)]
 
     def spares(self) -> int:
         """How many stand ready in the pool."""

@@ -17,10 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+import branches
 import create
 import footprint
+import history
 import machine
 import migrate
+import reflink
 import registered
 import relay
 import report
@@ -42,6 +45,9 @@ _MEASURES: dict[str, _Measure] = {
     "create": create.measure,
     "wake": wake.measure,
     "relay": relay.measure,
+    "branches": branches.measure,
+    "history": history.measure,
+    "reflink": reflink.measure,
     "migrate": migrate.measure,
     "footprint": footprint.measure,
     "registered": registered.measure,  # the last one: it leaves rows that nothing else should see
