@@ -1,14 +1,23 @@
-"""A head stays on its build until it sleeps cleanly, and then moves to a newer one of its major."""
+"""A head stays on its build until it sleeps cleanly, and then moves to a newer one of its major; and what is installed
+while a cell runs is found."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
+from tenantry.cell.compute.engines import SHARED_ENGINES, EngineStore
+from tenantry.cell.engine_directories import engines_directory
 from tenantry.cell.model import BuildId, ProjectCreate
+from tenantry.errors import InvalidInput, NotSupported
+from tenantry.postgres import engines
+from tenantry.postgres.engines import Engine
 
 
 async def test_a_head_moves_at_a_clean_sleep_and_not_before(workdir: Path, open_cell: Any) -> None:
@@ -46,3 +55,125 @@ async def test_a_build_that_lacks_an_extension_is_no_successor(workdir: Path, op
         for other in (poorer, older):
             engines._chosen[18] = other
             assert engines.successor(BuildId(old.build_id)) is None
+
+
+async def test_nothing_moves_to_a_build_of_another_source_unasked(workdir: Path, open_cell: Any) -> None:
+    async with open_cell(workdir) as bare:
+        store = bare.context.engines
+        old = await store.for_major(18)
+        other = dataclasses.replace(old, build_id="other", source=engines.SYSTEM)
+        store._chosen[18] = other
+        assert store.successor(BuildId(old.build_id)) is None, "another ICU would sort an index otherwise"
+        store._prefer_source = "system"
+        assert store.successor(BuildId(old.build_id)) == other
+
+
+# ------------------------------------------------------------------------------------------------ found while it runs
+
+
+def put(prefix: Path, version: str, *, dump: bool = False) -> None:
+    """Something that looks and answers like a build."""
+    for name in ("bin", "lib", "share/extension"):
+        (prefix / name).mkdir(parents=True)
+    for name in ("postgres", "initdb", *(["pg_dump"] if dump else [])):
+        (prefix / "bin" / name).write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n")
+        (prefix / "bin" / name).chmod(0o755)
+    (prefix / "lib/dict_snowball.so").write_text("")
+    (prefix / "share/postgres.bki").write_text("")
+
+
+Install = Callable[..., Engine]
+
+
+@pytest.fixture
+def into(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of engines, on a machine that has no others."""
+    monkeypatch.setattr(engines, "_candidates", lambda _: iter(()))
+    (workdir / "engines").mkdir()
+    return workdir / "engines"
+
+
+@pytest.fixture
+def install(into: Path) -> Install:
+    def installed(version: str, source: str = engines.NPM, **how: Any) -> Engine:
+        return engines.install_tree(
+            into, source, package=version, fill=lambda tree: put(tree, version, **how), prove=lambda _: None
+        )
+
+    return installed
+
+
+def store_of(into: Path, prefer_source: str | None = None) -> EngineStore:
+    store = EngineStore(into, into / "templates", prefer_source=prefer_source)
+    store.load()
+    return store
+
+
+async def test_what_is_installed_while_the_cell_runs_is_found(into: Path, install: Install) -> None:
+    store = store_of(into)
+    with pytest.raises(InvalidInput, match="no Postgres 16 here") as caught:
+        await store.for_major(16)
+    assert caught.value.next_step == "run `tenantry engine install 16`"
+    old = install("16.1")
+    assert await store.for_major(16) == old, "at once, also after it was missing a moment ago"
+    assert store.get(BuildId(old.build_id)) == old
+    newer = install("16.2")
+    assert await store.for_major(16) == newer
+    assert store.successor(BuildId(old.build_id)) == newer
+    assert await store.for_major(16) == newer
+    install("16.1", engines.DIRECTORY)
+    assert await store.for_major(16) == newer
+    assert store.majors() == [16]
+
+
+async def test_looking_for_what_was_installed_costs_a_stat(
+    into: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = install("16.1")
+    os.utime(into, (1_000_000_000, 1_000_000_000))
+    store = store_of(into)
+    monkeypatch.setattr(engines, "discover", None)
+    monkeypatch.setattr(engines, "read_installed", None)
+    for _ in range(3):
+        assert await store.for_major(16) == engine
+
+
+async def test_a_half_made_engine_is_none(into: Path, install: Install) -> None:
+    store = store_of(into)
+    engine = install("16.1")
+    (engine.bin_dir / "initdb").unlink()
+    (into / ".staging-tree").mkdir()
+    (into / "pg16.3-npm-00000000").mkdir()
+    with pytest.raises(InvalidInput):
+        await store.for_major(16)
+
+
+async def test_the_preferred_source_stays_preferred(into: Path, install: Install) -> None:
+    first = install("16.1", engines.SYSTEM)
+    store = store_of(into, "system")
+    assert await store.for_major(16) == first
+    second = install("16.2")
+    assert await store.for_major(16) == first
+    assert await store_of(into).for_major(16) == second
+
+
+async def test_a_build_without_pg_dump_borrows_one_of_no_lower_major(into: Path, install: Install) -> None:
+    old, plain = install("15.1", dump=True), install("16.1")
+    store = store_of(into)
+    with pytest.raises(NotSupported, match="pg_dump"):
+        await store.dump_program(BuildId(plain.build_id))
+    newest, newer = install("18.1", dump=True), install("17.1", dump=True)
+    store = store_of(into)
+    assert newest.minor > newer.minor
+    assert await store.dump_program(BuildId(plain.build_id)) == newer.bin_dir / "pg_dump"
+    assert await store.dump_program(BuildId(old.build_id)) == old.bin_dir / "pg_dump"
+
+
+def test_engines_lie_where_every_tenant_may_pass(workdir: Path) -> None:
+    (workdir / "closed").mkdir(mode=0o700)
+    uids = range(3_000_000, 3_000_010)
+    assert engines_directory(workdir / "new/data", uids) == workdir / "new/data/engines"
+    assert engines_directory(workdir / "closed/data", None) == workdir / "closed/data/engines"
+    if os.geteuid() == 0:
+        assert engines_directory(workdir / "closed/data", uids) == SHARED_ENGINES
+    assert not (workdir / "new").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.errors import NotSupported, OperatorError
+from tenantry.errors import InvalidInput, OperatorError
 from tenantry.postgres import engines
 from tenantry.postgres.engines import Engine
 from tenantry.runtime import files
@@ -114,8 +114,9 @@ class TestChoosing:
         assert engines.choose([wheel], 18, prefer_source="system") == wheel
 
     def test_a_missing_major_says_how_to_get_it(self, build: Engine) -> None:
-        with pytest.raises(NotSupported, match="have: 16") as caught:
+        with pytest.raises(InvalidInput, match="have: 16") as caught:
             engines.choose([build], 17)
+        assert caught.value.http_status == 400
         assert "tenantry engine install 17" in caught.value.client_text
 
 

@@ -30,10 +30,11 @@ from tenantry.cell.api.health import METRICS_PATH, Check, health_routes
 from tenantry.cell.api.site import Site
 from tenantry.cell.cell import Cell
 from tenantry.cell.compute.admin import Admin
-from tenantry.cell.compute.engines import SHARED_ENGINES, EngineStore
+from tenantry.cell.compute.engines import EngineStore
 from tenantry.cell.compute.instances import Instances
-from tenantry.cell.config import CellConfig, uid_range
+from tenantry.cell.config import CellConfig
 from tenantry.cell.door import Staff
+from tenantry.cell.engine_directories import engines_directory, project_uids
 from tenantry.cell.loops.discard import discard_loop
 from tenantry.cell.loops.expiry import expiry_loop, schedule_loop
 from tenantry.cell.loops.history import bases_loop, history_loop
@@ -65,12 +66,11 @@ from tenantry.cell.storage.recover import end_instance
 from tenantry.errors import OperatorError, Unavailable
 from tenantry.neon.ids import HeadId, RegionId
 from tenantry.runtime.clock import SystemClock
-from tenantry.runtime.files import remove_tree, traversable_for, write_atomic
+from tenantry.runtime.files import remove_tree, write_atomic
 from tenantry.runtime.sealing import Sealer
 
 _log = structlog.get_logger("cell")
 
-_UID_MAP: Final = Path("/proc/self/uid_map")
 HTTP_CONNECTIONS_MAX: Final = 1_000
 HTTP_BACKLOG: Final = 512
 HTTP_DRAIN_SECONDS: Final = 5
@@ -199,9 +199,11 @@ class RunningCell:
         self._stack.push_async_callback(state.close)
         sealer = await asyncio.to_thread(Sealer.from_file, layout.key)
         admin = Admin(sealer)
-        uids = uid_range(config, await asyncio.to_thread(_UID_MAP.read_text)) if self._root else None
+        uids = await asyncio.to_thread(project_uids, config)
         engines = EngineStore(
-            await asyncio.to_thread(self._engines_directory, uids), layout.templates, prefer_source=config.engine_source
+            await asyncio.to_thread(engines_directory, layout.data, uids),
+            layout.templates,
+            prefer_source=config.engine_source,
         )
         await asyncio.to_thread(engines.load)
         clock = SystemClock()
@@ -287,13 +289,6 @@ class RunningCell:
 
     def _needs_tls(self, host: str) -> bool:
         return not is_loopback(host) and not self._config.insecure
-
-    def _engines_directory(self, uids: range | None) -> Path:
-        """The data directory's own, unless the uids of projects cannot pass to it."""
-        if uids is None or traversable_for(self._layout.data, uids[0], uids[0]):
-            return self._layout.engines
-        SHARED_ENGINES.mkdir(mode=0o755, parents=True, exist_ok=True)
-        return SHARED_ENGINES
 
     async def _clear_unnamed(self, context: Context) -> None:
         """Dooms directories that a crash left without a row, and removes bases that were not finished."""

