@@ -14,7 +14,7 @@ import asyncio
 import dataclasses
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, LiteralString
@@ -355,22 +355,26 @@ class Instances:
         if instance is None:
             return True
         async with instance.lock:
-            if instance.status != "awake" or instance.running is None:
-                return True
-            if instance.leases and not insist:
+            return await self._suspend(instance, insist=insist)
+
+    async def _suspend(self, instance: Instance, *, insist: bool) -> bool:
+        """``suspend`` for whoever holds the instance's lock."""
+        if instance.status != "awake" or instance.running is None:
+            return True
+        if instance.leases and not insist:
+            return False
+        instance.status = "stopping"
+        try:
+            if not insist and await self._busy(instance):
+                instance.status = "awake"
+                self._became_idle(instance)
                 return False
-            instance.status = "stopping"
-            try:
-                if not insist and await self._busy(instance):
-                    instance.status = "awake"
-                    self._became_idle(instance)
-                    return False
-                await self._refresh_quietly(instance)
-                await self._stop_process(instance)
-            except BaseException:
-                # Stopping failed half-way: what is true is what still runs.
-                instance.status = "awake" if self._runs(instance) else "asleep"
-                raise
+            await self._refresh_quietly(instance)
+            await self._stop_process(instance)
+        except BaseException:
+            # Stopping failed half-way: what is true is what still runs.
+            instance.status = "awake" if self._runs(instance) else "asleep"
+            raise
         return True
 
     @staticmethod
@@ -440,29 +444,19 @@ class Instances:
 
         Whoever wants to wake one waits. Sessions are ended. Locks are taken in the ids' order.
         """
-        taken: list[Instance] = []
-        try:
+        async with AsyncExitStack() as taken:
             for endpoint_id in sorted(endpoint_ids):
-                while True:
-                    await self.suspend(endpoint_id, insist=True)
-                    instance = self._instance(endpoint_id)
-                    await instance.lock.acquire()
-                    if instance.status in ("asleep", "gone"):
-                        taken.append(instance)
-                        break
-                    instance.lock.release()
+                instance = self._instance(endpoint_id)
+                # Stopped and kept in one hold: clients that come back at once would else start it in between, for ever.
+                await taken.enter_async_context(instance.lock)
+                await self._suspend(instance, insist=True)
             yield
-        finally:
-            for instance in taken:
-                instance.lock.release()
 
     async def retire(self, endpoint_id: EndpointId) -> None:
         """Stops the instance for good: whoever asks for it later hears that it does not exist."""
-        await self.suspend(endpoint_id, insist=True)
         instance = self._instance(endpoint_id)
         async with instance.lock:
-            if instance.running is not None:
-                await self._stop_process(instance)
+            await self._suspend(instance, insist=True)
             instance.status = "gone"
 
     def forget(self, endpoint_id: EndpointId) -> None:
