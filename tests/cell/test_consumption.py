@@ -19,12 +19,12 @@ from tenantry.cell.consumption import (
     Step,
     byte_hours,
     end_of,
-    frame,
     frames_of,
+    frames_with,
     period_of,
-    size_at,
     spread,
     start_of,
+    together,
 )
 
 NOW = datetime(2026, 11, 24, 15, 41, 12, tzinfo=UTC)
@@ -105,13 +105,31 @@ def test_storage_over_time_adds_up(steps: list[Step], begin: int, first: int, se
     assert whole[0] == pytest.approx(left[0] + right[0])
     assert whole[1] == pytest.approx(2 * whole[0])
     minutes = (a + timedelta(minutes=minute, seconds=30) for minute in range(first + second))
-    assert whole[0] == pytest.approx(sum(size_at(steps, minute)[0] for minute in minutes) / 60)
+    held = [next((step.logical_bytes for step in reversed(steps) if step.at < minute), 0) for minute in minutes]
+    assert whole[0] == pytest.approx(sum(held) / 60)
 
 
-def test_a_frame_that_runs_ends_now() -> None:
-    start, end = period_of(NOW)
-    steps = [Step(NOW - timedelta(hours=2), 100, 10)]
-    found = frame(start, end, NOW, Amounts(), [steps, []])
-    assert (found.logical_bytes, found.history_bytes) == (100, 10)
-    assert found.logical_byte_hours == pytest.approx(200)
-    assert found.end == end
+@given(STEPS, st.integers(0, 30))
+def test_frames_hold_what_the_whole_time_holds(steps: list[Step], hours: int) -> None:
+    end = NOW + timedelta(hours=hours)
+    bounds = frames_of("hourly", NOW, end, end)
+    found = list(frames_with(bounds, end, {}, steps))
+    logical, history = byte_hours(steps, bounds[0][0], end) if bounds else (0, 0)
+    assert sum(frame.logical_byte_hours for frame in found) == pytest.approx(logical)
+    assert sum(frame.history_byte_hours for frame in found) == pytest.approx(history)
+    for frame in found:
+        held = [step for step in steps if step.at < min(frame.end, end)]
+        assert frame.logical_bytes == (held[-1].logical_bytes if held else 0)
+
+
+def test_a_frame_that_runs_ends_now_and_branches_add_up() -> None:
+    bounds = [period_of(NOW)]
+    amounts = {bounds[0][0]: Amounts(active_seconds=1.5, written_bytes=2)}
+    one = list(frames_with(bounds, NOW, amounts, [Step(NOW - timedelta(hours=2), 100, 10)]))
+    other = list(frames_with(bounds, NOW, {}, [Step(NOW - timedelta(hours=1), 50, 1), Step(NOW, 7, 7)]))
+    (found,) = together([one, other])
+    assert (found.logical_bytes, found.history_bytes) == (150, 11)
+    assert found.logical_byte_hours == pytest.approx(250)
+    assert found.history_byte_hours == pytest.approx(21)
+    assert (found.amounts, found.end) == (amounts[bounds[0][0]], bounds[0][1])
+    assert list(together([])) == []

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Never
 
+from tenantry.cell.consumption import ConsumedProject, Grain
 from tenantry.cell.model import (
     Annotation,
     ApiKey,
@@ -59,7 +60,7 @@ from tenantry.cell.operations.runner import Runner
 from tenantry.cell.operations.schema import Schemas
 from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.update_project import update_project
-from tenantry.cell.operations.usage import usage_of_branches, usage_of_projects
+from tenantry.cell.operations.usage import consumption, usage_of_branches, usage_of_projects
 from tenantry.cell.state.tables import Tables
 from tenantry.errors import NotFound, NotSupported
 from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, SnapshotId
@@ -125,6 +126,20 @@ class Cell:
         self, project_ids: Sequence[ProjectId], *, byte_hours: bool = False
     ) -> Mapping[ProjectId, Usage]:
         return await usage_of_projects(self._context, project_ids, byte_hours_too=byte_hours)
+
+    async def consumption(
+        self,
+        project_ids: Sequence[ProjectId] | None,
+        *,
+        before: tuple[datetime, ProjectId] | None,
+        limit: int,
+        grain: Grain,
+        begin: datetime,
+        end: datetime,
+    ) -> Sequence[ConsumedProject]:
+        return await consumption(
+            self._context, project_ids, before=before, limit=limit, grain=grain, begin=begin, end=end
+        )
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
         def find(tables: Tables) -> Endpoint:

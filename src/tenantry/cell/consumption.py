@@ -6,8 +6,9 @@ grain is ever made from another. Storage is a step function: what was measured h
 
 from __future__ import annotations
 
+import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
@@ -109,6 +110,22 @@ class Frame:
     history_byte_hours: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumedBranch:
+    branch_id: BranchId
+    root: bool
+    """It has no parent."""
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumedProject:
+    project_id: ProjectId
+    created_at: datetime
+    branches: tuple[ConsumedBranch, ...]
+    """Those that are gone, too: what they have consumed was consumed. All have the same frames."""
+
+
 def start_of(grain: Grain, moment: datetime) -> datetime:
     """The beginning of the hour, day or month that holds ``moment``."""
     hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -184,23 +201,40 @@ def byte_hours(steps: Sequence[Step], begin: datetime, end: datetime) -> tuple[f
     return logical, history
 
 
-def size_at(steps: Sequence[Step], moment: datetime) -> tuple[int, int]:
-    """Both sizes as last measured before ``moment``."""
-    last = next((step for step in reversed(steps) if step.at < moment), None)
-    return (0, 0) if last is None else (last.logical_bytes, last.history_bytes)
+def frames_with(
+    bounds: Sequence[tuple[datetime, datetime]],
+    now: datetime,
+    amounts: Mapping[datetime, Amounts],
+    steps: Sequence[Step],
+) -> Iterator[Frame]:
+    """What a branch with these amounts (by beginning) and these sizes consumed in each of the frames."""
+    moments = [step.at for step in steps]
+    for start, end in bounds:
+        until = min(end, now)
+        # What held at the beginning, and what came to hold before the end.
+        held = steps[max(0, bisect.bisect_right(moments, start) - 1) : bisect.bisect_left(moments, until)]
+        logical, history = byte_hours(held, start, until)
+        last = held[-1] if held else Step(start, 0, 0)
+        yield Frame(
+            start=start,
+            end=end,
+            amounts=amounts.get(start, Amounts()),
+            logical_bytes=last.logical_bytes,
+            history_bytes=last.history_bytes,
+            logical_byte_hours=logical,
+            history_byte_hours=history,
+        )
 
 
-def frame(start: datetime, end: datetime, now: datetime, amounts: Amounts, branches: Sequence[Sequence[Step]]) -> Frame:
-    """One frame of everything that has these steps: a branch, or all branches of a project."""
-    until = min(end, now)
-    sizes = [size_at(steps, until) for steps in branches]
-    areas = [byte_hours(steps, start, until) for steps in branches]
-    return Frame(
-        start=start,
-        end=end,
-        amounts=amounts,
-        logical_bytes=sum(logical for logical, _ in sizes),
-        history_bytes=sum(history for _, history in sizes),
-        logical_byte_hours=sum(logical for logical, _ in areas),
-        history_byte_hours=sum(history for _, history in areas),
-    )
+def together(branches: Sequence[Sequence[Frame]]) -> Iterator[Frame]:
+    """The sums of branches that have the same frames."""
+    for frames in zip(*branches, strict=True):
+        yield Frame(
+            start=frames[0].start,
+            end=frames[0].end,
+            amounts=sum((frame.amounts for frame in frames), Amounts()),
+            logical_bytes=sum(frame.logical_bytes for frame in frames),
+            history_bytes=sum(frame.history_bytes for frame in frames),
+            logical_byte_hours=sum(frame.logical_byte_hours for frame in frames),
+            history_byte_hours=sum(frame.history_byte_hours for frame in frames),
+        )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import NoReturn
 
+from tenantry.cell.consumption import ConsumedProject, Grain, frames_of
 from tenantry.cell.model import (
     Annotation,
     ApiKey,
@@ -241,6 +243,20 @@ class FakeCell(FakeStore):
         self, project_ids: Sequence[ProjectId], *, byte_hours: bool = False
     ) -> Mapping[ProjectId, Usage]:
         return {}
+
+    async def consumption(
+        self,
+        project_ids: Sequence[ProjectId] | None,
+        *,
+        before: tuple[datetime, ProjectId] | None,
+        limit: int,
+        grain: Grain,
+        begin: datetime,
+        end: datetime,
+    ) -> Sequence[ConsumedProject]:
+        """Nobody has consumed anything."""
+        frames_of(grain, begin, end, self.now())
+        return []
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
         self._project(project_id)

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount
 
 from tenantry.cell.api import (
     branches,
+    consumption,
     databases,
     endpoints,
     keys,
@@ -39,6 +40,7 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     databases.router,
     operations.router,
     snapshots.router,
+    consumption.router,
     keys.router,
     users.router,
     regions.router,

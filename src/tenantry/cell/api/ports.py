@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from tenantry.cell.consumption import ConsumedProject, Grain
 from tenantry.cell.model import (
     Annotation,
     ApiKey,
@@ -238,7 +239,25 @@ class Snapshots(Protocol):
     ) -> None: ...
 
 
-class CellApi(Keys, Projects, Branches, Endpoints, Roles, Databases, Snapshots, Protocol):
+class Consumption(Protocol):
+    async def consumption(
+        self,
+        project_ids: Sequence[ProjectId] | None,
+        *,
+        before: tuple[datetime, ProjectId] | None,
+        limit: int,
+        grain: Grain,
+        begin: datetime,
+        end: datetime,
+    ) -> Sequence[ConsumedProject]:
+        """What projects (None: all) consumed in the frames of a range, the youngest project first.
+
+        ``before`` is the last project of the page before: when it was made, and its id. Raises RangeOutside.
+        """
+        ...
+
+
+class CellApi(Keys, Projects, Branches, Endpoints, Roles, Databases, Snapshots, Consumption, Protocol):
     """The cell as the HTTP API sees it."""
 
     def now(self) -> datetime:

@@ -106,8 +106,5 @@ class History(Protocol):
         ...
 
     def measure(self, facts: Facts, *, since: object) -> Measured:
-        """Where the head's log ends, and its sizes; no more than a mark when nothing was written since that of ``since``.
-
-        Blocking.
-        """
+        """Where the head's log ends, and its sizes; only a mark when it is still that of ``since``. Blocking."""
         ...

@@ -7,7 +7,19 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
-from tenantry.cell.consumption import Amounts, Reading, byte_hours, period_of
+from tenantry.cell.consumption import (
+    Amounts,
+    ConsumedBranch,
+    ConsumedProject,
+    Grain,
+    Reading,
+    Step,
+    byte_hours,
+    frames_of,
+    frames_with,
+    period_of,
+    start_of,
+)
 from tenantry.cell.model import Usage
 from tenantry.cell.operations.context import Context
 from tenantry.cell.state.tables import Tables
@@ -96,3 +108,63 @@ def _usage(amounts: Amounts, last_active: datetime | None) -> Usage:
 
 def _storage(tables: Tables, project_id: ProjectId, start: datetime, now: datetime) -> float:
     return sum(sum(byte_hours(steps, start, now)) for steps in tables.meters.steps(project_id).values())
+
+
+async def consumption(
+    context: Context,
+    project_ids: Sequence[ProjectId] | None,
+    *,
+    before: tuple[datetime, ProjectId] | None,
+    limit: int,
+    grain: Grain,
+    begin: datetime,
+    end: datetime,
+) -> list[ConsumedProject]:
+    """What these projects (or all) consumed in time, up to this moment, the youngest project first.
+
+    Raises RangeOutside. Each project is looked at by itself, so that a long answer keeps nobody waiting.
+    """
+    now = context.clock.now()
+    bounds = frames_of(grain, begin, end, now)
+    found = await context.state.read(lambda tables: tables.meters.consumers(project_ids, before, limit))
+    running = context.instances.readings()
+    return [await _consumed(context, project_id, made, grain, bounds, now, running) for project_id, made in found]
+
+
+async def _consumed(
+    context: Context,
+    project_id: ProjectId,
+    made: datetime,
+    grain: Grain,
+    bounds: Sequence[tuple[datetime, datetime]],
+    now: datetime,
+    running: Sequence[Reading],
+) -> ConsumedProject:
+    wanted = [(start, end) for start, end in bounds if end > made]
+
+    def look(
+        tables: Tables,
+    ) -> tuple[dict[BranchId, dict[datetime, Amounts]], dict[BranchId, list[Step]], dict[BranchId, bool]]:
+        meters = tables.meters
+        amounts = meters.amounts(project_id, grain, wanted[0][0], wanted[-1][1])
+        for reading, more in meters.uncounted(reading for reading in running if reading.project_id == project_id):
+            by_frame = amounts.setdefault(reading.branch_id, {})
+            start = start_of(grain, reading.at)
+            by_frame[start] = by_frame.get(start, Amounts()) + more
+        return amounts, meters.steps(project_id), meters.roots(project_id)
+
+    if not wanted:
+        return ConsumedProject(project_id=project_id, created_at=made, branches=())
+    amounts, steps, roots = await context.state.read(look)
+    return ConsumedProject(
+        project_id=project_id,
+        created_at=made,
+        branches=tuple(
+            ConsumedBranch(
+                branch_id=branch_id,
+                root=roots.get(branch_id, False),
+                frames=tuple(frames_with(wanted, now, amounts.get(branch_id, {}), steps.get(branch_id, []))),
+            )
+            for branch_id in sorted(amounts.keys() | steps.keys() | roots.keys())
+        ),
+    )

@@ -227,6 +227,29 @@ class Meters:
             found.setdefault(BranchId(row[0]), {})[datetime.fromisoformat(row[1])] = _amounts(row[2:])
         return found
 
+    def consumers(
+        self, project_ids: Sequence[ProjectId] | None, before: tuple[datetime, ProjectId] | None, limit: int
+    ) -> list[tuple[ProjectId, datetime]]:
+        """Projects and when they were made, the youngest first, behind ``before``; also deleted ones that are kept."""
+        made, last = (None, None) if before is None else before
+        rows = self._connection.execute(
+            "select id, created_at from project"
+            " where (?1 is null or id in (select value from json_each(?1)))"
+            " and (?2 is null or (created_at, id) < (?2, ?3)) order by created_at desc, id desc limit ?4",
+            (
+                None if project_ids is None else json.dumps(list(project_ids)),
+                None if made is None else made.astimezone(UTC).isoformat(timespec="microseconds"),
+                last,
+                limit,
+            ),
+        )
+        return [(ProjectId(project_id), datetime.fromisoformat(made)) for project_id, made in rows]
+
+    def roots(self, project_id: ProjectId) -> dict[BranchId, bool]:
+        """Each branch of the project that is not gone, and whether it has no parent."""
+        rows = self._connection.execute("select id, parent_id is null from branch where project_id = ?", (project_id,))
+        return {BranchId(branch_id): bool(root) for branch_id, root in rows}
+
     def steps(self, project_id: ProjectId) -> dict[BranchId, list[Step]]:
         """The sizes of each branch in time, gone ones too."""
         rows = self._connection.execute(
