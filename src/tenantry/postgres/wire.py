@@ -25,6 +25,10 @@ SASL_BYTES_MAX: Final = 1024
 """PG_MAX_SASL_MESSAGE_LENGTH of Postgres."""
 PASSWORD_BYTES_MAX: Final = 65_535
 """PG_MAX_AUTH_TOKEN_LENGTH of Postgres: of a password in clear text."""
+MESSAGE_BYTES_MAX: Final = 0x3FFF_FFFF + 4
+"""The longest message that Postgres makes (MaxAllocSize)."""
+IDLE: Final = b"I"
+"""What ReadyForQuery says outside of a transaction."""
 CANCEL_KEY_BYTES_MAX: Final = 256
 """The longest secret key that protocol 3.2 allows."""
 
@@ -209,6 +213,12 @@ def take_message(buffer: bytearray, *, bytes_max: int) -> Message | None:
     taken = Message(bytes(buffer[:1]), bytes(buffer[5 : 1 + length]))
     del buffer[: 1 + length]
     return taken
+
+
+def message_length(buffer: bytearray, start: int) -> int:
+    """How long the message is whose first five bytes begin at ``start``."""
+    length: int = _UINT32.unpack_from(buffer, start + 1)[0]
+    return 1 + length
 
 
 def message_end(buffer: bytearray, start: int, *, bytes_max: int) -> int | None:

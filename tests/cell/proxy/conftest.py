@@ -20,15 +20,18 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 import uvloop
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from tenantry.cell.proxy.cancel import Cancels
 from tenantry.cell.proxy.certificates import Tls
 from tenantry.cell.proxy.door import Door
+from tenantry.cell.proxy.house import House
 from tenantry.cell.proxy.limits import Limits
 from tenantry.cell.proxy.metering import Meter
 from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream
-from tenantry.cell.proxy.session import House
 from tenantry.cell.proxy.settings import Settings
+from tenantry.cell.proxy.web import Web
 from tenantry.errors import StartFailed
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import scram, wire
@@ -317,6 +320,62 @@ def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker
         for door, tasks in opened:
             await door.drain(0)
             await tasks.stop()
+
+    loop_thread.run(stop())
+
+
+@dataclass
+class OpenWeb:
+    """An HTTP port in this process, and the door that shares its house."""
+
+    door: OpenDoor
+    web: Web
+    port: int
+
+    @property
+    def cell(self) -> StaticCell:
+        return self.door.cell
+
+    @property
+    def house(self) -> House:
+        return self.door.house
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/sql"
+
+
+WebMaker = Callable[..., OpenWeb]
+
+
+async def _nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("not served here", 404)(scope, receive, send)
+
+
+@pytest.fixture
+def open_web(open_door: DoorMaker, loop_thread: LoopThread) -> Iterator[WebMaker]:
+    """Opens HTTP ports; takes what ``open_door`` takes."""
+    opened: list[OpenWeb] = []
+
+    def make(**settings: Any) -> OpenWeb:
+        door = open_door(**settings)
+
+        async def start() -> OpenWeb:
+            listener = socket.create_server(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+            web = Web(listener, door.house, _nothing_else, None)
+            await web.open()
+            opened.append(OpenWeb(door, web, port))
+            return opened[-1]
+
+        return loop_thread.run(start())
+
+    yield make
+
+    async def stop() -> None:
+        for web in opened:
+            await web.web.drain(0)
+            await web.house.stop()
 
     loop_thread.run(stop())
 

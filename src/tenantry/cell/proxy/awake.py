@@ -6,19 +6,15 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-import structlog
-
 from tenantry.cell.proxy import authentication, upstream
 from tenantry.cell.proxy.authentication import Claim
 from tenantry.cell.proxy.house import House
 from tenantry.cell.proxy.ports import LeaseId
-from tenantry.errors import TenantryError, Unavailable
+from tenantry.errors import Unavailable
 from tenantry.postgres import scram
 
 _WAKE_ATTEMPTS_MAX: Final = 3
 """An instance may be on its way down just when its door is opened; a new wake then finds it asleep."""
-
-_log = structlog.get_logger("proxy.awake")
 
 
 async def enter(
@@ -47,26 +43,13 @@ async def _enter(
             greeting = await upstream.log_in(awake.socket_path, parameters, keys)
             return awake.lease, awake.socket_path, greeting
         except upstream.NotUp:
-            give_back(awake.lease, house)
+            house.leases.give_back(awake.lease)
             if attempt == _WAKE_ATTEMPTS_MAX:
                 raise
         except BaseException as error:
-            give_back(awake.lease, house)
+            house.leases.give_back(awake.lease)
             if isinstance(error, upstream.Rejected) and error.sqlstate in authentication.STALE:
                 # The instance knows another password than the cell remembers: the instance is right.
                 await authentication.tell_cell(claim, house)
             raise
     raise AssertionError("the loop ends by return or raise")
-
-
-def give_back(lease: LeaseId, house: House) -> None:
-    """Releases a lease in the background."""
-    house.tasks.start(_release(lease, house), "release")
-
-
-async def _release(lease: LeaseId, house: House) -> None:
-    try:
-        await house.cell.release(lease)
-    except TenantryError as error:
-        # The worker tells the cell which leases it holds when they meet again, and this is none of them.
-        _log.info("the cell could not take back a lease", lease=lease, error=str(error))

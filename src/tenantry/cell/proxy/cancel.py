@@ -82,18 +82,22 @@ class Cancels:
     async def cancel(self, key: Key) -> None:
         """Passes a cancel request on and waits until the instance has taken it; unknown keys do nothing."""
         target = self.find(key)
-        if target is None:
-            return
-        try:
-            async with asyncio.timeout(CANCEL_SECONDS):
-                conn = await connect_unix(target.socket_path)
-                try:
-                    await conn.send(wire.cancel_request(target.pid, target.secret))
-                    while True:
-                        await conn.fill()
-                finally:
-                    conn.close()
-        except PeerGone:
-            return  # The instance closes when it has read the request, and that is all the answer there is.
-        except TimeoutError:
-            _log.warning("an instance did not take a cancel request in time", seconds=CANCEL_SECONDS)
+        if target is not None:
+            await send(target)
+
+
+async def send(target: Target) -> None:
+    """Sends a cancel request and waits until the instance has taken it."""
+    try:
+        async with asyncio.timeout(CANCEL_SECONDS):
+            conn = await connect_unix(target.socket_path)
+            try:
+                await conn.send(wire.cancel_request(target.pid, target.secret))
+                while True:
+                    await conn.fill()
+            finally:
+                conn.close()
+    except PeerGone:
+        return  # The instance closes when it has read the request, and that is all the answer there is.
+    except TimeoutError:
+        _log.warning("an instance did not take a cancel request in time", seconds=CANCEL_SECONDS)

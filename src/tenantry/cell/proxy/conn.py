@@ -50,11 +50,11 @@ class Conn:
     def tls(self) -> TlsSocket | None:
         return self.sock if isinstance(self.sock, TlsSocket) else None
 
-    async def fill(self) -> None:
+    async def fill(self, bytes_max: int = _READ_BYTES) -> None:
         """Adds at least one byte to :attr:`inbox`. Raises PeerGone at the end of the stream."""
         while True:
             try:
-                data = self.sock.recv(_READ_BYTES)
+                data = self.sock.recv(bytes_max)
                 break
             except (BlockingIOError, ssl.SSLWantReadError):
                 await self._ready(self._loop.add_reader, self._loop.remove_reader)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 from tenantry.cell.proxy.cancel import Cancels
 from tenantry.cell.proxy.certificates import Tls
+from tenantry.cell.proxy.leases import Leases
 from tenantry.cell.proxy.limits import Limits
 from tenantry.cell.proxy.metering import Meter
 from tenantry.cell.proxy.passwords import Passwords
+from tenantry.cell.proxy.pool import Pool
 from tenantry.cell.proxy.ports import Cell, Forwarder
 from tenantry.cell.proxy.relay import Relay
 from tenantry.cell.proxy.settings import Settings
@@ -30,3 +32,19 @@ class House:
     tls: Tls | None = None
     relays: set[Relay] = field(default_factory=set[Relay])
     passwords: Passwords = field(default_factory=Passwords)
+    leases: Leases = field(init=False)
+    pool: Pool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.leases = Leases(self.cell, self.tasks)
+        self.pool = Pool(self.settings, self.tasks)
+
+    def change(self, settings: Settings, tls: Tls | None) -> None:
+        """What a new control process says holds from now on."""
+        self.settings = self.limits.settings = self.pool.settings = settings
+        self.tls = tls
+
+    async def stop(self) -> None:
+        """Keeps nothing for whoever might come. Safe twice."""
+        self.pool.stop()
+        await self.leases.stop()

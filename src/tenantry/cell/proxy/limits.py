@@ -12,6 +12,7 @@ from typing import Final
 
 from tenantry.cell.proxy.refusals import INVALID_AUTHORIZATION, TOO_MANY_CONNECTIONS, Refusal
 from tenantry.cell.proxy.settings import Settings
+from tenantry.errors import InvalidInput, LimitReached
 from tenantry.neon.ids import EndpointId
 
 FAILURE_TABLE_MAX: Final = 10_000
@@ -77,6 +78,44 @@ class FailureTable:
             self._forgiven_at.popitem(last=False)
 
 
+class AnswerTooLarge(InvalidInput):
+    """The result of a query over HTTP is larger than an answer may be."""
+
+    http_status = 507
+    code = "ANSWER_TOO_LARGE"
+
+
+class Room:
+    """The bytes that one request over HTTP holds, of those that all of the worker's may. Made by ``Limits.room``."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._answer_left = limits.settings.sql_answer_bytes_max
+        self.held = 0
+
+    def hold(self, size: int) -> None:
+        """Counts bytes of the request. Raises LimitReached."""
+        self._limits.sql_bytes += size
+        self.held += size
+        if self._limits.sql_bytes > self._limits.settings.sql_bytes_max:
+            raise LimitReached("the server holds too much for requests like this one", next_step="try again")
+
+    def take(self, size: int) -> None:
+        """Counts bytes of the answer. Raises AnswerTooLarge, LimitReached."""
+        self.must_hold(size)
+        self._answer_left -= size
+        self.hold(size)
+
+    def must_hold(self, size: int) -> None:
+        """Raises AnswerTooLarge where ``size`` more bytes would be too much."""
+        if size > self._answer_left:
+            bound = self._limits.settings.sql_answer_bytes_max
+            raise AnswerTooLarge(
+                f"response is too large (max is {bound} bytes)",
+                next_step="ask for less at a time, or use a Postgres driver",
+            )
+
+
 class Limits:
     """The counts of one worker."""
 
@@ -86,6 +125,8 @@ class Limits:
         self._handshakes = 0
         self._handshakes_of: dict[str, int] = {}
         self._sessions_of: dict[EndpointId, int] = {}
+        self.sql_bytes = 0
+        """What all requests over HTTP hold."""
         self._by_address = FailureTable(PER_ADDRESS, now)
         self._by_pair = FailureTable(PER_ADDRESS_AND_ENDPOINT, now)
 
@@ -121,6 +162,15 @@ class Limits:
                 self._handshakes_of[network] = left
             else:
                 del self._handshakes_of[network]
+
+    @contextmanager
+    def room(self) -> Generator[Room]:
+        """What one request over HTTP may hold, until the end of the block."""
+        room = Room(self)
+        try:
+            yield room
+        finally:
+            self.sql_bytes -= room.held
 
     def enter_session(self, endpoint: EndpointId, sessions_max: int) -> None:
         """Takes one of an endpoint's sessions; 0 means the worker's own bound. Raises Refusal."""

@@ -281,7 +281,7 @@ def _finish(session: _Session, house: House) -> None:
     if session.key is not None:
         house.cancels.drop(session.key)
     session.instance.close()
-    awake.give_back(session.lease, house)
+    house.leases.give_back(session.lease)
 
 
 async def _cancel(key: Key, house: House) -> None:

@@ -29,6 +29,36 @@ class Settings:
     """Of one worker, where the cell does not say another number for the endpoint."""
     failed_login_seconds: float = 0.1
     """How long every failed login takes to be told, so that its reason does not show in its time."""
+    http_head_seconds: float = 15.0
+    """How long an HTTP client may take for TLS and for the head of a request."""
+    http_head_bytes_max: int = 64 * 1024
+    http_idle_seconds: float = 60.0
+    """Between two requests of one HTTP connection."""
+    http_answer_seconds: float = 60.0
+    """How long a client may take to read an answer of ours."""
+    sql_request_bytes_max: int = 10 * 1024 * 1024
+    """The body of one request over HTTP, as on Neon."""
+    sql_answer_bytes_max: int = 64 * 1024 * 1024
+    """The results of one request over HTTP, as on Neon."""
+    sql_bytes_max: int = 256 * 1024 * 1024
+    """Bodies and results of all requests over HTTP that one worker serves at a time."""
+    sql_body_seconds: float = 30.0
+    """How long a client may take to send its body."""
+    sql_queries_max: int = 10_000
+    """In one batch."""
+    sql_seconds: float = 300.0
+    """How long the statements of one request over HTTP may take; then they are cancelled."""
+    pool_servers_per_endpoint_max: int = 20
+    """Connections of one worker to an instance that are reused."""
+    pool_waiters_per_endpoint_max: int = 1_000
+    pool_wait_seconds: float = 15.0
+    """How long a request waits for one of them."""
+    pool_idle_seconds: float = 30.0
+    """How long one stays open that nobody uses, while its instance is awake anyway."""
+    pool_lifetime_seconds: float = 300.0
+    """How old one becomes: until then it holds what was decided at its login."""
+    pool_idle_max: int = 500
+    """Idle ones of one worker, for all endpoints."""
     report_seconds: float = 5.0
     drain_seconds: float = 10.0
     """How long sessions may go on after a worker was told to end."""

@@ -25,10 +25,10 @@ from tenantry.cell.proxy import certificates
 from tenantry.cell.proxy.cancel import Cancels, Key
 from tenantry.cell.proxy.certificates import Pair, Tls
 from tenantry.cell.proxy.door import Door
+from tenantry.cell.proxy.house import House
 from tenantry.cell.proxy.limits import Limits
 from tenantry.cell.proxy.metering import Meter
 from tenantry.cell.proxy.remote_cell import RemoteCell
-from tenantry.cell.proxy.session import House
 from tenantry.cell.proxy.settings import Settings
 from tenantry.runtime.tasks import Tasks
 from tenantry.runtime.telemetry import configure_logs

@@ -1,0 +1,146 @@
+"""The HTTP port: ``/sql`` and ``/v2`` are served here, and whatever else is asked goes on to the control process.
+
+uvicorn's protocol does the HTTP; this file decides whom it is done for: how many connections, how long a request's
+head may take and how large it may be, and how all of it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from tenantry.cell.proxy import sql
+from tenantry.cell.proxy.house import House
+from tenantry.cell.proxy.refusals import Refusal
+
+BACKLOG: Final = 1024
+_REFUSED: Final = b"HTTP/1.1 %d %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class _Http(HttpToolsProtocol):
+    """One connection, with bounds that uvicorn leaves to whoever stands before it."""
+
+    def __init__(self, config: uvicorn.Config, state: ServerState, house: House) -> None:
+        super().__init__(config, state, {})
+        self._house = house
+        self._place = contextlib.ExitStack()
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's.
+        super().connection_made(cast(asyncio.Transport, transport))
+        try:
+            self._place.enter_context(self._house.limits.connection())
+        except Refusal:
+            self.transport.write(_REFUSED % (503, b"Service Unavailable"))
+            self.transport.close()
+            return
+        self._await_head()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is None:
+            seconds = self._house.settings.http_head_seconds
+            self._head_timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        self._place.close()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_timer is not None and self._head_bytes > self._house.settings.http_head_bytes_max:
+            self.transport.write(_REFUSED % (431, b"Request Header Fields Too Large"))
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._await_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_arrived()
+        self.scope["state"] = {"abort": self.transport.abort}
+        super().on_headers_complete()
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class Web:
+    """Serves HTTP on one listener until it is drained."""
+
+    def __init__(self, listener: socket.socket, house: House, others: Application, tls: ssl.SSLContext | None) -> None:
+        self._listener = listener
+        self._house = house
+        self._others = others
+        self._tls = tls
+        self._state = ServerState()
+        self._config = uvicorn.Config(
+            cast(Any, self._app),  # Its types of scopes are its own.
+            interface="asgi3",
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(house.settings.http_idle_seconds),
+        )
+        self._config.load()
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Begins to accept."""
+        seconds = self._house.settings.http_head_seconds if self._tls else None
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Http(self._config, self._state, self._house),
+            sock=self._listener,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=seconds,
+        )
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == sql.PATH:
+            await sql.serve(scope, receive, send, self._house)
+        else:
+            await self._others(scope, receive, send)
+
+    def close(self) -> None:
+        """Accepts no more. Safe twice."""
+        if self._server is not None:
+            self._server.close()
+        self._listener.close()
+
+    async def drain(self, seconds: float | None) -> None:
+        """Accepts no more, lets what is being answered end for ``seconds`` (None: for ever), then ends it."""
+        self.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if tasks := set(self._state.tasks):
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for connection in list(self._state.connections):
+            connection.transport.abort()
