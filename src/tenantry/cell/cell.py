@@ -29,6 +29,7 @@ from tenantry.cell.model import (
     EndpointChange,
     EndpointChanged,
     EndpointCreate,
+    KeyOwner,
     Operation,
     Project,
     ProjectChange,
@@ -88,14 +89,14 @@ class Cell:
     async def authenticate(self, presented_key: str) -> ApiKey | None:
         return await self._keys.authenticate(presented_key)
 
-    async def list_keys(self) -> Sequence[ApiKey]:
-        return self._keys.living()
+    async def list_keys(self, owner: KeyOwner) -> Sequence[ApiKey]:
+        return self._keys.living(owner)
 
-    async def create_key(self, name: str) -> CreatedKey:
-        return await self._keys.create(name)
+    async def create_key(self, name: str, owner: KeyOwner, project_id: ProjectId | None = None) -> CreatedKey:
+        return await self._keys.create(name, owner=owner, project_id=project_id)
 
-    async def revoke_key(self, key_id: int) -> ApiKey:
-        return await self._keys.revoke(key_id)
+    async def revoke_key(self, key_id: int, owner: KeyOwner) -> ApiKey:
+        return await self._keys.revoke(key_id, owner)
 
     # -- projects ----------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from tenantry.cell.api.addresses import FrontDoor
 from tenantry.cell.api.app import build_app
 from tenantry.cell.api.health import METRICS_PATH, Check, health_routes
-from tenantry.cell.api.site import Site
+from tenantry.cell.api.site import Organization, Site
 from tenantry.cell.cell import Cell
 from tenantry.cell.compute.admin import Admin
 from tenantry.cell.compute.engines import EngineStore
@@ -271,7 +271,12 @@ class RunningCell:
             loop.start()
             self._stack.push_async_callback(loop.stop)
         door, supervisor = await self._open_door(context)
-        site = Site(door=door, region_id=RegionId(config.region), recovery_seconds=config.recover_seconds)
+        site = Site(
+            door=door,
+            region_id=RegionId(config.region),
+            recovery_seconds=config.recover_seconds,
+            organization=Organization(created_at=await keys.born()),
+        )
         others = health_routes(_checks(context, supervisor), partial(numbers, context))
         # Numbers of the whole cell are for whoever is on this machine, or has a key.
         guarded = () if is_loopback(config.http[0]) else (METRICS_PATH,)
@@ -330,7 +335,7 @@ class RunningCell:
             await asyncio.to_thread(write_atomic, path, f"tenantry_{secrets.token_urlsafe(32)}".encode())
         clear = path.read_text().strip()
         if await keys.authenticate(clear) is None:
-            await keys.create("operator", clear)
+            await keys.create("operator", clear=clear)
         return clear
 
     async def _open_door(self, context: Context) -> tuple[FrontDoor, Supervisor]:

@@ -30,6 +30,8 @@ EndpointType = Literal["read_write", "read_only"]
 DeletionMethod = Literal["user", "ttl"]
 InitSource = Literal["parent-data", "schema-only"]
 RestoreStatus = Literal["restored", "finalized"]
+KeyOwner = Literal["account", "organization"]
+KeyReach = Literal["account", "organization", "project"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,13 @@ class ApiKey:
     created_at: datetime
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
+    owner: KeyOwner = "account"
+    project_id: ProjectId | None = None
+    """The only project that a key of the organization reaches; None is all of them."""
+
+    @property
+    def reach(self) -> KeyReach:
+        return "project" if self.project_id is not None else self.owner
 
 
 OPERATION_TRANSITIONS: Final[dict[OperationStatus, frozenset[OperationStatus]]] = {

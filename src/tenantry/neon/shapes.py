@@ -400,6 +400,8 @@ class ApiKeyItem(Shape):
     created_by: ApiKeyCreator
     last_used_from_addr: str
     last_used_at: datetime | None = None
+    project_id: str | None = None
+    """Only of an organization's keys; absent for one that reaches all its projects."""
 
 
 class ApiKeyItems(RootModel[list[ApiKeyItem]]):
@@ -415,6 +417,7 @@ class ApiKeyCreated(Shape):
     name: str
     created_at: datetime
     created_by: str
+    project_id: str | None = None
 
 
 class ApiKeyRevoked(Shape):
@@ -425,6 +428,34 @@ class ApiKeyRevoked(Shape):
     last_used_from_addr: str
     revoked: bool
     last_used_at: datetime | None = None
+    project_id: str | None = None
+
+
+class Organization(Shape):
+    id: str
+    name: str
+    handle: str
+    plan: str
+    created_at: datetime
+    updated_at: datetime
+    managed_by: str
+
+
+class Member(Shape):
+    id: str
+    user_id: str
+    org_id: str
+    role: str
+    joined_at: datetime | None = None
+
+
+class MemberUserInfo(Shape):
+    email: str
+
+
+class MemberWithUser(Shape):
+    member: Member
+    user: MemberUserInfo
 
 
 # -- answers -------------------------------------------------------------------------------------------------
@@ -570,9 +601,18 @@ class OperationsResponse(Shape):
 
 
 class OrganizationsResponse(Shape):
-    """An organization has a shape of its own that nothing here reads."""
+    organizations: list[Organization]
 
-    organizations: list[dict[str, str]] = Field(default_factory=list[dict[str, str]])
+
+class OrganizationMembersResponse(Shape):
+    members: list[MemberWithUser]
+    pagination: CursorPagination | None = None
+
+
+class OrganizationInvitationsResponse(Shape):
+    """An invitation has a shape of its own that nothing here makes or reads."""
+
+    invitations: list[dict[str, str]] = Field(default_factory=list[dict[str, str]])
 
 
 class Empty(Shape):

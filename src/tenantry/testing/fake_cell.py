@@ -35,6 +35,7 @@ from tenantry.cell.model import (
     EndpointChange,
     EndpointChanged,
     EndpointCreate,
+    KeyOwner,
     Operation,
     OperationAction,
     Project,
@@ -89,10 +90,10 @@ class FakeCell(FakeStore):
 
     # -- for tests -------------------------------------------------------------------------------------------
 
-    def new_key(self, name: str = "test") -> str:
+    def new_key(self, name: str = "test", *, owner: KeyOwner = "account", project_id: ProjectId | None = None) -> str:
         """A key that opens the API."""
         clear = secrets.token_urlsafe(32)
-        self._add_key(name, clear)
+        self._add_key(name, clear, owner, project_id)
         return clear
 
     def hold(self, project_id: ProjectId) -> None:
@@ -108,16 +109,18 @@ class FakeCell(FakeStore):
         key_hash = hashed(presented_key)
         return next((key for key in self._living_keys() if secrets.compare_digest(key.key_hash, key_hash)), None)
 
-    async def list_keys(self) -> Sequence[ApiKey]:
-        return list(self._living_keys())
+    async def list_keys(self, owner: KeyOwner) -> Sequence[ApiKey]:
+        return [key for key in self._living_keys() if key.owner == owner]
 
-    async def create_key(self, name: str) -> CreatedKey:
+    async def create_key(self, name: str, owner: KeyOwner, project_id: ProjectId | None = None) -> CreatedKey:
+        if project_id is not None:
+            self._project(project_id)
         clear = secrets.token_urlsafe(32)
-        return CreatedKey(key=self._add_key(name, clear), clear=clear)
+        return CreatedKey(key=self._add_key(name, clear, owner, project_id), clear=clear)
 
-    async def revoke_key(self, key_id: int) -> ApiKey:
+    async def revoke_key(self, key_id: int, owner: KeyOwner) -> ApiKey:
         key = self._keys.get(key_id)
-        if key is None or key.revoked_at is not None:
+        if key is None or key.owner != owner or key.revoked_at is not None:
             raise NotFound(f"API key {key_id} does not exist")
         self._keys[key_id] = replace(key, revoked_at=self.now())
         return self._keys[key_id]
@@ -125,8 +128,15 @@ class FakeCell(FakeStore):
     def _living_keys(self) -> Iterable[ApiKey]:
         return (key for key in self._keys.values() if key.revoked_at is None)
 
-    def _add_key(self, name: str, clear: str) -> ApiKey:
-        key = ApiKey(id=len(self._keys) + 1, name=name, key_hash=hashed(clear), created_at=self.now())
+    def _add_key(self, name: str, clear: str, owner: KeyOwner, project_id: ProjectId | None) -> ApiKey:
+        key = ApiKey(
+            id=len(self._keys) + 1,
+            name=name,
+            key_hash=hashed(clear),
+            created_at=self.now(),
+            owner=owner,
+            project_id=project_id,
+        )
         self._keys[key.id] = key
         return key
 

@@ -29,6 +29,8 @@ SERVED = {
     "getProjectBranchRole", "deleteProjectBranchRole", "getProjectBranchRolePassword",
     "resetProjectBranchRolePassword", "createSnapshot", "listSnapshots", "updateSnapshot", "deleteSnapshot",
     "restoreSnapshot", "getSnapshotSchedule", "setSnapshotSchedule", "listApiKeys", "createApiKey", "revokeApiKey",
+    "getOrganization", "getOrganizationMembers", "getOrganizationMember", "getOrganizationInvitations",
+    "listOrgApiKeys", "createOrgApiKey", "revokeOrgApiKey",
     "getCurrentUserInfo", "getCurrentUserOrganizations", "getAuthDetails", "getActiveRegions",
 }  # fmt: skip
 

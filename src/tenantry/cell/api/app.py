@@ -18,6 +18,7 @@ from tenantry.cell.api import (
     endpoints,
     keys,
     operations,
+    organizations,
     projects,
     regions,
     roles,
@@ -28,6 +29,7 @@ from tenantry.cell.api.desk import API_PREFIX, Desk
 from tenantry.cell.api.gate import Gate
 from tenantry.cell.api.ports import CellApi
 from tenantry.cell.api.problems import MethodNotAllowed, error_answer, invalid_fields, log_error
+from tenantry.cell.api.rights import Need, ruled
 from tenantry.cell.api.site import Site
 from tenantry.cell.api.unimplemented import Unimplemented
 from tenantry.errors import InvalidInput, NotFound, TenantryError
@@ -43,12 +45,16 @@ _ROUTERS: Final[tuple[APIRouter, ...]] = (
     consumption.router,
     keys.router,
     users.router,
+    organizations.router,
     regions.router,
 )
 
 
 def build_app(cell: CellApi, site: Site, *, others: Sequence[BaseRoute] = (), guarded: Sequence[str] = ()) -> FastAPI:
-    """The API over ``cell``, and ``others`` beside it. Only ``/api/v2`` and the ``guarded`` paths ask for a key."""
+    """The API over ``cell``, and ``others`` beside it. Only ``/api/v2`` and the ``guarded`` paths ask for a key.
+
+    Raises Defect for a route of which nobody has said who may take it.
+    """
     app = FastAPI(
         title="Tenantry",
         openapi_url=None,
@@ -60,8 +66,10 @@ def build_app(cell: CellApi, site: Site, *, others: Sequence[BaseRoute] = (), gu
     )
     app.state.desk = Desk(cell, site)
     for router in _ROUTERS:
-        app.router.routes.extend(router.routes)  # include_router would analyse every handler a second time
-    app.router.routes.extend(others)
+        # Not include_router, which would analyse every handler a second time.
+        app.router.routes.extend(ruled(route) for route in router.routes)
+    for route in others:
+        app.router.routes.append(ruled(route, Need.ACCOUNT) if getattr(route, "path", "") in guarded else route)
     app.router.routes.append(Mount(API_PREFIX, app=Unimplemented(API_PREFIX)))
     app.add_exception_handler(TenantryError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)

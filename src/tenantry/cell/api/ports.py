@@ -35,6 +35,7 @@ from tenantry.cell.model import (
     EndpointChange,
     EndpointChanged,
     EndpointCreate,
+    KeyOwner,
     Operation,
     Project,
     ProjectChange,
@@ -63,14 +64,16 @@ class Keys(Protocol):
         """The living key whose hash is the presented key's, or None. On every request's path: no durable write."""
         ...
 
-    async def list_keys(self) -> Sequence[ApiKey]:
-        """Living keys, oldest first."""
+    async def list_keys(self, owner: KeyOwner) -> Sequence[ApiKey]:
+        """Living keys of the owner, oldest first."""
         ...
 
-    async def create_key(self, name: str) -> CreatedKey: ...
+    async def create_key(self, name: str, owner: KeyOwner, project_id: ProjectId | None = None) -> CreatedKey:
+        """With a project (NotFound when there is none) a key of the organization that reaches it alone."""
+        ...
 
-    async def revoke_key(self, key_id: int) -> ApiKey:
-        """The key as it is after its revocation; it opens nothing any more when this returns."""
+    async def revoke_key(self, key_id: int, owner: KeyOwner) -> ApiKey:
+        """The owner's key as it is after its revocation; it opens nothing any more when this returns."""
         ...
 
 

@@ -49,6 +49,7 @@ def project(site: Site, record: model.Project, usage: model.Usage, now: datetime
         consumption_period_end=period_end,
         quota_reset_at=period_end,
         owner_id=str(site.account.id),
+        org_id=site.organization.id,
         owner=_owner(site.account),
         default_endpoint_settings=_default_endpoint_settings(record),
         settings=shapes.ProjectSettings.model_validate(record.settings),
@@ -77,6 +78,7 @@ def project_list_item(site: Site, record: model.Project, usage: model.Usage, now
         created_at=record.created_at,
         updated_at=record.updated_at,
         owner_id=str(site.account.id),
+        org_id=site.organization.id,
         default_endpoint_settings=_default_endpoint_settings(record),
         settings=shapes.ProjectSettings.model_validate(record.settings),
         synthetic_storage_size=usage.synthetic_storage_size,
@@ -306,6 +308,7 @@ def api_key_item(account: Account, record: model.ApiKey) -> shapes.ApiKeyItem:
         created_by=shapes.ApiKeyCreator(id=str(account.id), name=account.name, image=""),
         last_used_at=record.last_used_at,
         last_used_from_addr="",
+        project_id=record.project_id,
     )
 
 
@@ -316,6 +319,7 @@ def api_key_created(account: Account, made: model.CreatedKey) -> shapes.ApiKeyCr
         name=made.key.name,
         created_at=made.key.created_at,
         created_by=str(account.id),
+        project_id=made.key.project_id,
     )
 
 
@@ -328,7 +332,36 @@ def api_key_revoked(account: Account, record: model.ApiKey) -> shapes.ApiKeyRevo
         last_used_at=record.last_used_at,
         last_used_from_addr="",
         revoked=record.revoked_at is not None,
+        project_id=record.project_id,
     )
+
+
+def organization(site: Site) -> shapes.Organization:
+    record = site.organization
+    return shapes.Organization(
+        id=record.id,
+        name=record.name,
+        handle=record.handle,
+        plan=PLAN,
+        created_at=record.created_at,
+        updated_at=record.created_at,
+        managed_by="console",
+    )
+
+
+def member(site: Site) -> shapes.Member:
+    """The one there is: whoever runs the cell."""
+    return shapes.Member(
+        id=str(site.organization.member_id),
+        user_id=str(site.account.id),
+        org_id=site.organization.id,
+        role="admin",
+        joined_at=site.organization.created_at,
+    )
+
+
+def members(site: Site) -> list[shapes.MemberWithUser]:
+    return [shapes.MemberWithUser(member=member(site), user=shapes.MemberUserInfo(email=site.account.email))]
 
 
 def current_user(site: Site, now: datetime) -> shapes.CurrentUser:

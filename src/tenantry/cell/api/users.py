@@ -1,12 +1,13 @@
-"""``/users/me`` and ``/auth``: the one account of a cell."""
+"""``/users/me`` and ``/auth``: the one account of a cell, and whose key it is."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tenantry.cell.api import presenters
 from tenantry.cell.api.desk import API_PREFIX, AtDesk, answer
+from tenantry.cell.model import ApiKey
 from tenantry.neon import shapes
 
 router = APIRouter(prefix=API_PREFIX)
@@ -18,11 +19,13 @@ async def current_user(desk: AtDesk) -> Response:
 
 
 @router.get("/users/me/organizations")
-async def organizations() -> Response:
-    """None: the account of a cell belongs to nobody."""
-    return answer(shapes.OrganizationsResponse())
+async def organizations(desk: AtDesk) -> Response:
+    return answer(shapes.OrganizationsResponse(organizations=[presenters.organization(desk.site)]))
 
 
 @router.get("/auth")
-async def auth_details(desk: AtDesk) -> Response:
+async def auth_details(desk: AtDesk, request: Request) -> Response:
+    key: ApiKey = request.scope["state"]["api_key"]
+    if key.owner == "organization":
+        return answer(shapes.AuthDetails(account_id=desk.site.organization.id, auth_method="api_key_org"))
     return answer(shapes.AuthDetails(account_id=str(desk.site.account.id), auth_method="api_key_user"))

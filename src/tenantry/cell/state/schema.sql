@@ -171,7 +171,9 @@ create table api_key (
     key_hash blob not null unique,
     created_at text not null,
     last_used_at text,
-    revoked_at text
+    revoked_at text,
+    owner text not null default 'account',
+    project_id text
 ) strict;
 
 create table annotation (
