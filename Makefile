@@ -6,6 +6,7 @@
 #   make conformance   clients written by others, against a real cell
 #   make bench         the numbers, each with its peer; table and bench-results/*.json
 #   make soak          the slow tests
+#   make docs          the pages that are made from what there is
 #   make clean         forget everything that these targets made
 #
 # PYTHON=python3.12 chooses the interpreter; ARGS="-k wake -x" reaches pytest, bench and demo.
@@ -31,7 +32,7 @@ DEV := $(VENV)/dev-$(PINS)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint conformance bench soak clean
+.PHONY: help demo test lint conformance bench soak docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +60,9 @@ bench: $(DEV)
 soak: $(DEV)
 	@rm -rf test-logs
 	@$(PY) -m pytest -m slow $(ARGS)
+
+docs: $(RUNTIME)
+	@$(PY) -m tenantry.cell.api.page docs/api.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache test-logs bench-results build dist

@@ -42,7 +42,7 @@ def test_the_guides_story(seen: Any) -> None:
     assert seen["suspended"] == "idle"
     assert seen["renamed"] == "ACME Ltd"
     assert seen["me"]["billing_account"]["email"] == seen["me"]["email"]
-    assert (seen["organizations"], seen["regions"]) == ([], 1)
+    assert ([one["id"] for one in seen["organizations"]], seen["regions"]) == ([seen["project"]["org_id"]], 1)
     assert seen["deleted"] == 200
     for answer, status in (("notThere", 404), ("badName", 400), ("notHere", 501), ("wrongKey", 401), ("gone", 404)):
         assert seen[answer]["status"] == status

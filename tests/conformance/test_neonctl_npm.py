@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +68,25 @@ def test_projects_roles_databases_and_connection_strings(home: Path, address: An
     assert neonctl("operations", "list", *at)
     assert "does not exist" in neonctl("projects", "get", "not-there-1", fails=True)
     neonctl("projects", "delete", project["id"])
+
+
+def test_the_organization_and_keys_of_one_project(home: Path, fake_cell: Any) -> None:
+    neonctl = neonctl_at(home, fake_cell)
+    [organization] = neonctl("orgs", "list")
+    project = neonctl("projects", "create", "--name", "ACME Corp")["project"]["id"]
+    assert [one["id"] for one in neonctl("projects", "list", "--org-id", organization["id"])] == [project]
+    assert neonctl("branches", "list")[0]["project_id"] == project, "it finds the only project of the organization"
+    made = neonctl("api-keys", "create", "--name", "ci", "--project-id", project)
+    assert made["project_id"] == project
+
+    theirs = neonctl_at(home, replace(fake_cell, api_key=made["key"]))
+    assert theirs("branches", "list", "--project-id", project)
+    assert project in theirs("projects", "list", fails=True), "the refusal names the project"
+    theirs("projects", "delete", project, fails=True)
+    theirs("me", fails=True)
+    neonctl("api-keys", "revoke", str(made["id"]), "--org-id", organization["id"])
+    theirs("branches", "list", "--project-id", project, fails=True)
+    neonctl("projects", "delete", project)
 
 
 class Story:

@@ -518,6 +518,18 @@ class BranchesResponse(Shape):
 class BranchesCount(Shape):
     count: int
 
+class AvailablePreloadLibrary(Shape):
+    library_name: str
+    description: str
+    is_default: bool
+    is_experimental: bool
+    version: str
+
+
+class AvailablePreloadLibraries(Shape):
+    libraries: list[AvailablePreloadLibrary]
+
+
 
 class BranchOperations(Shape):
     branch: Branch

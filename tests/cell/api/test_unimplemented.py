@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tenantry.cell.api.app import build_app
+from tenantry.cell.api.coverage import why_not
 from tenantry.cell.api.site import Site
 from tenantry.neon.contract import contract_operations, operations_at
 from tenantry.neon.ids import RegionId
@@ -30,7 +31,8 @@ SERVED = {
     "resetProjectBranchRolePassword", "createSnapshot", "listSnapshots", "updateSnapshot", "deleteSnapshot",
     "restoreSnapshot", "getSnapshotSchedule", "setSnapshotSchedule", "listApiKeys", "createApiKey", "revokeApiKey",
     "getOrganization", "getOrganizationMembers", "getOrganizationMember", "getOrganizationInvitations",
-    "listOrgApiKeys", "createOrgApiKey", "revokeOrgApiKey",
+    "listOrgApiKeys", "createOrgApiKey", "revokeOrgApiKey", "getAvailablePreloadLibraries",
+    "getConsumptionHistoryPerProject", "getConsumptionHistoryPerProjectV2", "getConsumptionHistoryPerBranchV2",
     "getCurrentUserInfo", "getCurrentUserOrganizations", "getAuthDetails", "getActiveRegions",
 }  # fmt: skip
 
@@ -73,6 +75,7 @@ async def test_the_rest_of_the_contract_says_that_it_is_not_here(ask: Any, opera
     answer = await ask(operation.method, path, expect=501)
     assert answer["code"] == "NOT_IMPLEMENTED"
     assert operation.id in answer["message"]
+    assert why_not(operation) in answer["message"]
 
 
 @pytest.mark.parametrize(

@@ -205,11 +205,15 @@ async def test_an_older_file_is_taken_to_the_present_with_what_is_in_it(tmp_path
             "insert into branch values ('b', 'p', 'main', null, null, null, 'ready', '2026-11-24T10:41:00+00:00', 1, 0,"
             " 'h', 5, null, '2026-11-24T10:41:00+00:00', '2026-11-24T10:41:00+00:00');"
             "insert into head values ('h', 'p', 'b', 1, 'x', 1, null, null, '2026-11-24T10:41:00+00:00');"
-            "insert into role values ('b', 'r', 'v', null, 0, '2026-11-24T10:41:00+00:00', '2026-11-24T10:41:00+00:00')"
+            "insert into role values ('b', 'r', 'v', null, 0, '2026-11-24T10:41:00+00:00',"
+            " '2026-11-24T10:41:00+00:00');"
+            "insert into api_key values (1, 'operator', x'00', '2026-11-24T10:41:00+00:00', null, null)"
         )
     states = [await opened(old), await opened(fresh)]
     (found,) = await states[0].read(lambda tables: tables.branches(ProjectId("p")))
     assert (found.name, found.default, found.deleted_at, found.init_source) == ("main", True, None, "parent-data")
+    (key,) = await states[0].read(lambda tables: tables.api_keys())
+    assert (key.name, key.reach) == ("operator", "account")
     await states[0].write(lambda tables: tables.delete_project(ProjectId("p")))
     assert await states[0].read(lambda tables: tables.roles(BranchId("b"))) == [], "what belonged to it still does"
     for state in states:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
 
 from tenantry.cell.api import (
     branches,
@@ -33,6 +33,7 @@ from tenantry.cell.api.rights import Need, ruled
 from tenantry.cell.api.site import Site
 from tenantry.cell.api.unimplemented import Unimplemented
 from tenantry.errors import InvalidInput, NotFound, TenantryError
+from tenantry.neon.contract import ContractOperation, operations_at
 
 _ROUTERS: Final[tuple[APIRouter, ...]] = (
     projects.router,
@@ -76,6 +77,18 @@ def build_app(cell: CellApi, site: Site, *, others: Sequence[BaseRoute] = (), gu
     app.add_exception_handler(HTTPException, _answer_error)
     app.add_middleware(Gate, prefixes=(API_PREFIX, *guarded), keys=cell)
     return app
+
+
+def served() -> Mapping[str, ContractOperation]:
+    """The contract's operations that a route takes, by their ids."""
+    found: dict[str, ContractOperation] = {}
+    for route in (route for router in _ROUTERS for route in router.routes if isinstance(route, Route)):
+        below = route.path.removeprefix(API_PREFIX)
+        for method in route.methods or ():
+            operation = operations_at(below).get(method)
+            if operation is not None:
+                found[operation.id] = operation
+    return found
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

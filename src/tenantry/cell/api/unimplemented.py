@@ -6,6 +6,7 @@ from typing import Final, NoReturn
 
 from starlette.types import Receive, Scope, Send
 
+from tenantry.cell.api.coverage import why_not
 from tenantry.cell.api.problems import MethodNotAllowed
 from tenantry.errors import NotFound, NotSupported
 from tenantry.neon.contract import operations_at
@@ -30,7 +31,8 @@ def refuse(method: str, path: str) -> NoReturn:
     if method in operations:
         operation = operations[method]
         raise NotSupported(
-            f"{operation.id} ({operation.group}) is part of Neon's API and not of this installation",
+            f"{operation.id} ({operation.group}) is part of Neon's API and not of this installation: "
+            f"{why_not(operation)}",
             operation=operation.id,
         )
     if (method, path.rpartition("/")[2]) in OFF_CONTRACT and operations:
