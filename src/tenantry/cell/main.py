@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import ipaddress
 import os
@@ -54,7 +53,7 @@ from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.verbs import VERBS
 from tenantry.cell.proxy import certificates
 from tenantry.cell.proxy.settings import Settings
-from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor
+from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor, WebConfig
 from tenantry.cell.state.state import State
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import bases
@@ -74,6 +73,7 @@ _log = structlog.get_logger("cell")
 HTTP_CONNECTIONS_MAX: Final = 1_000
 HTTP_BACKLOG: Final = 512
 HTTP_DRAIN_SECONDS: Final = 5
+HTTP_IDLE_SECONDS: Final = 60
 
 
 def take_lock(path: Path) -> int:
@@ -113,23 +113,18 @@ def _written(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def bind(address: tuple[str, int], what: str) -> socket.socket:
-    """A listening socket. Raises OperatorError naming the address when it is taken or not this machine's."""
-    host, port = address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listen(path: Path) -> socket.socket:
+    """A listening socket for our own processes. Raises OperatorError."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listener.bind((host, port))
+        listener.bind(str(path))
+        path.chmod(0o600)
         listener.listen(HTTP_BACKLOG)
     except OSError as error:
         listener.close()
-        taken = error.errno == errno.EADDRINUSE
         raise OperatorError(
-            f"cannot listen for {what} on {host}:{port}: {'the port is taken' if taken else error.strerror}",
-            next_step=f"stop what uses it, or choose another --{what.lower()} HOST:PORT",
-            host=host,
-            port=port,
+            f"cannot listen on {path}: {error.strerror}", next_step="check the run directory and its rights"
         ) from error
     listener.setblocking(False)
     return listener
@@ -193,8 +188,6 @@ class RunningCell:
         await asyncio.to_thread(prepare, layout, root=self._root)
         self._stack.callback(os.close, take_lock(layout.lock))
         self._ours = True
-        listener = bind(config.http, "HTTP")
-        self._stack.callback(listener.close)
         state = await asyncio.to_thread(State, layout.database)
         self._stack.push_async_callback(state.close)
         sealer = await asyncio.to_thread(Sealer.from_file, layout.key)
@@ -281,8 +274,10 @@ class RunningCell:
         # Numbers of the whole cell are for whoever is on this machine, or has a key.
         guarded = () if is_loopback(config.http[0]) else (METRICS_PATH,)
         app = build_app(Cell(context, runner, newborn, keys), site, others=others, guarded=guarded)
-        await self._serve_http(app, listener)
-        host, port = str(listener.getsockname()[0]), int(listener.getsockname()[1])
+        await self._serve_http(app, supervisor.api_path)
+        # The door closes before what answers behind it.
+        self._stack.push_async_callback(supervisor.stop)
+        host, port = supervisor.web_address
         scheme = "https" if self._needs_tls(host) else "http"
         return Addresses(
             api_url=f"{scheme}://{_written(reachable(host))}:{port}/api/v2",
@@ -355,6 +350,7 @@ class RunningCell:
         supervisor = Supervisor(
             DoorConfig(
                 address=config.postgres,
+                web=WebConfig(config.http, tls=self._needs_tls(config.http[0])),
                 directory=self._layout.workers,
                 settings=Settings(
                     secret=context.sealer.derive("door"),
@@ -380,12 +376,10 @@ class RunningCell:
         )
         return door, supervisor
 
-    async def _serve_http(self, app: ASGIApp, listener: socket.socket) -> None:
-        certificate = key = None
-        if self._needs_tls(self._config.http[0]):
-            # uvicorn reads files; without the operator's own it shows the front door's.
-            certificate = self._config.tls_certificate or self._layout.tls / "server.crt"
-            key = self._config.tls_key or self._layout.tls / "server.key"
+    async def _serve_http(self, app: ASGIApp, path: Path) -> None:
+        """Answers what the front door's workers pass on of their HTTP port."""
+        listener = await asyncio.to_thread(_listen, path)
+        self._stack.callback(listener.close)
         server = _HttpServer(
             uvicorn.Config(
                 app,
@@ -399,9 +393,9 @@ class RunningCell:
                 date_header=False,
                 limit_concurrency=HTTP_CONNECTIONS_MAX,
                 backlog=HTTP_BACKLOG,
+                # Workers keep a few connections for the next requests.
+                timeout_keep_alive=HTTP_IDLE_SECONDS,
                 timeout_graceful_shutdown=HTTP_DRAIN_SECONDS,
-                ssl_certfile=certificate,
-                ssl_keyfile=None if key is None else str(key),
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from tenantry.cell.proxy import rpc
-from tenantry.cell.proxy.control import Control, Registration
+from tenantry.cell.proxy.control import Control, Listeners, Registration
 from tenantry.cell.proxy.ports import Cell, LeaseId, Login, Traffic, Upstream, WorkerId
 from tenantry.cell.proxy.remote_cell import RemoteCell
 from tenantry.cell.proxy.settings import Settings
@@ -86,10 +86,17 @@ class Wire:
         self.path = path
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.welcomed: list[dict[str, Any]] = []
-        self.remote = RemoteCell(path, 3, "1", self.listener, welcome=self._welcome, handlers={"cancel": self._cancel})
+        self.remote = RemoteCell(
+            path,
+            3,
+            "1",
+            {"postgres": self.listener, "http": self.listener},
+            welcome=self._welcome,
+            handlers={"cancel": self._cancel},
+        )
         self.remote.patience_seconds = 5
         self.cancelled: list[dict[str, Any]] = []
-        self.passed: list[socket.socket | None] = []
+        self.passed: list[Listeners] = []
         self.ready: list[WorkerId] = []
         self.refuse: TenantryError | None = None
 
@@ -99,10 +106,10 @@ class Wire:
     async def _cancel(self, given: dict[str, Any]) -> None:
         self.cancelled.append(given)
 
-    def _registered(self, registration: Registration, listener: socket.socket | None) -> dict[str, Any]:
+    def _registered(self, registration: Registration, listeners: Listeners) -> dict[str, Any]:
         if self.refuse is not None:
             raise self.refuse
-        self.passed.append(listener)
+        self.passed.append(listeners)
         return {"hello": registration.slot}
 
     @contextlib.asynccontextmanager
@@ -129,8 +136,8 @@ def run(workdir: Path, test: Callable[[Wire], Awaitable[None]], runner: Any = uv
             await wire.remote.stop()
             await wire.remote.stop()
             wire.listener.close()
-            for listener in wire.passed:
-                if listener is not None:
+            for listeners in wire.passed:
+                for listener in listeners.values():
                     listener.close()
 
     runner.run(whole())
@@ -158,8 +165,9 @@ def test_calls_and_their_answers(workdir: Path, runner: Any):
             await wire.remote.report(1, [traffic])
             assert staff.traffic == [traffic]
         assert wire.welcomed == [{"hello": 3}]
-        assert wire.passed[0] is not None
-        assert wire.passed[0].getsockname() == wire.listener.getsockname()
+        (passed,) = wire.passed
+        assert list(passed) == ["postgres", "http"]
+        assert {sock.getsockname() for sock in passed.values()} == {wire.listener.getsockname()}
         assert len(wire.ready) == 1
 
     run(workdir, test, runner)

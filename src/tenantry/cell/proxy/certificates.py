@@ -52,21 +52,39 @@ class Tls:
 
 
 def load(pair: Pair) -> Tls:
-    """A context that shows ``pair``. Raises OperatorError when certificate and key are not a pair."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
+    """A context that shows ``pair`` to Postgres clients. Raises OperatorError when it is no pair."""
+    context = _context()
+    context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0  # No Postgres client resumes; a ticket is bytes for nothing.
     context.sslsocket_class = TlsSocket
     context.set_alpn_protocols([ALPN])
     context.sni_callback = _remember_name
+    return Tls(context, channel_binding(show(context, pair)))
+
+
+def web_context() -> ssl.SSLContext:
+    """A context for HTTP clients, which has nothing to show yet."""
+    context = _context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context
+
+
+def show(context: ssl.SSLContext, pair: Pair) -> x509.Certificate:
+    """Gives the context its certificate; returns the leaf. Raises OperatorError when certificate and key do not fit."""
     # OpenSSL reads files only; a memory file never touches a disk, and its path is ours alone.
     descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, f"{pair.key}\n{pair.chain}".encode())
         context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
-        leaf = x509.load_pem_x509_certificate(pair.chain.encode())
+        return x509.load_pem_x509_certificate(pair.chain.encode())
     except (ssl.SSLError, ValueError) as error:
         raise OperatorError(
             "the TLS certificate and its key do not load",
@@ -74,7 +92,6 @@ def load(pair: Pair) -> Tls:
         ) from error
     finally:
         os.close(descriptor)
-    return Tls(context, channel_binding(leaf))
 
 
 def _remember_name(sock: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:

@@ -40,6 +40,8 @@ class Registration:
     identity: Identity
     version: str
     leases: list[LeaseId]
+    listeners: list[str]
+    """What the sockets that it passes along are for, in their order."""
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Registration:
@@ -52,6 +54,7 @@ class Registration:
             identity=Identity(int(value["pid"]), int(value["start_ticks"])),
             version=str(value["version"]),
             leases=[LeaseId(str(lease)) for lease in value["leases"]],
+            listeners=[str(name) for name in value["listeners"]],
         )
 
     @property
@@ -76,8 +79,9 @@ class _Seat:
     leases: set[LeaseId] = field(default_factory=set[LeaseId])
 
 
-Registered = Callable[[Registration, socket.socket | None], dict[str, Any]]
-"""Called for each registration with the listening socket that came along; gives the welcome's content.
+Listeners = dict[str, socket.socket]
+Registered = Callable[[Registration, Listeners], dict[str, Any]]
+"""Called for each registration with the listening sockets that came along; gives the welcome's content.
 
 Raises TenantryError to turn the worker away.
 """
@@ -167,15 +171,16 @@ class Control:
         )
         if uid not in {self._uid, os.geteuid()}:
             raise ValueError(f"uid {uid} is not the workers'")
-        value, descriptor = await receive_first(sock)
-        listener = None if descriptor is None else socket.socket(fileno=descriptor)
+        value, descriptors = await receive_first(sock)
+        sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         try:
             registration = Registration.parse(value)
+            listeners = dict(zip(registration.listeners, sockets, strict=True))
             if registration.identity.pid != pid or not alive(registration.identity):
                 raise ValueError(f"process {pid} says that it is another")
-            welcome = self._registered(registration, listener)
+            welcome = self._registered(registration, listeners)
         except BaseException:
-            if listener is not None:
+            for listener in sockets:
                 listener.close()
             raise
         seat = self._seats.get(registration.worker)

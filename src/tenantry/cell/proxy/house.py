@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from tenantry.cell.proxy.cancel import Cancels
@@ -31,6 +32,8 @@ class House:
     worker: int
     tls: Tls | None = None
     relays: set[Relay] = field(default_factory=set[Relay])
+    tunnels: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    """Sessions that came over WebSockets."""
     passwords: Passwords = field(default_factory=Passwords)
     leases: Leases = field(init=False)
     pool: Pool = field(init=False)

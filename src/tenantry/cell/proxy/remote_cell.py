@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +42,7 @@ class RemoteCell:
         path: Path,
         slot: int,
         version: str,
-        listener: socket.socket,
+        listeners: Mapping[str, socket.socket],
         *,
         welcome: Welcome,
         handlers: dict[str, Handler],
@@ -50,7 +50,7 @@ class RemoteCell:
         self._path = path
         self._slot = slot
         self._version = version
-        self._listener = listener
+        self._listeners = listeners
         self._welcome = welcome
         self._handlers = handlers
         self.patience_seconds = 0.0
@@ -92,20 +92,21 @@ class RemoteCell:
         me = identity_of(os.getpid())
         assert me is not None
         leases = set(self._leases)
+        listening = {name: sock for name, sock in self._listeners.items() if sock.fileno() >= 0}
         registration = {
             "slot": self._slot,
             "pid": me.pid,
             "start_ticks": me.start_ticks,
             "version": self._version,
             "leases": sorted(leases),
+            "listeners": list(listening),
         }
         async with asyncio.timeout(REGISTRATION_SECONDS):
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
                 sock.connect(str(self._path))
-                listener = self._listener.fileno()
-                await send_first(sock, registration, listener if listener >= 0 else None)
+                await send_first(sock, registration, [listener.fileno() for listener in listening.values()])
                 peer = await Peer.on(sock, self._handlers)
             except BaseException:
                 sock.close()

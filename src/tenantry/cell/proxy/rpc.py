@@ -1,7 +1,7 @@
 """Calls between the door's workers and the control process: length-prefixed JSON over a Unix socket, both ways.
 
-A worker registers first and passes its listening socket along, so that the next control process can start more
-workers on it; then either side calls the other. Errors of the tree travel by class and keep their client text.
+A worker registers first and passes its listening sockets along, so that the next control process can start more
+workers on them; then either side calls the other. Errors of the tree travel by class and keep their client text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Self, cast
 
 import structlog
@@ -25,6 +25,7 @@ FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 CALLS_MAX: Final = 20_000
 """Calls of one side that wait for an answer: two for each connection that a worker can have."""
 REGISTRATION_SECONDS: Final = 5.0
+DESCRIPTORS_MAX: Final = 8
 _LENGTH: Final = struct.Struct("!I")
 _KINDS: Final[Mapping[str, type[TenantryError]]] = {
     kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TenantryError)
@@ -187,38 +188,37 @@ def _gone() -> Disconnected:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The first frame, which may carry a descriptor
+# The first frame, which may carry descriptors
 
 
-async def send_first(sock: socket.socket, value: object, descriptor: int | None) -> None:
-    """Sends the first frame of a connected, non-blocking socket, and a descriptor with it. Raises OSError."""
+async def send_first(sock: socket.socket, value: object, descriptors: Sequence[int]) -> None:
+    """Sends the first frame of a connected, non-blocking socket, and descriptors with it. Raises OSError."""
     data = frame(value)
     loop = asyncio.get_running_loop()
     sent = 0
-    if descriptor is not None:
-        # The kernel's buffer of a new connection takes the first byte at once, and the descriptor is with it.
-        sent = socket.send_fds(sock, [data], [descriptor])
+    if descriptors:
+        # The kernel's buffer of a new connection takes the first byte at once, and the descriptors are with it.
+        sent = socket.send_fds(sock, [data], list(descriptors))
     await loop.sock_sendall(sock, data[sent:])
 
 
-async def receive_first(sock: socket.socket) -> tuple[dict[str, Any], int | None]:
-    """The first frame of an accepted, non-blocking socket, and the descriptor that came with it.
+async def receive_first(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The first frame of an accepted, non-blocking socket, and the descriptors that came with it.
 
-    Raises OSError, ValueError, Unavailable. The caller bounds the wait and owns the descriptor.
+    Raises OSError, ValueError, Unavailable. The caller bounds the wait and owns the descriptors.
     """
-    descriptor: int | None = None
+    descriptors: list[int] = []
     data = bytearray()
     needed = _LENGTH.size
     try:
         while len(data) < needed:
             try:
                 # Exactly what is needed: what follows belongs to the stream.
-                part, descriptors, _, _ = socket.recv_fds(sock, needed - len(data), 1, socket.MSG_CMSG_CLOEXEC)
+                part, came, _, _ = socket.recv_fds(sock, needed - len(data), DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 await _readable(sock)
                 continue
-            if descriptors:
-                descriptor = descriptors[0]
+            descriptors += came
             if not part:
                 raise ConnectionError("closed before it registered")
             data += part
@@ -226,10 +226,10 @@ async def receive_first(sock: socket.socket) -> tuple[dict[str, Any], int | None
                 needed += length_of(data)
         value: dict[str, Any] = json.loads(data[_LENGTH.size :])
     except BaseException:
-        if descriptor is not None:
+        for descriptor in descriptors:
             os.close(descriptor)
         raise
-    return value, descriptor
+    return value, descriptors
 
 
 async def _readable(sock: socket.socket) -> None:

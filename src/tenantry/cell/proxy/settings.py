@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self
 
 LISTEN_BACKLOG: Final = 4096
+POSTGRES: Final = "postgres"
+HTTP: Final = "http"
+HTTPS: Final = "https"
+"""What is spoken on a listener, as workers and the control process call it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,16 +22,16 @@ import structlog
 
 from tenantry.cell.proxy.cancel import WORKERS_MAX
 from tenantry.cell.proxy.certificates import Pair
-from tenantry.cell.proxy.control import Control, Registration, worker_id
+from tenantry.cell.proxy.control import Control, Listeners, Registration, worker_id
 from tenantry.cell.proxy.ports import Staff, WorkerId
-from tenantry.cell.proxy.settings import LISTEN_BACKLOG, Settings
+from tenantry.cell.proxy.settings import HTTP, HTTPS, LISTEN_BACKLOG, POSTGRES, Settings
 from tenantry.errors import OperatorError, TenantryError, Unavailable
 from tenantry.runtime import child
 from tenantry.runtime.child import Identity
 from tenantry.runtime.files import write_atomic
 from tenantry.runtime.tasks import Tasks
 
-PROTOCOL_VERSION: Final = "2"
+PROTOCOL_VERSION: Final = "3"
 """Of the calls between workers and control. A worker of another one keeps its sessions and takes no new ones."""
 ADOPT_SECONDS: Final = 5.0
 """How long a living worker may take to register with a new control process, before it counts as hung."""
@@ -45,9 +45,27 @@ END_SECONDS: Final = 5.0
 BIND_ATTEMPTS_MAX: Final = 10
 _BIND_RETRY_SECONDS: Final = 0.1
 _WATCH_SECONDS: Final = 3600.0
+_WORDS: Final = {
+    POSTGRES: ("Postgres", "--postgres"),
+    HTTP: ("HTTP", "--http"),
+    HTTPS: ("HTTP", "--http"),
+}
+"""How an operator calls what is spoken, and the option that says where."""
 _ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "TENANTRY_FAILPOINTS")
 
 _log = structlog.get_logger("proxy.supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """The HTTP port of a door."""
+
+    address: tuple[str, int]
+    tls: bool
+
+    @property
+    def spoken(self) -> str:
+        return HTTPS if self.tls else HTTP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,8 @@ class DoorConfig:
     """What the door of one cell is to be."""
 
     address: tuple[str, int]
+    web: WebConfig | None = None
+    """None: no HTTP port."""
     directory: Path
     """Short, ours alone, and the same at each start: holds the calls' socket and the list of workers."""
     settings: Settings
@@ -91,19 +111,32 @@ class Supervisor:
         self._control = Control(config.directory / "cell.sock", staff, self._registered, self._ready, uid=config.uid)
         self._registry = config.directory / "workers.json"
         self._workers: dict[WorkerId, _Worker] = {}
-        self._listener: socket.socket | None = None
+        self._listeners: Listeners = {}
         self._changed = asyncio.Event()
         self._watches = Tasks("door")
         self._keeping: asyncio.Task[None] | None = None
         self._ending = False
         self._delay = RESTART_SECONDS
-        self._place = _Place(socket.AF_INET, config.address, "")
+        self._places: dict[str, _Place] = {}
 
     @property
     def address(self) -> tuple[str, int]:
         """Where the door listens, with the port that was chosen when 0 was asked for."""
-        assert self._listener is not None, "the door is not open"
-        host, port = self._listener.getsockname()[:2]
+        return self._address(POSTGRES)
+
+    @property
+    def web_address(self) -> tuple[str, int]:
+        """Where the HTTP port is, likewise."""
+        assert self._config.web is not None, "the door has no HTTP port"
+        return self._address(self._config.web.spoken)
+
+    @property
+    def api_path(self) -> Path:
+        """Where workers expect the control process to answer what they do not."""
+        return self._config.directory / "api.sock"
+
+    def _address(self, name: str) -> tuple[str, int]:
+        host, port = self._listeners[name].getsockname()[:2]
         return str(host), int(port)
 
     @property
@@ -126,11 +159,16 @@ class Supervisor:
         try:
             self._config.directory.mkdir(mode=0o711 if self._config.uid is not None else 0o700, exist_ok=True)
             earlier = await asyncio.to_thread(self._read_registry)
-            self._place = await asyncio.to_thread(_resolve, self._config.address)
+            addresses = {POSTGRES: self._config.address}
+            if self._config.web is not None:
+                addresses[self._config.web.spoken] = self._config.web.address
+            for name, address in addresses.items():
+                self._places[name] = await asyncio.to_thread(_resolve, name, address)
             await self._control.start()
             await self._adopt(earlier)
-            if self._listener is None:
-                self._listener = await self._bind()
+            for name, place in self._places.items():
+                if name not in self._listeners:
+                    self._listeners[name] = await self._bind(name, place)
             for _ in range(self._missing()):
                 await self._spawn()
             await self._all_ready(list(self._workers.values()), START_SECONDS)
@@ -157,7 +195,7 @@ class Supervisor:
                 child.kill(worker.identity, signal.SIGKILL)
                 await worker.ended.wait()
 
-    async def _bind(self) -> socket.socket:
+    async def _bind(self, name: str, place: _Place) -> socket.socket:
         """Raises OperatorError.
 
         A taken port is tried for a moment: a retiring worker may hold it, or a living one that no list names may
@@ -165,15 +203,15 @@ class Supervisor:
         """
         for attempt in range(1, BIND_ATTEMPTS_MAX + 1):
             try:
-                return _bind(self._place)
+                return _bind(place)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise _cannot_listen(self._place.written, error.strerror) from error
+                    raise _cannot_listen(name, place.written, error.strerror) from error
                 if attempt == BIND_ATTEMPTS_MAX:
-                    raise _cannot_listen(self._place.written, "the port is taken") from error
+                    raise _cannot_listen(name, place.written, "the port is taken") from error
             await asyncio.sleep(_BIND_RETRY_SECONDS)
-            if self._listener is not None:
-                return self._listener
+            if name in self._listeners:
+                return self._listeners[name]
         raise AssertionError("the loop ends by return or raise")
 
     async def _all_ready(self, workers: Sequence[_Worker], seconds: float) -> None:
@@ -195,26 +233,32 @@ class Supervisor:
 
     # -- workers
 
-    def _registered(self, registration: Registration, listener: socket.socket | None) -> dict[str, Any]:
+    def _registered(self, registration: Registration, listeners: Listeners) -> dict[str, Any]:
         """A worker has registered: one that was started here, or one of an earlier control process."""
         worker = self._workers.get(registration.worker)
         if worker is None:
             if any(other.slot == registration.slot for other in self._workers.values()):
                 raise Unavailable("another worker has this slot")
             worker = self._employ(registration.slot, registration.identity, adopted=True)
-        if listener is None:
-            worker.retiring = True  # It has stopped to accept.
-        elif self._listener is None and self._fits(listener):
-            self._listener = listener
-        else:
-            worker.retiring = worker.retiring or not self._same_port(listener)
-            listener.close()
-        worker.retiring = worker.retiring or registration.version != PROTOCOL_VERSION
+        for name, listener in listeners.items():
+            if name not in self._listeners and self._fits(name, listener):
+                self._listeners[name] = listener
+        # One that has stopped to accept, or does so elsewhere, takes no new clients here.
+        worker.retiring = (
+            worker.retiring
+            or registration.version != PROTOCOL_VERSION
+            or listeners.keys() != self._places.keys()
+            or not all(self._same_port(name, listener) for name, listener in listeners.items())
+        )
+        for listener in listeners.values():
+            if listener not in self._listeners.values():
+                listener.close()
         self._changed.set()
         tls = self._config.tls
         return {
             "settings": self._config.settings.to_json(),
             "tls": None if tls is None else {"chain": tls.chain, "key": tls.key},
+            "api": str(self.api_path),
             "retire": worker.retiring,
         }
 
@@ -222,13 +266,15 @@ class Supervisor:
         if worker in self._workers:
             self._workers[worker].ready.set()
 
-    def _fits(self, listener: socket.socket) -> bool:
+    def _fits(self, name: str, listener: socket.socket) -> bool:
         """Whether it listens where the door is to be; any port will do where any was asked for."""
+        place = self._places.get(name)
         host, port = listener.getsockname()[:2]
-        return host == self._place.address[0] and self._place.address[1] in {0, port}
+        return place is not None and host == place.address[0] and place.address[1] in {0, port}
 
-    def _same_port(self, listener: socket.socket) -> bool:
-        return self._listener is not None and self._listener.getsockname() == listener.getsockname()
+    def _same_port(self, name: str, listener: socket.socket) -> bool:
+        ours = self._listeners.get(name)
+        return ours is not None and ours.getsockname() == listener.getsockname()
 
     def _employ(self, slot: int, identity: Identity, *, adopted: bool) -> _Worker:
         worker = _Worker(slot, identity, adopted, asyncio.get_running_loop().time())
@@ -268,13 +314,12 @@ class Supervisor:
             await self._changed.wait()
 
     async def _spawn(self) -> None:
-        assert self._listener is not None
         used = {worker.slot for worker in self._workers.values()}
         slot = next(slot for slot in range(WORKERS_MAX) if slot not in used)
-        descriptor = self._listener.fileno()
         arguments = [
             *(sys.executable, "-P", "-m", "tenantry.cell.proxy.worker"),
-            *("--listen-fd", str(descriptor), "--rpc", str(self._config.directory / "cell.sock")),
+            *("--rpc", str(self._config.directory / "cell.sock")),
+            *(f"--listen={name}:{listener.fileno()}" for name, listener in self._listeners.items()),
             *("--slot", str(slot), "--version", PROTOCOL_VERSION),
         ]
         identity = await asyncio.to_thread(
@@ -285,7 +330,7 @@ class Supervisor:
             log_path=self._config.log_path,
             uid=self._config.uid,
             gid=self._config.gid,
-            pass_fds=[descriptor],
+            pass_fds=[listener.fileno() for listener in self._listeners.values()],
         )
         self._employ(slot, identity, adopted=False)
         await asyncio.to_thread(self._write_registry)
@@ -314,7 +359,7 @@ class Supervisor:
         self._ending = True
         seconds = self._config.settings.drain_seconds if drain_seconds is None else drain_seconds
         await self._stop_keeping()
-        self._close_listener()
+        self._close_listeners()
         workers = list(self._workers.values())
         for worker in workers:
             if not await self._control.ask(worker.id, "drain", seconds=seconds):
@@ -335,7 +380,7 @@ class Supervisor:
         await self._stop_keeping()
         await self._watches.stop()
         await self._control.stop()
-        self._close_listener()
+        self._close_listeners()
         self._workers.clear()
 
     async def _stop_keeping(self) -> None:
@@ -352,10 +397,10 @@ class Supervisor:
         except TimeoutError:
             return
 
-    def _close_listener(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+    def _close_listeners(self) -> None:
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,15 +412,15 @@ class _Place:
     written: str
 
 
-def _resolve(address: tuple[str, int]) -> _Place:
+def _resolve(name: str, address: tuple[str, int]) -> _Place:
     """Blocks for a host name. Raises OperatorError."""
     host, port = address
     written = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
-        raise _cannot_listen(written, error.strerror) from error
-    return _Place(family, name, written)
+        raise _cannot_listen(name, written, error.strerror) from error
+    return _Place(family, resolved, written)
 
 
 def _bind(place: _Place) -> socket.socket:
@@ -392,9 +437,10 @@ def _bind(place: _Place) -> socket.socket:
     return listener
 
 
-def _cannot_listen(written: str, reason: str | None) -> OperatorError:
+def _cannot_listen(name: str, written: str, reason: str | None) -> OperatorError:
+    spoken, option = _WORDS[name]
     return OperatorError(
-        f"cannot listen for Postgres clients on {written}: {reason}",
-        next_step="stop what uses it, or choose another --postgres HOST:PORT",
+        f"cannot listen for {spoken} clients on {written}: {reason}",
+        next_step=f"stop what uses it, or choose another {option} HOST:PORT",
         address=written,
     )

@@ -20,9 +20,12 @@ from uvicorn.server import ServerState
 
 from tenantry.cell.proxy import sql
 from tenantry.cell.proxy.house import House
-from tenantry.cell.proxy.refusals import Refusal
+from tenantry.cell.proxy.refusals import Refusal, shutting_down
+from tenantry.cell.proxy.tunnel import Tunnel
 
 BACKLOG: Final = 1024
+_CUT_SECONDS: Final = 1.0
+"""What a stopped relay's session may take to clean up, before it is cancelled."""
 _REFUSED: Final = b"HTTP/1.1 %d %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -33,6 +36,8 @@ class _Http(HttpToolsProtocol):
 
     def __init__(self, config: uvicorn.Config, state: ServerState, house: House) -> None:
         super().__init__(config, state, {})
+        # Only its being there is looked at.
+        self.ws_protocol_class = cast(Any, Tunnel)
         self._house = house
         self._place = contextlib.ExitStack()
         self._head_timer: asyncio.TimerHandle | None = None
@@ -76,6 +81,16 @@ class _Http(HttpToolsProtocol):
         self._head_arrived()
         self.scope["state"] = {"abort": self.transport.abort}
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._head_arrived()
+        self.connections.discard(self)
+        head = [b"%s %s HTTP/1.1" % (self.scope["method"].encode(), self.url)]
+        head += [b"%s: %s" % header for header in self.scope["headers"]]
+        tunnel = Tunnel(self._house, self._place.pop_all())
+        tunnel.connection_made(self.transport)
+        self.transport.set_protocol(tunnel)
+        tunnel.data_received(b"\r\n".join((*head, b"", b"")))
 
     def _head_arrived(self) -> None:
         if self._head_timer is not None:
@@ -137,8 +152,12 @@ class Web:
         self.close()
         for connection in list(self._state.connections):
             connection.shutdown()
-        if tasks := set(self._state.tasks):
-            _, late = await asyncio.wait(tasks, timeout=seconds)
+        if running := {*self._state.tasks, *self._house.tunnels}:
+            _, late = await asyncio.wait(running, timeout=seconds)
+            if late & self._house.tunnels:
+                for relay in list(self._house.relays):
+                    relay.stop(shutting_down())
+                _, late = await asyncio.wait(late, timeout=_CUT_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

@@ -1,6 +1,6 @@
 """One front door process: ``python -m tenantry.cell.proxy.worker``, started by the supervisor.
 
-It is given a listening socket and the path of the control process's socket, and learns everything else there. It
+It is given listening sockets and the path of the control process's socket, and learns everything else there. It
 outlives the control process: sessions go on, new clients wait, and the next control process is registered with.
 Left alone for too long, it closes its listener and ends with its last session.
 """
@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +29,10 @@ from tenantry.cell.proxy.door import Door
 from tenantry.cell.proxy.house import House
 from tenantry.cell.proxy.limits import Limits
 from tenantry.cell.proxy.metering import Meter
+from tenantry.cell.proxy.others import Others
 from tenantry.cell.proxy.remote_cell import RemoteCell
-from tenantry.cell.proxy.settings import Settings
+from tenantry.cell.proxy.settings import HTTP, HTTPS, POSTGRES, Settings
+from tenantry.cell.proxy.web import Web
 from tenantry.runtime.tasks import Tasks
 from tenantry.runtime.telemetry import configure_logs
 
@@ -39,6 +42,7 @@ _ORPHAN_LOOK_SECONDS: Final = 5.0
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Sessions make few cycles and long-lived objects are many; looking often costs more than it finds."""
 _DESCRIPTORS_PER_CONNECTION: Final = 2
+"""A WebSocket has four and counts as two."""
 _DESCRIPTORS_OTHER: Final = 64
 
 _log = structlog.get_logger("proxy.worker")
@@ -47,8 +51,8 @@ _log = structlog.get_logger("proxy.worker")
 class Worker:
     """The process's parts, from the first welcome to the last session."""
 
-    def __init__(self, listener: socket.socket, rpc_path: Path, slot: int, version: str) -> None:
-        self._listener = listener
+    def __init__(self, listeners: Mapping[str, socket.socket], rpc_path: Path, slot: int, version: str) -> None:
+        self._listeners = listeners
         self._slot = slot
         self._tasks = Tasks("worker")
         self._told_to_end = asyncio.Event()
@@ -56,11 +60,15 @@ class Worker:
         """How long sessions may go on then; None: as long as they like."""
         self._house: House | None = None
         self._door: Door | None = None
+        self._web: Web | None = None
+        self._web_tls = certificates.web_context()
+        """Shows whatever certificate it was given last."""
+        self._others: Others | None = None
         self._remote = RemoteCell(
             rpc_path,
             slot,
             version,
-            listener,
+            listeners,
             welcome=self._welcomed,
             handlers={"cancel": self._cancel, "drain": self._asked_to_drain},
         )
@@ -74,11 +82,21 @@ class Worker:
         self._tasks.start(self._watch_for_orphaning(), "orphaning")
         await self._told_to_end.wait()
         if self._door is not None and self._house is not None:
-            await self._door.drain(self._seconds)
+            await self._drain(self._seconds)
+            await self._house.stop()
             await self._house.meter.report()
+        if self._others is not None:
+            await self._others.stop()
         registering.cancel()
         await self._remote.stop()
         await self._tasks.stop()
+
+    async def _drain(self, seconds: float | None) -> None:
+        assert self._door is not None
+        drains = [self._door.drain(seconds)]
+        if self._web is not None:
+            drains.append(self._web.drain(seconds))
+        await asyncio.gather(*drains)
 
     def _signalled(self) -> None:
         self._end(self._house.settings.drain_seconds if self._house is not None else 0.0)
@@ -90,7 +108,7 @@ class Worker:
             self._seconds = seconds
             self._told_to_end.set()
         elif self._door is not None:
-            self._tasks.start(self._door.drain(seconds), "sooner")
+            self._tasks.start(self._drain(seconds), "sooner")
 
     async def _welcomed(self, welcome: dict[str, Any]) -> None:
         """Takes what the control process says; at the first time, opens."""
@@ -99,14 +117,21 @@ class Worker:
             return
         settings = _within_descriptors(Settings.from_json(welcome["settings"]))
         self._remote.patience_seconds = settings.patience_seconds
-        tls = await asyncio.to_thread(_load, welcome["tls"])
-        if self._house is None:
-            self._open(settings, tls)
-        else:
-            self._house.settings = self._house.limits.settings = settings
-            self._house.tls = tls
+        pair = None if welcome["tls"] is None else Pair(**welcome["tls"])
+        tls = None if pair is None else await asyncio.to_thread(certificates.load, pair)
+        if pair is not None:
+            await asyncio.to_thread(certificates.show, self._web_tls, pair)
+        if self._house is not None:
+            self._house.change(settings, tls)
+            return
+        house = self._open(settings, tls)
+        for spoken, context in ((HTTP, None), (HTTPS, self._web_tls)):
+            if (listener := self._listeners.get(spoken)) is not None:
+                self._others = Others(Path(welcome["api"]), house)
+                self._web = Web(listener, house, self._others, context)
+                await self._web.open()
 
-    def _open(self, settings: Settings, tls: Tls | None) -> None:
+    def _open(self, settings: Settings, tls: Tls | None) -> House:
         loop = asyncio.get_running_loop()
         self._house = House(
             cell=self._remote,
@@ -120,11 +145,13 @@ class Worker:
             tls=tls,
         )
         self._tasks.start(self._house.meter.run(), "meter")
-        self._door = Door(self._listener, self._house)
+        self._tasks.start(self._house.pool.run(), "pool")
+        self._door = Door(self._listeners[POSTGRES], self._house)
         self._door.open()
         # What lives until the end needs no looking at.
         gc.collect()
         gc.freeze()
+        return self._house
 
     async def _cancel(self, given: dict[str, Any]) -> None:
         if self._house is not None:
@@ -144,10 +171,6 @@ class Worker:
                 return
 
 
-def _load(tls: dict[str, str] | None) -> Tls | None:
-    return None if tls is None else certificates.load(Pair(**tls))
-
-
 def _within_descriptors(settings: Settings) -> Settings:
     """As many connections as the process may have open files for."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -161,7 +184,7 @@ def _within_descriptors(settings: Settings) -> Settings:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tenantry.cell.proxy.worker")
-    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--listen", action="append", required=True, help="what is spoken, a colon, the descriptor")
     parser.add_argument("--rpc", type=Path, required=True)
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--version", required=True)
@@ -170,8 +193,9 @@ def main(arguments: list[str]) -> int:
     gc.set_threshold(*_GC_THRESHOLDS)
 
     async def run() -> None:
-        listener = socket.socket(fileno=given.listen_fd)
-        await Worker(listener, given.rpc, given.slot, given.version).run()
+        named = (listen.split(":") for listen in given.listen)
+        listeners = {spoken: socket.socket(fileno=int(descriptor)) for spoken, descriptor in named}
+        await Worker(listeners, given.rpc, given.slot, given.version).run()
 
     uvloop.run(run())
     return 0
