@@ -220,7 +220,7 @@ async def test_history_is_let_go_and_what_is_kept_still_serves(tenant: Any) -> N
             context.keeper.driver,
             wal.parent,
             build_id=head.build_id,
-            last_commit=context.keeper.history(project, head.id, heads).last_commit(),
+            last_commit=context.keeper.history(project, head.id, heads).last_commit,
             now=datetime.now(UTC),
         )
         assert base is not None

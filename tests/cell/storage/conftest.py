@@ -222,7 +222,7 @@ class Site:
             self.driver,
             self.dir(head),
             build_id=BuildId(self.engine.build_id),
-            last_commit=self.history(head).last_commit(),
+            last_commit=self.history(head).last_commit,
             now=datetime.now(UTC),
             **options,
         )

@@ -123,7 +123,7 @@ class Keeper:
     def take_base_if_due(self, project: Project, head: Head, heads: Mapping[HeadId, Head]) -> Base | None:
         """A new base of a sleeping head whose log since the last one has become long. Blocking.
 
-        None when it is not due, or when the instance was woken meanwhile.
+        None when it is not due, when the instance was woken meanwhile, or died and has not recovered yet.
         """
         directory = self.directory(project, head.id)
         own = bases.bases(directory)
@@ -135,7 +135,7 @@ class Keeper:
             self.driver,
             directory,
             build_id=head.build_id,
-            last_commit=history.last_commit(),
+            last_commit=history.last_commit,
             now=self.clock.now(),
         )
 

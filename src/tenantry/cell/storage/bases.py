@@ -136,21 +136,22 @@ def take_cold_base(
     head_dir: Path,
     *,
     build_id: BuildId,
-    last_commit: datetime,
+    last_commit: Callable[[], datetime],
     now: datetime,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Base | None:
-    """Clones a cleanly stopped head into its next base, durably; None if the head was started meanwhile.
+    """Clones a cleanly stopped head into its next base, durably; None if the head was not, or was started meanwhile.
 
-    ``last_commit`` is what ``History.last_commit`` says of the head. Whoever starts the instance makes ``interrupted``
-    true first; that a start happened is also seen in the files. Blocking. Raises Unavailable for a head that was not
-    stopped cleanly, OperatorError for a full disk.
+    ``last_commit`` is ``History.last_commit`` of the head; it is asked once a start would be noticed. Whoever starts
+    the instance makes ``interrupted`` true first; that a start happened is also seen in the files. Blocking. Raises
+    OperatorError for a full disk.
     """
     data = head_dir / "data"
     before = control_digest(data)
     begin = checkpoint.read_checkpoint(data)
     if not begin.clean:
-        raise Unavailable(f"{head_dir.name} was not stopped cleanly", next_step="start and stop it first")
+        return None
+    newest = last_commit()
 
     def disturbed() -> bool:
         return interrupted() or (data / "postmaster.pid").exists() or control_digest(data) != before
@@ -182,7 +183,7 @@ def take_cold_base(
                 usable_from=usable_from,
                 timeline=begin.timeline,
                 taken_at=now,
-                last_commit=last_commit,
+                last_commit=newest,
                 build_id=build_id,
                 system_identifier=begin.system_identifier,
                 bytes=cloned.bytes,
