@@ -15,9 +15,7 @@ import dataclasses
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final, Literal, LiteralString
+from typing import Final, LiteralString
 
 import structlog
 
@@ -25,13 +23,15 @@ from tenantry.cell import metrics
 from tenantry.cell.compute import truth
 from tenantry.cell.compute.admin import Admin, AdminConnection
 from tenantry.cell.compute.engines import EngineStore
+from tenantry.cell.compute.instance import OPERATION, OPERATORS, Instance, Lease, Status
 from tenantry.cell.compute.ports import Facts, History, Paths, Records
+from tenantry.cell.compute.settings import effective_settings, pg_settings, suspend_seconds
 from tenantry.cell.config import CellConfig
 from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Endpoint
 from tenantry.errors import NotFound, StartFailed, TenantryError, Unavailable
-from tenantry.neon.ids import EndpointId
-from tenantry.postgres import conf, postmaster
+from tenantry.neon.ids import EndpointId, ProjectId
+from tenantry.postgres import postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.postmaster import Postmaster
 from tenantry.runtime.child import age_seconds, alive, wait_exit
@@ -46,71 +46,20 @@ RECOVERIES_MAX: Final = 3
 """Starts in a row after unexpected deaths before the instance is left asleep until somebody connects."""
 ADMIN_LINGER_SECONDS: Final = 2.0
 """How long the cell's own session outlives the last lease: connecting again soon finds it open."""
+_READ_ONLY: Final = "default_transaction_read_only"
 WATCH_SECONDS: Final = 3600.0
 REFRESH_SECONDS_MAX: Final = 10.0
 MEASURES_MAX: Final = 4
 """Heads whose files are looked through at the same time."""
 
-Status = Literal["asleep", "starting", "awake", "stopping", "gone"]
-
 _BUSY: Final = (
+    # Who is idle and has no lease is the front door's: a connection that it keeps for the next client.
     "select count(*) from pg_catalog.pg_stat_activity where backend_type in ('client backend', 'walsender')"
+    " and state is distinct from 'idle'"
     " and pid <> pg_catalog.pg_backend_pid() and usename is distinct from 'cloud_admin'"
+    " and state is distinct from 'idle'"
 )
-
-
-@dataclass(slots=True)
-class Instance:
-    """What the cell knows of one endpoint's process; changed only on the event loop."""
-
-    endpoint_id: EndpointId
-    status: Status = "asleep"
-    running: Postmaster | None = None
-    facts: Facts | None = None
-    leases: dict[str, str] = field(default_factory=dict[str, str])
-    """Lease id to holder (a worker's name, ``adopted``, an operation)."""
-    idle_since: float = 0.0
-    started_at: datetime | None = None
-    last_active: datetime | None = None
-    ready_at: float = 0.0
-    """When it took connections, by the monotonic clock; before this control process, if it was adopted."""
-    cu: float = 0.0
-    """The size that it was started with."""
-    log_begin: int | None = None
-    """A position that its log had reached when it was started or adopted."""
-    measured: object = None
-    """The mark of the last look at its files."""
-    stale: bool = True
-    """The copy of roles and databases may be behind the instance."""
-    deaths: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    starting: asyncio.Task[None] | None = None
-    refreshing: asyncio.Task[None] | None = None
-    refresh_next: asyncio.Task[None] | None = None
-    admin: AdminConnection | None = None
-    admin_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One at a time: closing a connection under a query that waits on it would leave that waiting for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    id: str
-    socket_path: str
-
-
-def effective_settings(facts: Facts, major: int) -> dict[str, str]:
-    """Lean settings for the endpoint's size, then the project's, then the endpoint's own ``pg_settings``."""
-    settings = conf.lean_settings(facts.endpoint.max_cu, major)
-    for source in (facts.project.default_endpoint_settings, facts.endpoint.settings):
-        chosen = source.get("pg_settings")
-        if isinstance(chosen, dict):
-            settings.update({str(name): str(value) for name, value in chosen.items()})  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - validated on entry
-    return settings
-
-
-def suspend_seconds(facts: Facts, config: CellConfig) -> int:
-    """Idle seconds before sleep; -1 is never."""
-    return facts.endpoint.suspend_timeout_seconds or config.suspend_seconds_default
+"""Sessions that do something. An idle one without a lease is a server connection that the front door keeps for reuse."""
 
 
 class Instances:
@@ -278,6 +227,7 @@ class Instances:
         instance.idle_since = self._clock.monotonic()
         instance.ready_at = instance.idle_since - age_seconds
         instance.cu, instance.log_begin, instance.measured = facts.endpoint.max_cu, log_begin, None
+        instance.reads_only = None
         instance.stale = stale
         self._tasks.start(self._watch(instance, running), f"watch {instance.endpoint_id}")
 
@@ -408,7 +358,7 @@ class Instances:
         assert running is not None
         await self._close_admin(instance)
         await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
-        began = self._reading(instance)
+        began = instance.reading(self._clock)
         instance.running, instance.status, instance.stale = None, "asleep", False
         metrics.sleeps.inc()
         instance.leases.clear()
@@ -521,7 +471,7 @@ class Instances:
     @asynccontextmanager
     async def admin(self, endpoint_id: EndpointId, database: str = "postgres") -> AsyncGenerator[AdminConnection]:
         """Wakes the instance and opens a session of the cell's own; for operations, not for the connect path."""
-        lease = await self.lease(endpoint_id, "operation")
+        lease = await self.lease(endpoint_id, OPERATION)
         try:
             facts = self._instance(endpoint_id).facts
             assert facts is not None
@@ -585,6 +535,7 @@ class Instances:
             cu=instance.cu,
             log_begin=instance.log_begin,
         )
+        return [reading for instance in wanted if (reading := instance.reading(self._clock)) is not None]
 
     async def _measured(self, instance: Instance, reading: Reading) -> tuple[Reading, object]:
         """The reading with what the head's files say, and the mark of the look at them."""
@@ -601,7 +552,7 @@ class Instances:
 
     async def meter(self, instances: Sequence[Instance]) -> None:
         """Reads these and notes it, in one transaction. Harmless at any time, and twice."""
-        taken = [(instance, reading) for instance in instances if (reading := self._reading(instance)) is not None]
+        taken = [(one, reading) for one in instances if (reading := one.reading(self._clock)) is not None]
         found = await asyncio.gather(*(self._measured(instance, reading) for instance, reading in taken))
         if found:
             await self._records.note_readings([reading for reading, _ in found])
@@ -622,6 +573,23 @@ class Instances:
             if timeout >= 0 and idle >= timeout and await self.suspend(instance.endpoint_id, insist=False):
                 slept += 1
         return slept
+
+    async def read_only(self, endpoint_id: EndpointId, *, on: bool) -> None:
+        """Makes transactions of an awake instance read only by default, or as its settings say; from the next one on.
+
+        Until it sleeps. A session that says otherwise writes: else nothing could be deleted.
+        """
+        instance = self._known.get(endpoint_id)
+        if instance is None or instance.reads_only == on:
+            return
+        async with instance.lock:
+            facts, running = instance.facts, instance.running
+            if instance.status != "awake" or facts is None or running is None:
+                return
+            usual = pg_settings(facts.endpoint.settings).get(_READ_ONLY, "off")
+            owner = (facts.project.uid, facts.project.uid) if self._root else None
+            await asyncio.to_thread(postmaster.override, running, {_READ_ONLY: "on" if on else usual}, owner=owner)
+            instance.reads_only = on
 
     async def settings_changed(self, endpoint_id: EndpointId) -> None:
         """Reads an endpoint's rows again, so that a new timeout holds at once."""
