@@ -15,7 +15,9 @@ import dataclasses
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, LiteralString
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal, LiteralString
 
 import structlog
 
@@ -23,15 +25,13 @@ from tenantry.cell import metrics
 from tenantry.cell.compute import truth
 from tenantry.cell.compute.admin import Admin, AdminConnection
 from tenantry.cell.compute.engines import EngineStore
-from tenantry.cell.compute.instance import OPERATION, OPERATORS, Instance, Lease, Status
 from tenantry.cell.compute.ports import Facts, History, Paths, Records
-from tenantry.cell.compute.settings import effective_settings, pg_settings, suspend_seconds
 from tenantry.cell.config import CellConfig
 from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Endpoint
 from tenantry.errors import NotFound, StartFailed, TenantryError, Unavailable
-from tenantry.neon.ids import EndpointId, ProjectId
-from tenantry.postgres import postmaster
+from tenantry.neon.ids import EndpointId
+from tenantry.postgres import conf, postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.postmaster import Postmaster
 from tenantry.runtime.child import age_seconds, alive, wait_exit
@@ -46,14 +46,14 @@ RECOVERIES_MAX: Final = 3
 """Starts in a row after unexpected deaths before the instance is left asleep until somebody connects."""
 ADMIN_LINGER_SECONDS: Final = 2.0
 """How long the cell's own session outlives the last lease: connecting again soon finds it open."""
-_READ_ONLY: Final = "default_transaction_read_only"
 WATCH_SECONDS: Final = 3600.0
 REFRESH_SECONDS_MAX: Final = 10.0
 MEASURES_MAX: Final = 4
 """Heads whose files are looked through at the same time."""
 
+Status = Literal["asleep", "starting", "awake", "stopping", "gone"]
+
 _BUSY: Final = (
-    # Who is idle and has no lease is the front door's: a connection that it keeps for the next client.
     "select count(*) from pg_catalog.pg_stat_activity where backend_type in ('client backend', 'walsender')"
     " and state is distinct from 'idle'"
     " and pid <> pg_catalog.pg_backend_pid() and usename is distinct from 'cloud_admin'"
@@ -227,7 +227,6 @@ class Instances:
         instance.idle_since = self._clock.monotonic()
         instance.ready_at = instance.idle_since - age_seconds
         instance.cu, instance.log_begin, instance.measured = facts.endpoint.max_cu, log_begin, None
-        instance.reads_only = None
         instance.stale = stale
         self._tasks.start(self._watch(instance, running), f"watch {instance.endpoint_id}")
 
@@ -358,7 +357,7 @@ class Instances:
         assert running is not None
         await self._close_admin(instance)
         await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
-        began = instance.reading(self._clock)
+        began = self._reading(instance)
         instance.running, instance.status, instance.stale = None, "asleep", False
         metrics.sleeps.inc()
         instance.leases.clear()
@@ -471,7 +470,7 @@ class Instances:
     @asynccontextmanager
     async def admin(self, endpoint_id: EndpointId, database: str = "postgres") -> AsyncGenerator[AdminConnection]:
         """Wakes the instance and opens a session of the cell's own; for operations, not for the connect path."""
-        lease = await self.lease(endpoint_id, OPERATION)
+        lease = await self.lease(endpoint_id, "operation")
         try:
             facts = self._instance(endpoint_id).facts
             assert facts is not None
@@ -535,7 +534,6 @@ class Instances:
             cu=instance.cu,
             log_begin=instance.log_begin,
         )
-        return [reading for instance in wanted if (reading := instance.reading(self._clock)) is not None]
 
     async def _measured(self, instance: Instance, reading: Reading) -> tuple[Reading, object]:
         """The reading with what the head's files say, and the mark of the look at them."""
@@ -552,7 +550,7 @@ class Instances:
 
     async def meter(self, instances: Sequence[Instance]) -> None:
         """Reads these and notes it, in one transaction. Harmless at any time, and twice."""
-        taken = [(one, reading) for one in instances if (reading := one.reading(self._clock)) is not None]
+        taken = [(instance, reading) for instance in instances if (reading := self._reading(instance)) is not None]
         found = await asyncio.gather(*(self._measured(instance, reading) for instance, reading in taken))
         if found:
             await self._records.note_readings([reading for reading, _ in found])
@@ -573,23 +571,6 @@ class Instances:
             if timeout >= 0 and idle >= timeout and await self.suspend(instance.endpoint_id, insist=False):
                 slept += 1
         return slept
-
-    async def read_only(self, endpoint_id: EndpointId, *, on: bool) -> None:
-        """Makes transactions of an awake instance read only by default, or as its settings say; from the next one on.
-
-        Until it sleeps. A session that says otherwise writes: else nothing could be deleted.
-        """
-        instance = self._known.get(endpoint_id)
-        if instance is None or instance.reads_only == on:
-            return
-        async with instance.lock:
-            facts, running = instance.facts, instance.running
-            if instance.status != "awake" or facts is None or running is None:
-                return
-            usual = pg_settings(facts.endpoint.settings).get(_READ_ONLY, "off")
-            owner = (facts.project.uid, facts.project.uid) if self._root else None
-            await asyncio.to_thread(postmaster.override, running, {_READ_ONLY: "on" if on else usual}, owner=owner)
-            instance.reads_only = on
 
     async def settings_changed(self, endpoint_id: EndpointId) -> None:
         """Reads an endpoint's rows again, so that a new timeout holds at once."""
