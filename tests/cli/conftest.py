@@ -56,6 +56,11 @@ def _program() -> Callable[..., subprocess.CompletedProcess[str]]:
     return program
 
 
+@pytest.fixture(scope="session", name="within")
+def _within() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return within
+
+
 @dataclass
 class Operator:
     """Somebody at a terminal on the machine of a running cell."""

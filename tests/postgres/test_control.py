@@ -114,7 +114,7 @@ async def test_a_template_needs_no_tools(
 
 
 def test_damaged_pages_make_no_template(bare: Engine, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = template._keep_last_checkpoint
+    keep = vars(template)["_keep_last_checkpoint"]
 
     def damage(data: Path) -> None:
         keep(data)

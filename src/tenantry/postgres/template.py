@@ -186,6 +186,7 @@ def _build(engine: Engine, staging: Path, account: _Account, lock: int) -> None:
     try:
         tools = _Tools(engine, account, descriptor, lock)
         tools.run("initdb", *initdb_arguments(engine.major))
+        believe((data / _CONTROL).is_file(), "initdb made a cluster")
         for database, statements in recipe_sql(engine.major):
             tools.run_sql(database, statements)
         if tools.has("pg_resetwal"):
