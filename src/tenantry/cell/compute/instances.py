@@ -55,11 +55,62 @@ Status = Literal["asleep", "starting", "awake", "stopping", "gone"]
 
 _BUSY: Final = (
     "select count(*) from pg_catalog.pg_stat_activity where backend_type in ('client backend', 'walsender')"
-    " and state is distinct from 'idle'"
     " and pid <> pg_catalog.pg_backend_pid() and usename is distinct from 'cloud_admin'"
-    " and state is distinct from 'idle'"
 )
-"""Sessions that do something. An idle one without a lease is a server connection that the front door keeps for reuse."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """What the cell knows of one endpoint's process; changed only on the event loop."""
+
+    endpoint_id: EndpointId
+    status: Status = "asleep"
+    running: Postmaster | None = None
+    facts: Facts | None = None
+    leases: dict[str, str] = field(default_factory=dict[str, str])
+    """Lease id to holder (a worker's name, ``adopted``, an operation)."""
+    idle_since: float = 0.0
+    started_at: datetime | None = None
+    last_active: datetime | None = None
+    ready_at: float = 0.0
+    """When it took connections, by the monotonic clock; before this control process, if it was adopted."""
+    cu: float = 0.0
+    """The size that it was started with."""
+    log_begin: int | None = None
+    """A position that its log had reached when it was started or adopted."""
+    measured: object = None
+    """The mark of the last look at its files."""
+    stale: bool = True
+    """The copy of roles and databases may be behind the instance."""
+    deaths: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    starting: asyncio.Task[None] | None = None
+    refreshing: asyncio.Task[None] | None = None
+    refresh_next: asyncio.Task[None] | None = None
+    admin: AdminConnection | None = None
+    admin_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One at a time: closing a connection under a query that waits on it would leave that waiting for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    id: str
+    socket_path: str
+
+
+def effective_settings(facts: Facts, major: int) -> dict[str, str]:
+    """Lean settings for the endpoint's size, then the project's, then the endpoint's own ``pg_settings``."""
+    settings = conf.lean_settings(facts.endpoint.max_cu, major)
+    for source in (facts.project.default_endpoint_settings, facts.endpoint.settings):
+        chosen = source.get("pg_settings")
+        if isinstance(chosen, dict):
+            settings.update({str(name): str(value) for name, value in chosen.items()})  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - validated on entry
+    return settings
+
+
+def suspend_seconds(facts: Facts, config: CellConfig) -> int:
+    """Idle seconds before sleep; -1 is never."""
+    return facts.endpoint.suspend_timeout_seconds or config.suspend_seconds_default
 
 
 class Instances:
