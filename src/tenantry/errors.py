@@ -9,6 +9,7 @@
     +-- Conflict              it exists, or its state forbids the change (409)
     +-- Locked                another change of the same project runs; ask again (423)
     +-- LimitReached          a named bound is full; ask later (429)
+    |   +-- QuotaExceeded     a project has used up what it may in this period (402)
     +-- Unavailable           the thing exists and cannot serve now (503)
     |   +-- StartFailed       an instance did not come up
     |   +-- HistoryError      a branch's history cannot serve what is asked of it
@@ -115,6 +116,13 @@ class LimitReached(TenantryError):
     blame = "client"
     http_status = 429
     code = "LIMIT_REACHED"
+
+
+class QuotaExceeded(LimitReached):
+    """A project has used up what it may in this period; it helps to wait for the next one, or to raise the quota."""
+
+    http_status = 402
+    code = "QUOTA_EXCEEDED"
 
 
 class Unavailable(TenantryError):

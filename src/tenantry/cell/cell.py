@@ -31,6 +31,7 @@ from tenantry.cell.model import (
     EndpointCreate,
     KeyOwner,
     Operation,
+    OperatorAccess,
     Project,
     ProjectChange,
     ProjectChanged,
@@ -54,6 +55,7 @@ from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
 from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.purge import recoverable_since
+from tenantry.cell.operations.quotas import operator_access_for
 from tenantry.cell.operations.recover_branch import recover_branch
 from tenantry.cell.operations.recover_project import recover_project
 from tenantry.cell.operations.restore_branch import restore_branch
@@ -127,6 +129,9 @@ class Cell:
         self, project_ids: Sequence[ProjectId], *, byte_hours: bool = False
     ) -> Mapping[ProjectId, Usage]:
         return await usage_of_projects(self._context, project_ids, byte_hours_too=byte_hours)
+
+    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        return await operator_access_for(self._context, project_id, seconds)
 
     async def consumption(
         self,

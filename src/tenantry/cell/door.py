@@ -6,12 +6,28 @@ and has had sessions. Nothing is written durably here but a copy that was behind
 
 from __future__ import annotations
 
-from tenantry.cell import metrics
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from tenantry.cell import metrics, operator_access
+from tenantry.cell.allowlist import admits
 from tenantry.cell.compute.admin import ADMIN_ROLE
+from tenantry.cell.compute.settings import connections_max
+from tenantry.cell.model import Branch, Project
 from tenantry.cell.operations.context import Context
+from tenantry.cell.operations.quotas import OPERATOR_KEY, exceeded_quota
 from tenantry.cell.proxy.ports import LeaseId, Login, Traffic, Upstream, WorkerId
+from tenantry.cell.quotas import reads_only
 from tenantry.cell.state.tables import Tables
 from tenantry.neon.ids import EndpointId
+
+
+QUOTA_SQLSTATE: Final = "53400"
+"""configuration_limit_exceeded"""
+
+_log = structlog.get_logger("door")
 
 
 class Door:
@@ -21,28 +37,60 @@ class Door:
         self._context = context
         self._worker = worker
 
-    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
+    async def login(self, endpoint: EndpointId, role: str, client_address: str, operator: str | None = None) -> Login:
         await self._context.instances.refresh(endpoint)
 
         def look(tables: Tables) -> Login:
             found = tables.living_endpoint(endpoint)
-            known = tables.role(found.branch_id, role) if found and role != ADMIN_ROLE else None
+            project = tables.project(found.project_id) if found else None
+            branch = tables.branch(found.branch_id) if found else None
+            if found is None or project is None or branch is None:
+                return Login(endpoint=endpoint, verifier=None)
+            if not admits(project.settings, client_address, protected=branch.protected):
+                _log.info("an address is not admitted", endpoint_id=endpoint, address=client_address)
+                return Login(endpoint=endpoint, verifier=None)
+            known = tables.role(branch.id, role) if role != ADMIN_ROLE else None
             verifier = known.verifier if known else None
-            return Login(
+            login = Login(
                 endpoint=endpoint,
                 verifier=verifier if verifier and verifier.startswith("SCRAM-SHA-256$") else None,
                 md5=bool(verifier and verifier.startswith("md5")),
-                refusal="the endpoint is disabled; enable it through the API" if found and found.disabled else None,
+                connections_max=connections_max(found),
             )
+            if found.disabled:
+                return replace(login, refusal="the endpoint is disabled; enable it through the API")
+            return self._within_limits(tables, login, project, branch, operator)
 
         return await self._context.state.read(look)
+
+    def _within_limits(
+        self, tables: Tables, login: Login, project: Project, branch: Branch, operator: str | None
+    ) -> Login:
+        """With what the project's quotas say, or the operator's token that stands above them."""
+        if operator is not None:
+            if not operator_access.valid(
+                self._context.sealer.derive(OPERATOR_KEY), project.id, operator, self._context.clock.now()
+            ):
+                return replace(
+                    login,
+                    refusal="the operator's token is not valid here, or has expired",
+                    refusal_sqlstate="28000",
+                    refusal_hint="ask the cell for a new one",
+                )
+            # Where a branch is over its size, whoever backs it up or migrates it may still write.
+            over = reads_only(project.settings, branch.logical_size)
+            return replace(login, operator=True, options="-c default_transaction_read_only=off" if over else "")
+        refused = exceeded_quota(self._context, tables, project)
+        if refused is None:
+            return login
+        return replace(login, refusal=refused.message, refusal_sqlstate=QUOTA_SQLSTATE, refusal_hint=refused.next_step)
 
     async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
         metrics.door_failed_logins.inc()
         await self._context.instances.refresh(endpoint)
 
-    async def wake(self, endpoint: EndpointId) -> Upstream:
-        lease = await self._context.instances.lease(endpoint, self._worker)
+    async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
+        lease = await self._context.instances.lease(endpoint, self._worker, operator=operator)
         return Upstream(socket_path=lease.socket_path, lease=LeaseId(f"{endpoint}/{lease.id}"))
 
     async def release(self, lease: LeaseId) -> None:

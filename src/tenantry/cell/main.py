@@ -39,6 +39,7 @@ from tenantry.cell.loops.expiry import expiry_loop, schedule_loop
 from tenantry.cell.loops.history import bases_loop, history_loop
 from tenantry.cell.loops.idle import idle_loop
 from tenantry.cell.loops.metering import forgetting_loop, metering_loop
+from tenantry.cell.loops.quotas import quotas_loop
 from tenantry.cell.loops.retention import retention_loop
 from tenantry.cell.loops.spares import spares_loop
 from tenantry.cell.model import Uid
@@ -259,6 +260,7 @@ class RunningCell:
             schedule_loop(context, runner),
             metering_loop(context),
             forgetting_loop(context),
+            quotas_loop(context, runner),
         ]
         for loop in loops:
             loop.start()

@@ -66,4 +66,8 @@ door_bytes = Counter(
     ["direction"],
     registry=REGISTRY,
 )
+quota_steps = Counter(
+    "tenantry_quota_steps", "Steps of quotas that projects have reached: warned, exceeded, suspended.", ["step"],
+    registry=REGISTRY,
+)  # fmt: skip
 door_failed_logins = Counter("tenantry_door_failed_logins", "Logins that failed.", registry=REGISTRY)

@@ -321,6 +321,14 @@ class Connection:
     """None when it is not stored, or was changed by SQL since."""
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorAccess:
+    """A token with which an operator's connections pass the quotas of one project until it expires."""
+
+    token: str = field(repr=False)
+    expires_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What a project or a branch has consumed since its consumption period began."""
@@ -331,6 +339,7 @@ class Usage:
     data_transfer_bytes: int = 0
     data_storage_bytes_hour: int = 0
     synthetic_storage_size: int | None = None
+    largest_branch_bytes: int | None = None
     last_active_at: datetime | None = None
 
 

@@ -95,6 +95,23 @@ class DefaultEndpointSettings(Shape):
 # -- nouns ---------------------------------------------------------------------------------------------------
 
 
+class QuotaStatus(Shape):
+    """Off the contract: how far a quota is used up; ``level`` is within, warned or exceeded."""
+
+    quota: str
+    used: int
+    limit: int
+    level: str
+
+
+class OperatorAccess(Shape):
+    """Off the contract: a way past a project's quotas for its operator, for a while."""
+
+    uri: str = Field(repr=False)
+    token: str = Field(repr=False)
+    expires_at: datetime
+
+
 class ProjectOwner(Shape):
     email: str
     name: str
@@ -154,6 +171,7 @@ class Project(Shape):
     consumption_period_start: datetime
     consumption_period_end: datetime
     owner_id: str
+    quota_status: list[QuotaStatus] | None = None
     owner: ProjectOwner | None = None
     default_endpoint_settings: DefaultEndpointSettings | None = None
     settings: ProjectSettings | None = None
@@ -518,6 +536,7 @@ class BranchesResponse(Shape):
 class BranchesCount(Shape):
     count: int
 
+
 class AvailablePreloadLibrary(Shape):
     library_name: str
     description: str
@@ -528,7 +547,6 @@ class AvailablePreloadLibrary(Shape):
 
 class AvailablePreloadLibraries(Shape):
     libraries: list[AvailablePreloadLibrary]
-
 
 
 class BranchOperations(Shape):

@@ -149,6 +149,16 @@ def write_configuration(data: Path, settings: Mapping[str, str], *, owner: files
             files.write_atomic(data / name, text.encode(), mode=0o600, owner=owner, durable=False, follow_parent=False)
 
 
+def write_overrides(data: Path, settings: Mapping[str, str], *, owner: files.Owner | None) -> None:
+    """Makes postgresql.auto.conf, which is read last, hold this and nothing else; the next start empties it.
+
+    Raises InvalidInput, OperatorError.
+    """
+    text = render_conf(settings)
+    path = data / "postgresql.auto.conf"
+    files.write_atomic(path, text.encode(), mode=0o600, owner=owner, durable=False, follow_parent=False)
+
+
 def _holds(path: Path, content: bytes, owner: files.Owner | None) -> bool:
     """Whether it is a plain file with one name, closed to others, of this owner and with exactly this content."""
     try:

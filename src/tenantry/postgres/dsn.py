@@ -47,6 +47,11 @@ class Dsn:
     def with_database(self, database: str) -> Dsn:
         return replace(self, database=database)
 
+    def with_option(self, word: str) -> Dsn:
+        """The same with one more word in its startup ``options``."""
+        options = f"{self.parameters.get('options', '')} {word}".strip()
+        return replace(self, parameters={**self.parameters, "options": options})
+
     def __str__(self) -> str:
         return self._uri(None if self.password is None else "***")
 

@@ -328,6 +328,15 @@ def log_tail(log_path: Path, *, since: int = 0) -> str:
 # ------------------------------------------------------------------------------------------------ stopping
 
 
+def override(postmaster: Postmaster, settings: Mapping[str, str], *, owner: files.Owner | None) -> None:
+    """Lets these settings hold over the configuration's, at once and until the next start. Blocking.
+
+    For such as a running instance takes over. Raises InvalidInput, OperatorError.
+    """
+    conf.write_overrides(postmaster.data, settings, owner=owner)
+    child.kill(postmaster.identity, signal.SIGHUP)
+
+
 async def stop(postmaster: Postmaster, *, mode: StopMode = "fast", timeout_seconds: float) -> Stopped:
     """Stops it and returns when it and everything below it is gone. Safe twice.
 

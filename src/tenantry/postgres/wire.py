@@ -344,15 +344,22 @@ def query(sql: str) -> bytes:
 
 _TOKEN: Final = re.compile(r"(?:\\.|[^\s\\])+", re.DOTALL)
 """One word of ``options``: a backslash takes the next character literally (pg_split_opts)."""
-_NAMED: Final = re.compile(r"(?:-c|--)?(?:endpoint|project)=(?P<value>.*)", re.DOTALL)
+ENDPOINT_OPTION: Final = re.compile(r"(?:-c|--)?(?:endpoint|project)=(?P<value>.*)", re.DOTALL)
+"""The endpoint, also under its older name."""
+OPERATOR_OPTION: Final = re.compile(r"(?:-c|--)?operator=(?P<value>.*)", re.DOTALL)
 
 
 def take_endpoint_option(options: str) -> tuple[str | None, str]:
-    """Finds ``endpoint=ID`` (or its older name ``project=ID``) in a startup packet's ``options``.
+    """Finds ``endpoint=ID`` (or its older name ``project=ID``) in a startup packet's ``options``."""
+    return take_option(options, ENDPOINT_OPTION)
+
+
+def take_option(options: str, wanted: re.Pattern[str]) -> tuple[str | None, str]:
+    """Finds a word like ``endpoint=ID`` in a startup packet's ``options``.
 
     The word may stand alone, as ``--endpoint=ID``, or behind ``-c``. Returns the value (None when there is
     none) and the options without it, every other character kept. Raises ProtocolViolation when two words
-    name different endpoints.
+    say different things.
     """
     found: str | None = None
     kept: list[str] = []
@@ -361,13 +368,14 @@ def take_endpoint_option(options: str) -> tuple[str | None, str]:
     """Where a lone ``-c`` begins, when it is the word before this one."""
     for token in _TOKEN.finditer(options):
         word = token.group()
-        named = _NAMED.fullmatch(word)
+        named = wanted.fullmatch(word)
         if named is None:
             flag_at = token.start() if word == "-c" and flag_at is None else None
             continue
         value = named["value"]
         if found is not None and found != value:
-            raise ProtocolViolation("the connection's options name two different endpoints")
+            what = "endpoints" if wanted is ENDPOINT_OPTION else "operators"
+            raise ProtocolViolation(f"the connection's options name two different {what}")
         found = value
         start = token.start() if flag_at is None else flag_at
         kept.append(options[kept_to:start])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 from tenantry.cell.consumption import ConsumedProject, Grain, frames_of
@@ -38,6 +38,7 @@ from tenantry.cell.model import (
     KeyOwner,
     Operation,
     OperationAction,
+    OperatorAccess,
     Project,
     ProjectChange,
     ProjectChanged,
@@ -253,6 +254,10 @@ class FakeCell(FakeStore):
         self, project_ids: Sequence[ProjectId], *, byte_hours: bool = False
     ) -> Mapping[ProjectId, Usage]:
         return {}
+
+    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        self._project(project_id)
+        return OperatorAccess(f"fake-{project_id}", self.now() + timedelta(seconds=seconds or 900))
 
     async def consumption(
         self,

@@ -167,7 +167,7 @@ class StaticCell:
         with self.instance.admin() as admin:
             self.verifiers = dict(admin.execute("select rolname, rolpassword from pg_authid").fetchall())
 
-    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
+    async def login(self, endpoint: EndpointId, role: str, client_address: str, operator: str | None = None) -> Login:
         if not self.verifiers:
             await asyncio.to_thread(self.refresh)
         verifier = self.verifiers.get(role) if endpoint in self.endpoints else None
@@ -184,7 +184,7 @@ class StaticCell:
         self.failed.append((endpoint, role))
         await asyncio.to_thread(self.refresh)
 
-    async def wake(self, endpoint: EndpointId) -> Upstream:
+    async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
         if self.wake_gate is not None:
             await self.wake_gate.wait()
         if self.broken:

@@ -57,14 +57,14 @@ class FakeStaff:
         if self.error is not None:
             raise self.error
 
-    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
+    async def login(self, endpoint: EndpointId, role: str, client_address: str, operator: str | None = None) -> Login:
         await self._pass("login")
         return Login(endpoint=endpoint, verifier=role, md5=True, connections_max=7, refusal="no")
 
     async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
         await self._pass("login_failed")
 
-    async def wake(self, endpoint: EndpointId) -> Upstream:
+    async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
         await self._pass("wake")
         self.number += 1
         lease = LeaseId(f"lease-{id(self)}-{self.number}")
@@ -268,7 +268,7 @@ def test_a_lease_taken_for_a_worker_that_is_gone_goes_back(workdir: Path):
     class Stubborn(FakeStaff):
         """Takes the lease although its caller is gone, as a start that cannot be stopped halfway might."""
 
-        async def wake(self, endpoint: EndpointId) -> Upstream:
+        async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
             with contextlib.suppress(asyncio.CancelledError):
                 await super()._pass("wake")
             self.gates.clear()

@@ -37,6 +37,7 @@ from tenantry.cell.model import (
     EndpointCreate,
     KeyOwner,
     Operation,
+    OperatorAccess,
     Project,
     ProjectChange,
     ProjectChanged,
@@ -103,6 +104,10 @@ class Projects(Protocol):
 
         ``byte_hours`` asks for the storage over time too, which costs more.
         """
+        ...
+
+    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        """A token with which connections to the project pass its quotas, for so long (None: the cell's default)."""
         ...
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:

@@ -8,7 +8,8 @@ from typing import Final
 
 from tenantry.cell import model
 from tenantry.cell.api.site import UNLIMITED, Account, Site
-from tenantry.cell.consumption import period_of
+from tenantry.cell.consumption import Amounts, period_of
+from tenantry.cell.quotas import spent_of
 from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId, ProjectId
 
@@ -48,6 +49,7 @@ def project(site: Site, record: model.Project, usage: model.Usage, now: datetime
         consumption_period_start=period_start,
         consumption_period_end=period_end,
         quota_reset_at=period_end,
+        quota_status=_quota_status(record, usage),
         owner_id=str(site.account.id),
         org_id=site.organization.id,
         owner=_owner(site.account),
@@ -411,6 +413,20 @@ def _owner(account: Account) -> shapes.ProjectOwner:
 def _default_endpoint_settings(record: model.Project) -> shapes.DefaultEndpointSettings | None:
     stored = record.default_endpoint_settings
     return shapes.DefaultEndpointSettings.model_validate(stored) if stored else None
+
+
+def _quota_status(record: model.Project, usage: model.Usage) -> list[shapes.QuotaStatus] | None:
+    """How far each quota is used up; None for a project without quotas."""
+    amounts = Amounts(
+        active_seconds=usage.active_time_seconds,
+        compute_seconds=usage.compute_time_seconds,
+        written_bytes=usage.written_data_bytes,
+        sent_bytes=usage.data_transfer_bytes,
+    )
+    spent = spent_of(record.settings, amounts, usage.largest_branch_bytes)
+    return [
+        shapes.QuotaStatus(quota=one.name, used=int(one.used), limit=one.limit, level=one.level) for one in spent
+    ] or None
 
 
 def _size_limit(record: model.Project) -> int:

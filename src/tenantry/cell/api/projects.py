@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Final
 
@@ -9,11 +10,12 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
-from tenantry.cell import model
+from tenantry.cell import allowlist, model, operator_access
 from tenantry.cell.api import presenters
 from tenantry.cell.api.bodies import (
     Annotations,
     Body,
+    BranchIdField,
     Name,
     PostgresName,
     check_compute_range,
@@ -23,7 +25,7 @@ from tenantry.cell.api.bodies import (
     settings,
 )
 from tenantry.cell.api.desk import API_PREFIX, AtDesk, Desk, ProjectIdInPath, answer
-from tenantry.errors import NotSupported
+from tenantry.errors import InvalidInput, NotSupported
 from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId, EndpointId, ProjectId, RegionId
 
@@ -42,10 +44,8 @@ _NameInQuery = Annotated[
 _Retention = Annotated[int, Field(ge=0, le=RETENTION_SECONDS_MAX)]
 
 
+_TIME_OF_DAY: Final = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _UNSERVED: Final[tuple[tuple[str, Callable[[shapes.ProjectSettings], object]], ...]] = (
-    ("allowed_ips", lambda said: said.allowed_ips and said.allowed_ips.ips),
-    ("quota", lambda said: said.quota and any(said.quota.model_dump(exclude_none=True).values())),
-    ("block_public_connections", lambda said: said.block_public_connections),
     ("block_vpc_connections", lambda said: said.block_vpc_connections),
     ("enable_logical_replication", lambda said: said.enable_logical_replication),
     ("hipaa", lambda said: said.hipaa),
@@ -56,9 +56,13 @@ _UNSERVED: Final[tuple[tuple[str, Callable[[shapes.ProjectSettings], object]], .
 
 
 def check_settings(said: shapes.ProjectSettings | None) -> None:
-    """Raises NotSupported naming each setting that nothing here would carry out."""
+    """Raises NotSupported naming each setting that nothing here would carry out, InvalidInput for a wrong one."""
     if said is None:
         return
+    if said.allowed_ips is not None:
+        allowlist.check(said.allowed_ips.ips or [])
+    if said.maintenance_window is not None:
+        _check_window(said.maintenance_window)
     unserved = [name for name, promises in _UNSERVED if promises(said)]
     if unserved:
         raise NotSupported(
@@ -66,6 +70,34 @@ def check_settings(said: shapes.ProjectSettings | None) -> None:
             next_step="leave it out",
             settings=unserved,
         )
+
+
+def _check_window(said: shapes.MaintenanceWindow) -> None:
+    if not said.weekdays or len(said.weekdays) > 7 or not all(1 <= day <= 7 for day in said.weekdays):
+        raise InvalidInput(
+            "settings.maintenance_window.weekdays: name days by 1 (Monday) to 7 (Sunday)",
+            field="settings.maintenance_window.weekdays",
+        )
+    for name, time in (("start_time", said.start_time), ("end_time", said.end_time)):
+        if not _TIME_OF_DAY.fullmatch(time):
+            raise InvalidInput(
+                f"settings.maintenance_window.{name}: write a time of day in UTC as HH:MM",
+                field=f"settings.maintenance_window.{name}",
+            )
+
+
+class _OperatorAccess(Body):
+    """What to connect to, and for how long new connections shall be let in."""
+
+    database_name: PostgresName
+    role_name: PostgresName
+    branch_id: BranchIdField | None = None
+    endpoint_id: Annotated[EndpointId, Field(pattern=r"^[a-z0-9-]{1,60}$")] | None = None
+    expires_in_seconds: Annotated[int, Field(ge=1, le=operator_access.SECONDS_MAX)] | None = None
+
+
+class OperatorAccessBody(Body):
+    operator_access: _OperatorAccess
 
 
 class _FirstBranch(Body):
@@ -253,6 +285,37 @@ async def available_preload_libraries(desk: AtDesk, project_id: ProjectIdInPath)
     """None that settings could enable: ``check_settings`` refuses them."""
     await desk.cell.get_project(project_id)
     return answer(shapes.AvailablePreloadLibraries(libraries=[]))
+
+
+@router.post("/projects/{project_id}/operator_access")
+async def operator_access_for(
+    desk: AtDesk,
+    project_id: ProjectIdInPath,
+    body: Annotated[OperatorAccessBody, Depends(json_body(OperatorAccessBody))],
+) -> Response:
+    """Off the contract: a connection string that the project's quotas do not stop, for backups and migrations."""
+    said = body.operator_access
+    found = await desk.cell.connection(
+        project_id,
+        model.ConnectionRequest(
+            database_name=said.database_name,
+            role_name=said.role_name,
+            branch_id=said.branch_id,
+            endpoint_id=said.endpoint_id,
+        ),
+    )
+    access = await desk.cell.operator_access(project_id, said.expires_in_seconds)
+    dsn = desk.site.door.dsn(
+        found.endpoint.id, database=found.database_name, role=found.role_name, password=found.password, pooled=False
+    )
+    return answer(
+        shapes.OperatorAccess(
+            uri=dsn.with_option(f"operator={access.token}").uri(),
+            token=access.token,
+            expires_at=access.expires_at,
+        ),
+        201,
+    )
 
 
 @router.get("/projects/{project_id}/permissions")

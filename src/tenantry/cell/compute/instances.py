@@ -15,9 +15,7 @@ import dataclasses
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final, Literal, LiteralString
+from typing import Final, LiteralString
 
 import structlog
 
@@ -25,13 +23,16 @@ from tenantry.cell import metrics
 from tenantry.cell.compute import truth
 from tenantry.cell.compute.admin import Admin, AdminConnection
 from tenantry.cell.compute.engines import EngineStore
+from tenantry.cell.compute.instance import OPERATION, OPERATORS, Instance, Lease, Status
 from tenantry.cell.compute.ports import Facts, History, Paths, Records
+from tenantry.cell.compute.settings import effective_settings, pg_settings, suspend_seconds
 from tenantry.cell.config import CellConfig
 from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Endpoint
+from tenantry.cell.quotas import reads_only
 from tenantry.errors import NotFound, StartFailed, TenantryError, Unavailable
-from tenantry.neon.ids import EndpointId
-from tenantry.postgres import conf, postmaster
+from tenantry.neon.ids import EndpointId, ProjectId
+from tenantry.postgres import postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.postmaster import Postmaster
 from tenantry.runtime.child import age_seconds, alive, wait_exit
@@ -46,71 +47,18 @@ RECOVERIES_MAX: Final = 3
 """Starts in a row after unexpected deaths before the instance is left asleep until somebody connects."""
 ADMIN_LINGER_SECONDS: Final = 2.0
 """How long the cell's own session outlives the last lease: connecting again soon finds it open."""
+_READ_ONLY: Final = "default_transaction_read_only"
 WATCH_SECONDS: Final = 3600.0
 REFRESH_SECONDS_MAX: Final = 10.0
 MEASURES_MAX: Final = 4
 """Heads whose files are looked through at the same time."""
 
-Status = Literal["asleep", "starting", "awake", "stopping", "gone"]
-
 _BUSY: Final = (
+    # Who is idle and has no lease is the front door's: a connection that it keeps for the next client.
     "select count(*) from pg_catalog.pg_stat_activity where backend_type in ('client backend', 'walsender')"
+    " and state is distinct from 'idle'"
     " and pid <> pg_catalog.pg_backend_pid() and usename is distinct from 'cloud_admin'"
 )
-
-
-@dataclass(slots=True)
-class Instance:
-    """What the cell knows of one endpoint's process; changed only on the event loop."""
-
-    endpoint_id: EndpointId
-    status: Status = "asleep"
-    running: Postmaster | None = None
-    facts: Facts | None = None
-    leases: dict[str, str] = field(default_factory=dict[str, str])
-    """Lease id to holder (a worker's name, ``adopted``, an operation)."""
-    idle_since: float = 0.0
-    started_at: datetime | None = None
-    last_active: datetime | None = None
-    ready_at: float = 0.0
-    """When it took connections, by the monotonic clock; before this control process, if it was adopted."""
-    cu: float = 0.0
-    """The size that it was started with."""
-    log_begin: int | None = None
-    """A position that its log had reached when it was started or adopted."""
-    measured: object = None
-    """The mark of the last look at its files."""
-    stale: bool = True
-    """The copy of roles and databases may be behind the instance."""
-    deaths: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    starting: asyncio.Task[None] | None = None
-    refreshing: asyncio.Task[None] | None = None
-    refresh_next: asyncio.Task[None] | None = None
-    admin: AdminConnection | None = None
-    admin_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One at a time: closing a connection under a query that waits on it would leave that waiting for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    id: str
-    socket_path: str
-
-
-def effective_settings(facts: Facts, major: int) -> dict[str, str]:
-    """Lean settings for the endpoint's size, then the project's, then the endpoint's own ``pg_settings``."""
-    settings = conf.lean_settings(facts.endpoint.max_cu, major)
-    for source in (facts.project.default_endpoint_settings, facts.endpoint.settings):
-        chosen = source.get("pg_settings")
-        if isinstance(chosen, dict):
-            settings.update({str(name): str(value) for name, value in chosen.items()})  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - validated on entry
-    return settings
-
-
-def suspend_seconds(facts: Facts, config: CellConfig) -> int:
-    """Idle seconds before sleep; -1 is never."""
-    return facts.endpoint.suspend_timeout_seconds or config.suspend_seconds_default
 
 
 class Instances:
@@ -177,7 +125,7 @@ class Instances:
 
     # -- waking ------------------------------------------------------------------------------------------
 
-    async def lease(self, endpoint_id: EndpointId, holder: str) -> Lease:
+    async def lease(self, endpoint_id: EndpointId, holder: str, *, operator: bool = False) -> Lease:
         """Wakes the instance if it sleeps and keeps it awake until ``release``.
 
         Everyone who asks while it starts shares the one start. Raises NotFound, Unavailable (disabled, or the cell
@@ -190,7 +138,9 @@ class Instances:
             if instance.status == "gone":
                 raise NotFound(f"endpoint {endpoint_id} does not exist")
             if instance.status == "awake" and instance.running is not None:
-                lease = Lease(f"{holder}/{next(self._numbers)}", str(instance.running.socket_path))
+                # In the id, because a later control process hears no more of it than that.
+                mark = OPERATORS if operator else ""
+                lease = Lease(f"{holder}/{next(self._numbers)}{mark}", str(instance.running.socket_path))
                 instance.leases[lease.id] = holder
                 instance.stale = True
                 return lease
@@ -237,11 +187,16 @@ class Instances:
         data = self._paths.head_data(facts.project.id, facts.head.id)
         clean = await asyncio.to_thread(clean_shutdown, data)
         begin = await asyncio.to_thread(self._history.log_begin, data)
+        over_size = reads_only(facts.project.settings, facts.branch.logical_size)
         running = await postmaster.start(
             engine,
             data,
             socket_dir=self._paths.socket_dir(instance.endpoint_id),
-            settings={**effective_settings(facts, engine.major), **self._history.settings},
+            settings={
+                **effective_settings(facts.endpoint, engine.major),
+                **self._history.settings,
+                **({_READ_ONLY: "on"} if over_size else {}),
+            },
             owner=(facts.project.uid, facts.project.uid) if self._root else None,
             log_path=self._paths.log(instance.endpoint_id),
             timeout_seconds=self._config.start_seconds_max,
@@ -249,6 +204,7 @@ class Instances:
         if not await asyncio.to_thread(self._history.guarded, data):
             await self._guard(facts, running)
         self._run(instance, running, facts, stale=not clean, log_begin=begin)
+        instance.reads_only = over_size
         if not clean:
             # What was committed just before an unclean stop may be news to us: learn it before anyone asks.
             self._tasks.start(self._refresh_quietly(instance), f"refresh {instance.endpoint_id}")
@@ -278,6 +234,7 @@ class Instances:
         instance.idle_since = self._clock.monotonic()
         instance.ready_at = instance.idle_since - age_seconds
         instance.cu, instance.log_begin, instance.measured = facts.endpoint.max_cu, log_begin, None
+        instance.reads_only = None
         instance.stale = stale
         self._tasks.start(self._watch(instance, running), f"watch {instance.endpoint_id}")
 
@@ -408,7 +365,7 @@ class Instances:
         assert running is not None
         await self._close_admin(instance)
         await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
-        began = self._reading(instance)
+        began = instance.reading(self._clock)
         instance.running, instance.status, instance.stale = None, "asleep", False
         metrics.sleeps.inc()
         instance.leases.clear()
@@ -521,7 +478,7 @@ class Instances:
     @asynccontextmanager
     async def admin(self, endpoint_id: EndpointId, database: str = "postgres") -> AsyncGenerator[AdminConnection]:
         """Wakes the instance and opens a session of the cell's own; for operations, not for the connect path."""
-        lease = await self.lease(endpoint_id, "operation")
+        lease = await self.lease(endpoint_id, OPERATION)
         try:
             facts = self._instance(endpoint_id).facts
             assert facts is not None
@@ -565,26 +522,14 @@ class Instances:
 
     # -- the loops' part ---------------------------------------------------------------------------------
 
-    def readings(self) -> list[Reading]:
-        """What all that are awake have used up to now of time; their logs and sizes are not looked at."""
-        return [reading for instance in self.awake() if (reading := self._reading(instance)) is not None]
-
-    def _reading(self, instance: Instance) -> Reading | None:
-        facts, running = instance.facts, instance.running
-        if facts is None or running is None:
-            return None
-        return Reading(
-            endpoint_id=instance.endpoint_id,
-            branch_id=facts.branch.id,
-            project_id=facts.project.id,
-            head_id=facts.head.id,
-            at=self._clock.now(),
-            pid=running.identity.pid,
-            start_ticks=running.identity.start_ticks,
-            seconds=self._clock.monotonic() - instance.ready_at,
-            cu=instance.cu,
-            log_begin=instance.log_begin,
+    def readings(self, project_id: ProjectId | None = None) -> list[Reading]:
+        """What those that are awake (of one project, or all) have used of time; logs and sizes are not looked at."""
+        wanted = (
+            instance
+            for instance in self.awake()
+            if project_id is None or (instance.facts is not None and instance.facts.project.id == project_id)
         )
+        return [reading for instance in wanted if (reading := instance.reading(self._clock)) is not None]
 
     async def _measured(self, instance: Instance, reading: Reading) -> tuple[Reading, object]:
         """The reading with what the head's files say, and the mark of the look at them."""
@@ -601,7 +546,7 @@ class Instances:
 
     async def meter(self, instances: Sequence[Instance]) -> None:
         """Reads these and notes it, in one transaction. Harmless at any time, and twice."""
-        taken = [(instance, reading) for instance in instances if (reading := self._reading(instance)) is not None]
+        taken = [(one, reading) for one in instances if (reading := one.reading(self._clock)) is not None]
         found = await asyncio.gather(*(self._measured(instance, reading) for instance, reading in taken))
         if found:
             await self._records.note_readings([reading for reading, _ in found])
@@ -622,6 +567,23 @@ class Instances:
             if timeout >= 0 and idle >= timeout and await self.suspend(instance.endpoint_id, insist=False):
                 slept += 1
         return slept
+
+    async def read_only(self, endpoint_id: EndpointId, *, on: bool) -> None:
+        """Makes transactions of an awake instance read only by default, or as its settings say; from the next one on.
+
+        Until it sleeps. A session that says otherwise writes: else nothing could be deleted.
+        """
+        instance = self._known.get(endpoint_id)
+        if instance is None or instance.reads_only == on:
+            return
+        async with instance.lock:
+            facts, running = instance.facts, instance.running
+            if instance.status != "awake" or facts is None or running is None:
+                return
+            usual = pg_settings(facts.endpoint.settings).get(_READ_ONLY, "off")
+            owner = (facts.project.uid, facts.project.uid) if self._root else None
+            await asyncio.to_thread(postmaster.override, running, {_READ_ONLY: "on" if on else usual}, owner=owner)
+            instance.reads_only = on
 
     async def settings_changed(self, endpoint_id: EndpointId) -> None:
         """Reads an endpoint's rows again, so that a new timeout holds at once."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from tenantry.cell.compute.instances import Instance
+from tenantry.cell.compute.instance import Instance
 from tenantry.cell.loops.loop import Loop
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import heads_by_id

@@ -8,6 +8,7 @@ from typing import Final
 
 from psycopg import sql
 
+from tenantry.cell.compute.settings import settings_of_new
 from tenantry.cell.model import (
     Annotation,
     Branch,
@@ -117,6 +118,7 @@ def plan(context: Context, request: ProjectCreate, head: Spare, major: int) -> R
         min_cu=smallest,
         max_cu=largest,
         suspend_timeout_seconds=timeout,
+        settings=settings_of_new(request.default_endpoint_settings, {}),
         state="idle",
         created_at=now,
         updated_at=now,

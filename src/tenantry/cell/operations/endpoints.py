@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from tenantry.cell.compute.instance import OPERATION
+from tenantry.cell.compute.settings import settings_of_new
 from tenantry.cell.model import (
     BranchEndpointCreate,
     Endpoint,
@@ -19,6 +21,7 @@ from tenantry.cell.model import (
 )
 from tenantry.cell.operations.context import Context, Verb, branch_of, endpoint_of, idle_project, operation
 from tenantry.cell.operations.names import check_compute, check_settings
+from tenantry.cell.operations.quotas import check_quota
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.state.tables import Tables
 from tenantry.errors import Conflict, Defect, NotSupported
@@ -33,7 +36,7 @@ def endpoint_id_of(work: Operation) -> EndpointId:
 
 
 async def _start(context: Context, work: Operation) -> None:
-    lease = await context.instances.lease(endpoint_id_of(work), "operation")
+    lease = await context.instances.lease(endpoint_id_of(work), OPERATION)
     context.instances.release(endpoint_id_of(work), lease.id)
 
 
@@ -65,6 +68,8 @@ async def _do(
     def begin(tables: Tables) -> list[Operation]:
         idle_project(tables, project_id)
         endpoint = endpoint_of(tables, project_id, endpoint_id)
+        if START in verbs:
+            check_quota(context, tables, project_id)
         works = [
             operation(
                 context,
@@ -88,7 +93,7 @@ async def _do(
 async def start_endpoint(
     context: Context, runner: Runner, project_id: ProjectId, endpoint_id: EndpointId
 ) -> EndpointChanged:
-    """Wakes it. Raises Unavailable when it is disabled."""
+    """Wakes it. Raises Unavailable when it is disabled, QuotaExceeded when the project may not be used any more."""
     return await _do(context, runner, project_id, endpoint_id, [START])
 
 
@@ -134,7 +139,7 @@ def new_endpoint(
         min_cu=smallest,
         max_cu=max(smallest, number("autoscaling_limit_max_cu", request.max_cu, smallest)),
         suspend_timeout_seconds=int(number("suspend_timeout_seconds", request.suspend_timeout_seconds, 0)),
-        settings=request.settings,
+        settings=settings_of_new(defaults, request.settings),
         state="idle",
         created_at=now,
         updated_at=now,

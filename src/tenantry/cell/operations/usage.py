@@ -42,11 +42,13 @@ async def usage_of_projects(
             tables, tables.meters.sums_of_projects(project_ids, start), running, start, lambda found: found.project_id
         )
         sizes = tables.meters.sizes_of_projects(project_ids)
+        largest = tables.meters.largest_branches(project_ids)
         last = tables.meters.last_active("project_id", project_ids)
         found = {
             project_id: replace(
                 _usage(sums.get(project_id, Amounts()), last.get(project_id)),
                 synthetic_storage_size=sizes.get(project_id),
+                largest_branch_bytes=largest.get(project_id),
             )
             for project_id in project_ids
             if project_id in sums or project_id in sizes or project_id in last

@@ -7,7 +7,7 @@ password is proved.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -35,6 +35,8 @@ class Claim:
     endpoint: EndpointId
     role: str
     address: str
+    operator: str | None = field(default=None, repr=False)
+    """The token of the cell's operator that it has shown, if it has."""
 
 
 def verifier_of(login: Login, claim: Claim, house: House) -> scram.Verifier:
@@ -53,7 +55,7 @@ async def by_password(claim: Claim, password: str, house: House) -> tuple[Login,
     """Checks a password that came in clear text. Raises Refusal."""
     may_try = partial(house.limits.check_failures, network_of(claim.address), claim.endpoint)
     may_try()
-    login = await house.cell.login(claim.endpoint, claim.role, claim.address)
+    login = await house.cell.login(claim.endpoint, claim.role, claim.address, claim.operator)
     try:
         return login, await house.passwords.prove(verifier_of(login, claim, house), password, may_try=may_try)
     except scram.WrongPassword as error:

@@ -18,7 +18,7 @@ _WAKE_ATTEMPTS_MAX: Final = 3
 
 
 async def enter(
-    claim: Claim, parameters: Mapping[str, str], keys: scram.ClientKeys, house: House
+    claim: Claim, parameters: Mapping[str, str], keys: scram.ClientKeys, house: House, *, operator: bool = False
 ) -> tuple[LeaseId, str, upstream.Greeting]:
     """Wakes the instance and logs in: the lease, the socket's path and the session.
 
@@ -26,7 +26,7 @@ async def enter(
     """
     try:
         async with asyncio.timeout(house.settings.wake_seconds):
-            return await _enter(claim, parameters, keys, house)
+            return await _enter(claim, parameters, keys, house, operator)
     except TimeoutError as error:
         raise Unavailable(
             f"endpoint {claim.endpoint} did not get ready in {house.settings.wake_seconds:g} seconds",
@@ -35,10 +35,10 @@ async def enter(
 
 
 async def _enter(
-    claim: Claim, parameters: Mapping[str, str], keys: scram.ClientKeys, house: House
+    claim: Claim, parameters: Mapping[str, str], keys: scram.ClientKeys, house: House, operator: bool
 ) -> tuple[LeaseId, str, upstream.Greeting]:
     for attempt in range(1, _WAKE_ATTEMPTS_MAX + 1):
-        awake = await house.cell.wake(claim.endpoint)
+        awake = await house.cell.wake(claim.endpoint, operator=operator)
         try:
             greeting = await upstream.log_in(awake.socket_path, parameters, keys)
             return awake.lease, awake.socket_path, greeting

@@ -270,13 +270,17 @@ class _Calls:
         self._control.ready(self._seat.slot, self._seat.identity)
 
     async def _login(self, given: dict[str, Any]) -> Any:
-        return asdict(await self._cell.login(EndpointId(given["endpoint"]), given["role"], given["client_address"]))
+        return asdict(
+            await self._cell.login(
+                EndpointId(given["endpoint"]), given["role"], given["client_address"], given["operator"]
+            )
+        )
 
     async def _login_failed(self, given: dict[str, Any]) -> None:
         await self._cell.login_failed(EndpointId(given["endpoint"]), given["role"], given["client_address"])
 
     async def _wake(self, given: dict[str, Any]) -> Any:
-        upstream = await self._cell.wake(EndpointId(given["endpoint"]))
+        upstream = await self._cell.wake(EndpointId(given["endpoint"]), operator=bool(given["operator"]))
         if self._seat.epoch != self._epoch:
             # The worker has registered again, or died: nobody will ever name this lease.
             await self._cell.release(upstream.lease)

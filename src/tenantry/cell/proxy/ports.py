@@ -37,6 +37,12 @@ class Login:
     """Client connections that the endpoint may hold at a time; 0 is the worker's own default."""
     refusal: str | None = None
     """A text shown *after* a successful authentication instead of waking (endpoint disabled, quota, ...)."""
+    refusal_sqlstate: str = "57P03"
+    refusal_hint: str = ""
+    operator: bool = False
+    """It has shown a valid token of the cell's operator, whom no quota keeps out."""
+    options: str = ""
+    """Startup options that are put before the client's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +73,22 @@ class Cell(Protocol):
     ``Unavailable``.
     """
 
-    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
-        """Facts for authenticating ``role`` on ``endpoint``. Never wakes anything, never raises NotFound."""
+    async def login(self, endpoint: EndpointId, role: str, client_address: str, operator: str | None = None) -> Login:
+        """Facts for authenticating ``role`` on ``endpoint``. Never wakes anything, never raises NotFound.
+
+        From an address that the project does not admit no role exists. ``operator`` is the token that the client has
+        shown; it is no password.
+        """
         ...
 
     async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
         """Reports a failed login: the cell refreshes its cache once from an awake instance, rate-limited."""
         ...
 
-    async def wake(self, endpoint: EndpointId) -> Upstream:
+    async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
         """Starts the instance if it sleeps (one start shared by all waiters) and takes a lease.
+
+        An operator's lease keeps it awake also where a quota would put it to sleep.
 
         Raises StartFailed, Unavailable or LimitReached with a client-safe text. A caller that is cancelled has
         taken no lease.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tenantry.cell.proxy.ports import Login
 from tenantry.errors import Forbidden, LimitReached, NotSupported, TenantryError, Unavailable
 from tenantry.postgres import wire
 
@@ -13,6 +14,7 @@ NOT_SUPPORTED: Final = "0A000"
 INVALID_AUTHORIZATION: Final = "28000"
 WRONG_PASSWORD: Final = "28P01"  # noqa: S105 - an SQLSTATE
 TOO_MANY_CONNECTIONS: Final = "53300"
+LIMIT_EXCEEDED: Final = "53400"
 QUERY_CANCELED: Final = "57014"
 ADMIN_SHUTDOWN: Final = "57P01"
 CANNOT_CONNECT_NOW: Final = "57P03"
@@ -57,7 +59,25 @@ def error_response(error: TenantryError) -> bytes:
 
 def wrong_password(role: str) -> Refusal:
     """The same for a wrong password, an unknown role and an unknown endpoint, to the byte."""
-    return Refusal(WRONG_PASSWORD, f'password authentication failed for user "{role}"')
+    return Refusal(
+        WRONG_PASSWORD,
+        f'password authentication failed for user "{role}"',
+        next_step="check the password, the endpoint, and whether the project admits connections from your address",
+    )
+
+
+def turned_away(login: Login) -> Refusal:
+    """Why somebody who has proved a password may not come in."""
+    assert login.refusal is not None
+    kind = _OverQuota if login.refusal_sqlstate == LIMIT_EXCEEDED else Refusal
+    return kind(login.refusal_sqlstate, login.refusal, next_step=login.refusal_hint)
+
+
+class _OverQuota(Refusal):
+    """To HTTP what Neon says of it."""
+
+    http_status = 402
+    code = "QUOTA_EXCEEDED"
 
 
 def shutting_down() -> bytes:

@@ -160,15 +160,17 @@ class RemoteCell:
 
     # -- ports.Cell
 
-    async def login(self, endpoint: EndpointId, role: str, client_address: str) -> Login:
-        answer = await self._call("login", endpoint=endpoint, role=role, client_address=client_address)
+    async def login(self, endpoint: EndpointId, role: str, client_address: str, operator: str | None = None) -> Login:
+        answer = await self._call(
+            "login", endpoint=endpoint, role=role, client_address=client_address, operator=operator
+        )
         return Login(**answer)
 
     async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
         await self._call_once("login_failed", endpoint=endpoint, role=role, client_address=client_address)
 
-    async def wake(self, endpoint: EndpointId) -> Upstream:
-        task = asyncio.get_running_loop().create_task(self._wake(endpoint), name="remote cell:wake")
+    async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
+        task = asyncio.get_running_loop().create_task(self._wake(endpoint, operator), name="remote cell:wake")
         self._wakes.add(task)
         task.add_done_callback(self._wakes.discard)
         try:
@@ -178,8 +180,8 @@ class RemoteCell:
             task.add_done_callback(self._give_back)
             raise
 
-    async def _wake(self, endpoint: EndpointId) -> Upstream:
-        upstream = Upstream(**await self._call("wake", endpoint=endpoint))
+    async def _wake(self, endpoint: EndpointId, operator: bool) -> Upstream:
+        upstream = Upstream(**await self._call("wake", endpoint=endpoint, operator=operator))
         self._leases.add(upstream.lease)
         return upstream
 

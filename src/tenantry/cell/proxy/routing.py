@@ -17,6 +17,22 @@ def endpoint_of_host(host: str | None) -> EndpointId | None:
     return EndpointId(label) if label.startswith("ep-") and ID_PATTERN.match(label) else None
 
 
+def take_operator(parameters: dict[str, str]) -> tuple[str | None, dict[str, str]]:
+    """The token of the cell's operator, if the options hold one, and the parameters without it."""
+    token, options = wire.take_option(parameters.get("options", ""), wire.OPERATOR_OPTION)
+    if token is None:
+        return None, parameters
+    passed_on = {name: value for name, value in parameters.items() if name != "options"}
+    return token, {**passed_on, "options": options} if options else passed_on
+
+
+def with_options(parameters: dict[str, str], options: str) -> dict[str, str]:
+    """The parameters with these options before the client's own, which win."""
+    if not options:
+        return parameters
+    return {**parameters, "options": f"{options} {parameters.get('options', '')}".strip()}
+
+
 def route(parameters: dict[str, str], host: str | None) -> tuple[EndpointId, dict[str, str]]:
     """The endpoint, and the parameters to pass on without the words that named it.
 

@@ -24,7 +24,7 @@ from tenantry.cell.proxy.limits import network_of
 from tenantry.cell.proxy.ports import LeaseId, Login
 from tenantry.cell.proxy.refusals import Refusal
 from tenantry.cell.proxy.relay import Relay
-from tenantry.cell.proxy.routing import route
+from tenantry.cell.proxy.routing import route, take_operator, with_options
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import scram, wire
@@ -190,12 +190,13 @@ def _announce(client: Conn, startup: wire.Startup, address: str, house: House, e
     for name in unknown:
         del parameters[name]
     host = client.tls.sni if client.tls else None
+    operator, parameters = take_operator(parameters)
     endpoint, parameters = route(parameters, host or (entrance.host if entrance else None))
     version = startup.negotiated_version
     answer = b""
     if unknown or version != startup.version:
         answer = wire.negotiate_protocol_version(version, unknown)
-    return _Visitor(Claim(endpoint, role, address), version, parameters, answer)
+    return _Visitor(Claim(endpoint, role, address, operator), version, parameters, answer)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ async def _authenticate(client: Conn, visitor: _Visitor, house: House) -> _Guest
     claim = visitor.claim
     network = network_of(claim.address)
     house.limits.check_failures(network, claim.endpoint)
-    login = await house.cell.login(claim.endpoint, claim.role, claim.address)
+    login = await house.cell.login(claim.endpoint, claim.role, claim.address, claim.operator)
     binding = house.tls.channel_binding if house.tls and client.tls else None
     exchange = scram.ServerExchange(verifier_of(login, claim, house), channel_binding=binding)
 
@@ -248,8 +249,11 @@ async def _response(client: Conn, bytes_max: int) -> bytes:
 async def _start(client: Conn, visitor: _Visitor, guest: _Guest, house: House) -> _Session:
     """Wakes, logs in and lets the client hear the instance's greeting, with a cancel key of ours in it."""
     if guest.login.refusal is not None:
-        raise Refusal(refusals.CANNOT_CONNECT_NOW, guest.login.refusal)
-    lease, socket_path, greeting = await awake.enter(visitor.claim, visitor.parameters, guest.keys, house)
+        raise refusals.turned_away(guest.login)
+    parameters = with_options(visitor.parameters, guest.login.options)
+    lease, socket_path, greeting = await awake.enter(
+        visitor.claim, parameters, guest.keys, house, operator=guest.login.operator
+    )
     session = _Session(visitor.claim.endpoint, lease, greeting.conn)
     try:
         shown = b""

@@ -178,7 +178,7 @@ async def _admit(claim: Claim, password: str, house: House) -> tuple[Login, scra
                 "a login over HTTP took too long", client_text="the server is overloaded, try again"
             ) from error
     if login.refusal is not None:
-        raise Refusal(refusals.CANNOT_CONNECT_NOW, login.refusal)
+        raise refusals.turned_away(login)
     return login, keys
 
 

@@ -203,6 +203,15 @@ class Meters:
         )
         return {ProjectId(project_id): int(size) for project_id, size in rows if size is not None}
 
+    def largest_branches(self, project_ids: Sequence[ProjectId]) -> dict[ProjectId, int]:
+        """The logical size of each project's largest living branch."""
+        rows = self._connection.execute(
+            "select project_id, max(logical_size) from branch where logical_size is not null and deleted_at is null"
+            " and project_id in (select value from json_each(?)) group by 1",
+            (json.dumps(list(project_ids)),),
+        )
+        return {ProjectId(project_id): int(size) for project_id, size in rows}
+
     def last_active(self, column: str, keys: Sequence[str]) -> dict[str, datetime]:
         """When an endpoint of each was last at work; ``column`` is ``project_id`` or ``branch_id``."""
         assert column in ("project_id", "branch_id")
