@@ -27,6 +27,17 @@ STATEMENT_MILLISECONDS_MAX: Final = 30_000
 KEYS_MAX: Final = 10_000
 """Projects whose login keys are remembered."""
 _LIBPQ_WITH_KEYS: Final = 180_000
+_OPTIONS: Final = " ".join(
+    f"-c {name}={value}"
+    for name, value in {
+        "statement_timeout": STATEMENT_MILLISECONDS_MAX,
+        "log_min_error_statement": "panic",
+        # A database's owner chooses these for whoever connects (but for the admin's search_path: the template has it).
+        "role": "none",
+        "default_transaction_read_only": "off",
+        "lock_timeout": 0,
+    }.items()
+)
 
 AdminConnection = psycopg.AsyncConnection[TupleRow]
 
@@ -72,7 +83,7 @@ class Admin:
                     dbname=database,
                     connect_timeout=CONNECT_SECONDS_MAX,
                     application_name="tenantry",
-                    options=f"-c statement_timeout={STATEMENT_MILLISECONDS_MAX} -c log_min_error_statement=panic",
+                    options=_OPTIONS,
                     **await self._proof(project_id),
                 ),
                 autocommit=True,

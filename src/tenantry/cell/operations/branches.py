@@ -29,13 +29,15 @@ from tenantry.cell.operations.context import Context, Verb, branch_of, idle_proj
 from tenantry.cell.operations.endpoints import check_one_writer, new_endpoint
 from tenantry.cell.operations.history import head_of, heads_by_id
 from tenantry.cell.operations.new_head import Source, check_lsn, forget, make_head, read_source
+from tenantry.cell.operations.outline_head import make_outline_head
 from tenantry.cell.operations.passwords import place
 from tenantry.cell.operations.purge import drop_branch
 from tenantry.cell.operations.records import copy_truth
 from tenantry.cell.operations.roles import branch_id_of, fresh
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import Conflict, Defect, InvalidInput, LimitReached, Locked, NotFound, NotSupported
+from tenantry.cell.storage import sizes
+from tenantry.errors import Conflict, Defect, InvalidInput, LimitReached, Locked, NotFound
 from tenantry.neon.ids import BranchId, HeadId, ProjectId, new_branch_id, new_head_id
 from tenantry.postgres.lsn import format_lsn
 
@@ -70,8 +72,6 @@ async def create_branch(
 
     With ``state`` it is made from there, whatever head its parent runs by now.
     """
-    if request.init_source == "schema-only":
-        raise NotSupported("schema-only branches are not available in this version of the cell")
     if request.expires_at is not None and request.expires_at <= context.clock.now():
         raise InvalidInput("expires_at is in the past", field="branch.expires_at")
     parent = await _parent(context, project_id, request.parent_id)
@@ -91,7 +91,7 @@ async def create_branch(
         if request.annotations:
             now = context.clock.now()
             tables.insert(Annotation(branch_id=branch.id, value=request.annotations, created_at=now, updated_at=now))
-        argument: JsonObject = {} if chosen is None else chosen.argument
+        argument: JsonObject = {**({} if chosen is None else chosen.argument), "parent": origin.id}
         work = operation(context, CREATE, "create_branch", project_id, branch_id=branch.id, argument=argument)
         tables.insert(work)
         return branch, endpoints, roles, databases, work
@@ -161,7 +161,10 @@ def source_head(tables: Tables, branch: Branch, place: Place | None) -> Head:
 def plan_branch(
     context: Context, tables: Tables, project: Project, origin: Branch, request: BranchCreate, source: Head
 ) -> tuple[Branch, Head]:
-    """The rows of a new branch of ``origin``. Raises Conflict for a name that is taken, LimitReached."""
+    """The rows of a new branch of ``origin``. Raises Conflict for a name that is taken, LimitReached.
+
+    With the schema only it is a root of its own, though its head is made from the origin's.
+    """
     siblings = tables.branches(project.id)
     check_number(siblings, project.id)
     now = context.clock.now()
@@ -177,13 +180,15 @@ def plan_branch(
         origin_head_id=source.id,
         created_at=now,
     )
+    rooted = request.init_source == "schema-only"
     branch = Branch(
         id=branch_id,
         project_id=project.id,
         name=name,
-        parent_id=origin.id,
-        parent_lsn=request.parent_lsn,
-        parent_timestamp=request.parent_timestamp,
+        parent_id=None if rooted else origin.id,
+        parent_lsn=None if rooted else request.parent_lsn,
+        parent_timestamp=None if rooted else request.parent_timestamp,
+        init_source=request.init_source,
         state="init",
         state_changed_at=now,
         protected=request.protected,
@@ -261,35 +266,38 @@ def _with_password(context: Context, role: Role) -> RolePassword:
 async def _make(context: Context, work: Operation) -> None:
     branch_id, chosen = branch_id_of(work), Place.of(work)
 
-    def look(tables: Tables) -> tuple[Head, Branch, Source, dict[str, str]]:
+    def look(tables: Tables) -> tuple[Branch, Head, Branch, Source, dict[str, str]]:
         branch = tables.branch(branch_id)
         project = tables.project(work.project_id)
-        parent = tables.branch(branch.parent_id) if branch and branch.parent_id else None
+        parent = tables.branch(BranchId(str(work.argument["parent"])))
         if branch is None or project is None or parent is None:
             raise Defect(f"operation {work.id} makes a branch whose rows are gone")
         source = read_source(tables, project, parent, source_head(tables, parent, chosen), chosen and chosen.lsn)
-        return head_of(tables, branch), parent, source, kept_verifiers(tables, branch_id)
+        return branch, head_of(tables, branch), parent, source, kept_verifiers(tables, branch_id)
 
-    head, parent, source, keep = await context.state.read(look)
+    planned, head, parent, source, keep = await context.state.read(look)
     if head.made:
         return
-    made, holds = await make_head(context, source, head, keep)
+    size = parent.logical_size
+    if planned.init_source == "schema-only":
+        made, holds = await make_outline_head(context, source, head, keep)
+        size = await asyncio.to_thread(sizes.logical_bytes, context.layout.head_data(work.project_id, head.id))
+    else:
+        made, holds = await make_head(context, source, head, keep)
 
     def note(tables: Tables) -> None:
         tables.update(made)
         branch = tables.branch(branch_id)
         if branch is not None:
             now = context.clock.now()
-            tables.update(
-                replace(
-                    branch,
-                    state="ready",
-                    state_changed_at=now,
+            after = replace(branch, state="ready", state_changed_at=now, logical_size=size)
+            if branch.parent_id is not None:
+                after = replace(
+                    after,
                     parent_lsn=branch.parent_lsn or made.origin_lsn,
                     parent_timestamp=branch.parent_timestamp or now,
-                    logical_size=parent.logical_size,
                 )
-            )
+            tables.update(after)
             if holds is not None:
                 copy_truth(tables, branch_id, holds, now)
 

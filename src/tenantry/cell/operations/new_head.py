@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from psycopg import sql
@@ -69,7 +70,7 @@ async def make_head(context: Context, source: Source, head: Head, keep: Mapping[
     if forked is not None:
         return replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn)), None
     async with _recovered(context, source, head) as (made, running):
-        found = await _open(context, source, running, keep)
+        found = await look_after(context, source, running, keep)
     return made, found
 
 
@@ -80,12 +81,12 @@ async def make_head_with_roles(
     made, found = await make_head(context, source, head, keep)
     if found is not None:
         return made, found
-    running = await _start(context, source, made)
+    running = await start_private(context, source, made)
     failpoint("new_head.started")
     try:
-        found = await _open(context, source, running, keep)
+        found = await look_after(context, source, running, keep)
     finally:
-        await _stop(context, source, made, running)
+        await stop_private(context, source, made, running)
     return made, found
 
 
@@ -123,9 +124,11 @@ async def _wake_once(context: Context, source: Source) -> None:
         return
     # A killed attempt at this may have left it running.
     data, sockets = _directory(context, source, source.head) / "data", context.layout.making_dir(source.head.id)
-    running = await asyncio.to_thread(postmaster.adopt, data, sockets) or await _start(context, source, source.head)
+    running = await asyncio.to_thread(postmaster.adopt, data, sockets) or await start_private(
+        context, source, source.head
+    )
     failpoint("new_head.woken")
-    await _stop(context, source, source.head, running)
+    await stop_private(context, source, source.head, running)
 
 
 async def forget(context: Context, project: Project, head_id: HeadId) -> None:
@@ -141,7 +144,9 @@ def _remove_traces(context: Context, head_id: HeadId) -> None:
 
 
 @asynccontextmanager
-async def _recovered(context: Context, source: Source, head: Head) -> AsyncGenerator[tuple[Head, Postmaster]]:
+async def _recovered(
+    context: Context, source: Source, head: Head, settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncGenerator[tuple[Head, Postmaster]]:
     """The head in the state of the source's point, its first instance running during the block."""
     keeper = context.keeper
     lsn = source.lsn
@@ -159,7 +164,7 @@ async def _recovered(context: Context, source: Source, head: Head) -> AsyncGener
         engine=engine,
         head_dir=_directory(context, source, head),
         socket_dir=context.layout.making_dir(head.id),
-        settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS},
+        settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS, **settings},
         owner=context.owner(source.project.uid),
         log_path=_log_path(context, head.id),
         timeout_seconds=context.config.start_seconds_max,
@@ -173,7 +178,7 @@ async def _recovered(context: Context, source: Source, head: Head) -> AsyncGener
     try:
         yield made, recovered.postmaster
     finally:
-        await _stop(context, source, made, recovered.postmaster)
+        await stop_private(context, source, made, recovered.postmaster)
 
 
 def _end_now(context: Context, source: Source) -> Lsn:
@@ -182,7 +187,9 @@ def _end_now(context: Context, source: Source) -> Lsn:
 
 
 @asynccontextmanager
-async def passing_head(context: Context, source: Source) -> AsyncGenerator[Postmaster]:
+async def passing_head(
+    context: Context, source: Source, settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncGenerator[Postmaster]:
     """A running copy of the source's state that no row names, for one look; gone with its files after the block.
 
     What a killed cell leaves of it is ended and removed at the next start. Raises what ``make_head`` raises.
@@ -197,27 +204,30 @@ async def passing_head(context: Context, source: Source) -> AsyncGenerator[Postm
         created_at=context.clock.now(),
     )
     try:
-        async with _recovered(context, source, head) as (_, running):
+        async with _recovered(context, source, head, settings) as (_, running):
             failpoint("passing_head.running")
             yield running
     finally:
         await forget(context, source.project, head.id)
 
 
-async def _start(context: Context, source: Source, head: Head) -> Postmaster:
+async def start_private(
+    context: Context, source: Source, head: Head, settings: Mapping[str, str] = MappingProxyType({})
+) -> Postmaster:
+    """An instance of a head that nobody else may enter: its sockets are at a place of its own."""
     engine = context.engines.get(head.build_id)
     return await postmaster.start(
         engine,
         _directory(context, source, head) / "data",
         socket_dir=context.layout.making_dir(head.id),
-        settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS},
+        settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS, **settings},
         owner=context.owner(source.project.uid),
         log_path=_log_path(context, head.id),
         timeout_seconds=context.config.start_seconds_max,
     )
 
 
-async def _open(context: Context, source: Source, running: Postmaster, keep: Mapping[str, str]) -> Truth:
+async def look_after(context: Context, source: Source, running: Postmaster, keep: Mapping[str, str]) -> Truth:
     """Guards the new head's log, gives kept roles their verifiers of today, and reads what it holds."""
     async with context.admin.session(source.project.id, running.socket_path.parent) as admin:
         for statement in slot.ENSURE:
@@ -233,7 +243,8 @@ async def _set_verifier(admin: AdminConnection, name: str, verifier: str) -> Non
     await admin.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(name), sql.Literal(verifier)))
 
 
-async def _stop(context: Context, source: Source, head: Head, running: Postmaster) -> None:
+async def stop_private(context: Context, source: Source, head: Head, running: Postmaster) -> None:
+    """Safe twice; the head's log is kept."""
     await postmaster.stop(running, mode="fast", timeout_seconds=context.config.stop_seconds_max)
     await asyncio.to_thread(context.keeper.link, source.project, head)
     await asyncio.to_thread(_remove_traces, context, head.id)

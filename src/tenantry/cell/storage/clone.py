@@ -162,11 +162,13 @@ def clone_data(
     owner: Owner | None,
     interrupted: Callable[[], bool] = lambda: False,
     changing: bool = False,
+    only: Callable[[str], bool] = lambda _: True,
 ) -> Cloned:
     """Makes ``target`` a copy of the data directory ``source``, belonging to ``owner``, with an empty ``pg_wal``.
 
     ``source`` must not change meanwhile: its instance is stopped, or held still (``freeze``). With ``changing`` it
     may, and the copy is only good for replaying the log of the time in which it was made (a base backup).
+    Of files only those are copied whose relative path ``only`` says yes to; directories all.
     Not durable: the caller syncs. On failure nothing is left behind. Blocking. Raises Interrupted, or OperatorError: a
     full disk, a link in the tree, or a driver that cannot do what it declares.
     """
@@ -178,7 +180,7 @@ def clone_data(
             except FileExistsError as error:
                 raise Defect(f"{target} exists; a clone never goes over what is there", path=str(target)) from error
             try:
-                return _Work(driver, source, target, owner, interrupted, changing).run(source_fd)
+                return _Work(driver, source, target, owner, interrupted, changing, only).run(source_fd)
             except BaseException:
                 with contextlib.suppress(OSError):  # the first error is the one to tell
                     files.remove_tree(target)
@@ -204,6 +206,7 @@ class _Work:
     owner: Owner | None
     interrupted: Callable[[], bool]
     changing: bool
+    only: Callable[[str], bool]
     files: int = 0
     bytes: int = 0
 
@@ -255,6 +258,8 @@ class _Work:
             finally:
                 os.close(below)
         elif stat.S_ISREG(facts.st_mode):
+            if not self.only(relative):
+                return
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             written = os.open(name, flags, 0o600, dir_fd=target_fd)
             try:
