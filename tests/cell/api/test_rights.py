@@ -36,6 +36,7 @@ def routes() -> list[tuple[str, str]]:
 
 
 ROUTES = routes()
+ADMINS_ONLY = {("DELETE", ""), ("POST", "/recover"), ("POST", "/operator_access")}
 FOR_MEMBERS_OF_THE_PROJECT = re.compile(r"^/projects/\{project_id\}($|/)")
 
 
@@ -56,7 +57,7 @@ def allowed(key: ApiKey, need: Need, project_id: str | None) -> bool:
 def test_every_route_has_a_rule_that_its_path_explains(method: str, path: str) -> None:
     need = need_of(method, f"/api/v2{path}")
     in_project = bool(FOR_MEMBERS_OF_THE_PROJECT.match(path))
-    admin = (method, path) in {("DELETE", "/projects/{project_id}"), ("POST", "/projects/{project_id}/recover")}
+    admin = in_project and (method, path.removeprefix("/projects/{project_id}")) in ADMINS_ONLY
     of_account = path.startswith(("/api_keys", "/users/me")) and path != "/users/me/organizations"
     of_account |= (method, path) == ("POST", "/organizations/{org_id}/api_keys")
     for_all = path in {"/users/me/organizations", "/auth", "/regions"}
