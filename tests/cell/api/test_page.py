@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tenantry.cell.api import coverage
-from tenantry.cell.api.app import served
+from tenantry.cell.api.app import routes, served
 from tenantry.cell.api.page import page
 from tenantry.neon.contract import contract_operations
 
@@ -17,7 +17,8 @@ def test_the_committed_page_is_what_there_is() -> None:
 
 
 def test_no_operation_is_missing_and_none_is_silent() -> None:
-    rows = [line.split("|") for line in page().splitlines() if line.startswith("| `")]
+    text = page().partition("## Beyond the contract")[0]
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
     by_id = {row[1].strip(" `"): row for row in rows}
     assert len(rows) == len(by_id)
     assert set(by_id) == {operation.id for operation in contract_operations()}
@@ -32,8 +33,7 @@ def test_no_operation_is_missing_and_none_is_silent() -> None:
 def test_words_are_about_operations_that_there_are() -> None:
     known = {operation.id for operation in contract_operations()}
     assert set(coverage.LIMITS) <= set(served())
+    assert set(coverage.BEYOND) == {f"{method} {path}" for method, path, operation in routes() if operation is None}
     assert set(coverage.WHY_NOT) <= known
-    assert set(coverage.WHY_NOT) & set(served()) == {"finalizeRestoreBranch"}, (
-        "its route refuses, whatever it is asked"
-    )
+    assert set(coverage.WHY_NOT) & set(served()) == {"finalizeRestoreBranch"}, "its route refuses, whatever it is asked"
     assert set(coverage.WHY_NOT_GROUP) <= {operation.group for operation in contract_operations()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request
@@ -79,16 +79,17 @@ def build_app(cell: CellApi, site: Site, *, others: Sequence[BaseRoute] = (), gu
     return app
 
 
+def routes() -> Iterator[tuple[str, str, ContractOperation | None]]:
+    """Method, path below the API's root, and what the contract has there, of every route."""
+    for route in (route for router in _ROUTERS for route in router.routes if isinstance(route, Route)):
+        below = route.path.removeprefix(API_PREFIX).replace(":path}", "}")
+        for method in sorted(route.methods or ()):
+            yield method, below, operations_at(below).get(method)
+
+
 def served() -> Mapping[str, ContractOperation]:
     """The contract's operations that a route takes, by their ids."""
-    found: dict[str, ContractOperation] = {}
-    for route in (route for router in _ROUTERS for route in router.routes if isinstance(route, Route)):
-        below = route.path.removeprefix(API_PREFIX)
-        for method in route.methods or ():
-            operation = operations_at(below).get(method)
-            if operation is not None:
-                found[operation.id] = operation
-    return found
+    return {operation.id: operation for _, _, operation in routes() if operation is not None}
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

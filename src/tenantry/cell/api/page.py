@@ -7,13 +7,13 @@ test compares it with the committed page, so that no gap is silent.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from tenantry.cell.api.app import served
-from tenantry.cell.api.coverage import LIMITS, is_always_refused, why_not
+from tenantry.cell.api.app import routes, served
+from tenantry.cell.api.coverage import BEYOND, LIMITS, is_always_refused, why_not
 from tenantry.cell.api.desk import API_PREFIX
 from tenantry.cell.api.rights import Need, need_of
 from tenantry.neon.contract import ContractOperation, contract_operations
@@ -56,9 +56,11 @@ _TAIL: Final = """\
 
 ## Beyond the contract
 
-Older clients ask for what the contract lacks: `POST .../branches/{branch_id}/set_as_primary`,
-`POST .../roles/{role_name}/reveal_password`. `DELETE /projects/{project_id}?hard_delete=true` erases at once, for
-whoever must. Beside the API are `/healthz`, `/readyz` and `/metrics` ([operating a cell](operating.md)).
+The contract lacks these requests, and `hard_delete=true` of `DELETE /projects/{project_id}`. Beside the API are
+`/healthz`, `/readyz` and `/metrics` ([operating a cell](operating.md)).
+
+| request | key | here |
+|---|---|---|
 """
 
 
@@ -69,7 +71,14 @@ def page() -> str:
     done = [operation for operation in operations if operation.id in ours and not is_always_refused(operation)]
     head = _HEAD.format(total=len(operations), served=len(done), refused=len(operations) - len(done))
     groups = [_group(name, list(members), ours) for name, members in groupby(operations, key=lambda one: one.group)]
-    return head + "".join(groups) + _TAIL
+    return head + "".join(groups) + _TAIL + "".join(_beyond())
+
+
+def _beyond() -> Iterator[str]:
+    for method, path, operation in sorted(routes(), key=lambda route: route[1]):
+        if operation is None:
+            request = f"{method} {path}"
+            yield f"| `{request}` | {_KEYS[need_of(method, API_PREFIX + path)]} | {BEYOND[request]} |\n"
 
 
 def _group(name: str, operations: Sequence[ContractOperation], ours: Mapping[str, ContractOperation]) -> str:
