@@ -6,12 +6,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from tenantry.errors import Conflict, InvalidInput, Locked, NotFound, NotSupported, Unauthorized, Unavailable
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, RegionId, SnapshotId
+from tenantry.postgres.dsn import parse_uri
 from tenantry.testing.fake_api import FakeApi
 from tenantry.testing.fake_cell import FakeCell
 
@@ -97,6 +99,31 @@ def test_branches(client: NeonClient, made: tuple[ProjectId, BranchId, EndpointI
     with pytest.raises(NotSupported):
         client.branch_schema(project_id, main, database_name="neondb", timestamp=moment)
     assert client.get_branch(project_id, main).default
+
+
+def test_an_operators_way_in(client: NeonClient, made: tuple[ProjectId, BranchId, EndpointId]) -> None:
+    project_id, branch_id, _ = made
+    owner = {"database_name": "neondb", "role_name": "neondb_owner"}
+    uri = parse_uri(client.operator_uri(project_id, branch_id=branch_id, **owner))
+    assert uri.parameters["options"].endswith(f" operator=fake-{project_id}")
+    with pytest.raises(NotFound):
+        client.operator_uri(project_id, database_name="neondb", role_name="nobody")
+    assert "operator%3D" in client.operator_uri(project_id, **owner), "nobody's absence says nothing of the API"
+
+
+@pytest.mark.parametrize("status", [404, 405, 501, 403])
+def test_where_operators_have_no_way_of_their_own(script: Any, connect: Any, new_reply: Any, status: int) -> None:
+    plain = new_reply(200, b'{"uri": "postgresql://u:p@h/d"}')
+    script.replies += [new_reply(status, b'{"code": "", "message": "this route does not exist"}'), plain, plain]
+    client = connect(script.base_url)
+    for _ in range(2):
+        uri = client.operator_uri(ProjectId("p-1"), database_name="d", role_name="u")
+        assert uri == "postgresql://u:p@h/d"
+    assert [asked.partition("?")[0] for asked in script.asked] == [
+        "POST /api/v2/projects/p-1/operator_access",
+        "GET /api/v2/projects/p-1/connection_uri",
+        "GET /api/v2/projects/p-1/connection_uri",
+    ], "asked once"
 
 
 def test_endpoints(client: NeonClient, made: tuple[ProjectId, BranchId, EndpointId]) -> None:

@@ -35,7 +35,7 @@ from tenantry.fleet.tenants.restore import Restored, Restoring, plan_restore, re
 from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
 from tenantry.fleet.tenants.suspend import suspend_tenant
-from tenantry.fleet.tenants.url import tenant_url
+from tenantry.fleet.tenants.url import operator_url, tenant_url
 from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
@@ -174,7 +174,8 @@ class MigratedTenants:
         return (TenantRef(TenantSlug(tenant.slug), _schema_state(tenant)) for tenant in tenants)
 
     def dsn(self, slug: TenantSlug) -> str:
-        return tenant_url(self._catalog, self._provider, slug)
+        # A migration must get in also where the tenant has used up its quotas.
+        return operator_url(self._catalog, self._provider, slug)
 
     def record(self, slug: TenantSlug, state: SchemaState) -> None:
         with self._catalog.transaction() as connection:

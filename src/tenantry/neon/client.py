@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 from urllib.parse import quote
 
-from tenantry.errors import Unavailable
+from tenantry.errors import Forbidden, InvalidInput, NotFound, NotSupported, Unavailable
 from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, RegionId, SnapshotId
 from tenantry.neon.transport import DEADLINE_SECONDS, JsonBody, Query, Transport
@@ -32,6 +32,9 @@ _OPERATION_LOST: Final = frozenset({"failed", "error", "cancelled"})
 
 class NeonClient(Transport):
     """One account of one API. Close it (or use ``with``) to give its connections back; closing is safe twice."""
+
+    _gives_operator_access = True
+    """Until it is known that this API does not."""
 
     def create_project(
         self,
@@ -141,6 +144,27 @@ class NeonClient(Transport):
         }  # fmt: skip
         path = _path("projects", project_id, "connection_uri")
         return self.ask(shapes.ConnectionUriResponse, "GET", path, query=query).uri
+
+    def operator_uri(
+        self, project_id: ProjectId, *, database_name: str, role_name: str, branch_id: BranchId | None = None
+    ) -> str:
+        """A connection string for an operator's own work, which the project's quotas do not stop for some minutes.
+
+        Our cells give one to keys that may; where there is no such thing (Neon's cloud) it is the plain one. A secret.
+        """
+        if self._gives_operator_access:
+            asked = _said(database_name=database_name, role_name=role_name, branch_id=branch_id)
+            path = _path("projects", project_id, "operator_access")
+            try:
+                return self.ask(shapes.OperatorAccess, "POST", path, body={"operator_access": asked}).uri
+            except (NotFound, Forbidden, NotSupported, InvalidInput):
+                uri = self.connection_uri(
+                    project_id, database_name=database_name, role_name=role_name, branch_id=branch_id
+                )
+                # Nothing is wrong with the project, the role or the database, so it is this that is not offered.
+                self._gives_operator_access = False
+                return uri
+        return self.connection_uri(project_id, database_name=database_name, role_name=role_name, branch_id=branch_id)
 
     # -- branches --------------------------------------------------------------------------------------------
 

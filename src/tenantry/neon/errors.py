@@ -18,6 +18,7 @@ from tenantry.errors import (
     NotFound,
     NotSupported,
     OperatorError,
+    QuotaExceeded,
     TenantryError,
     Unauthorized,
     Unavailable,
@@ -33,6 +34,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _BY_STATUS: Final[dict[int, type[TenantryError]]] = {
     401: Unauthorized,
+    402: QuotaExceeded,
     403: Forbidden,
     404: NotFound,
     409: Conflict,

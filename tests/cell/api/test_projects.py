@@ -10,6 +10,7 @@ import pytest
 
 from tenantry.cell.consumption import period_of
 from tenantry.neon.ids import ProjectId
+from tenantry.postgres.dsn import parse_uri
 
 
 async def test_a_created_project_comes_with_all_it_takes_to_connect(ask: Any) -> None:
@@ -78,9 +79,7 @@ async def test_the_owner_is_named_after_the_database(ask: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"allowed_ips": {"ips": ["10.0.0.0/8"]}}, "allowed_ips"),
-        ({"quota": {"active_time_seconds": 10}}, "quota"),
-        ({"block_public_connections": True}, "block_public_connections"),
+        ({"block_vpc_connections": True}, "block_vpc_connections"),
         ({"hipaa": True, "enable_logical_replication": True}, "enable_logical_replication, hipaa"),
         ({"preload_libraries": {"enabled_libraries": ["timescaledb"]}}, "preload_libraries"),
     ],
@@ -92,6 +91,61 @@ async def test_a_setting_that_nothing_enforces_is_refused(
     changed = await ask("PATCH", project_path, {"project": {"settings": settings}}, expect=501)
     assert created["message"] == changed["message"]
     assert named in created["message"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"allowed_ips": {"ips": ["10.0.0.0/8", "10.0.0.0/33"]}}, "settings.allowed_ips.ips: '10.0.0.0/33'"),
+        ({"quota": {"active_time_seconds": -1}}, "project.settings.quota.active_time_seconds"),
+        ({"quota": {"active_time_seconds": "10"}}, "project.settings.quota.active_time_seconds"),
+        ({"maintenance_window": {"weekdays": [0], "start_time": "01:00", "end_time": "02:00"}}, "weekdays"),
+        ({"maintenance_window": {"weekdays": [], "start_time": "01:00", "end_time": "02:00"}}, "weekdays"),
+        ({"maintenance_window": {"weekdays": [7], "start_time": "24:00", "end_time": "02:00"}}, "start_time"),
+        ({"maintenance_window": {"weekdays": [7], "start_time": "01:00", "end_time": "2:00"}}, "end_time"),
+        ({"maintenance_window": {"weekdays": [7], "start_time": "01:00"}}, "end_time"),
+    ],
+)
+async def test_a_limit_that_means_nothing_is_refused(ask: Any, project_path: str, settings: object, named: str) -> None:
+    created = await ask("POST", "/projects", {"project": {"settings": settings}}, expect=400)
+    changed = await ask("PATCH", project_path, {"project": {"settings": settings}}, expect=400)
+    assert created["message"] == changed["message"]
+    assert named in created["message"]
+
+
+async def test_limits_are_kept_and_given_back(ask: Any, project_path: str) -> None:
+    limits = {
+        "quota": {"active_time_seconds": 100, "logical_size_bytes": 5 * 2**20},
+        "allowed_ips": {"ips": ["10.0.0.0/8", "192.0.2.1-192.0.2.9"], "protected_branches_only": True},
+        "block_public_connections": True,
+        "maintenance_window": {"weekdays": [1, 7], "start_time": "01:00", "end_time": "02:00"},
+    }
+    changed = await ask("PATCH", project_path, {"project": {"settings": limits}})
+    assert changed["project"]["settings"] == limits
+    assert changed["project"]["branch_logical_size_limit_bytes"] == 5 * 2**20
+    assert changed["project"]["branch_logical_size_limit"] == 5
+    assert changed["project"]["quota_status"] == [
+        {"quota": "active_time_seconds", "used": 0, "limit": 100, "level": "within"},
+        {"quota": "logical_size_bytes", "used": 0, "limit": 5 * 2**20, "level": "within"},
+    ]
+    # Key by key of the first level: what is said replaces what was.
+    freed = await ask("PATCH", project_path, {"project": {"settings": {"quota": {}, "allowed_ips": {"ips": []}}}})
+    assert "quota_status" not in freed["project"]
+    assert freed["project"]["settings"]["maintenance_window"] == limits["maintenance_window"]
+
+
+async def test_an_operators_way_in(ask: Any, project_path: str) -> None:
+    wanted = {"database_name": "neondb", "role_name": "neondb_owner"}
+    given = await ask("POST", f"{project_path}/operator_access", {"operator_access": wanted}, expect=201)
+    plain = (await ask("GET", f"{project_path}/connection_uri?database_name=neondb&role_name=neondb_owner"))["uri"]
+    operators = parse_uri(given["uri"])
+    assert operators.parameters["options"] == f"{parse_uri(plain).parameters['options']} operator={given['token']}"
+    assert given["expires_at"].endswith("Z")
+    for wrong in ({**wanted, "expires_in_seconds": 3601}, {**wanted, "expires_in_seconds": 0}, {}):
+        await ask("POST", f"{project_path}/operator_access", {"operator_access": wrong}, expect=400)
+    nobody = {**wanted, "role_name": "nobody"}
+    await ask("POST", f"{project_path}/operator_access", {"operator_access": nobody}, expect=404)
+    await ask("POST", "/projects/gone-sun-1/operator_access", {"operator_access": wanted}, expect=404)
 
 
 async def test_settings_that_promise_nothing_are_accepted(ask: Any) -> None:

@@ -89,6 +89,9 @@ class MemoryProvider:
         pooler = "-pooler" if pooled else ""
         return f"postgresql://{home.role_name}:secret@ep-{project_id}{pooler}.localhost/{home.database_name}"
 
+    def operator_uri(self, project_id: ProjectId, home: Home) -> str:
+        return self.connection_uri(project_id, home, pooled=False) + "?options=operator%3Dtoken"
+
     def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
         self.calls.append("suspend")
         self.states[project_id] = "idle"

@@ -59,7 +59,9 @@ LIMITS: Final = {
     "deleteProjectBranch": "can be recovered for a while, unless `hard_delete=true`",
     "getAvailablePreloadLibraries": "none: what an engine loads is its builder's choice",
     "getConnectionURI": "`pooled=true` gives the host with `-pooler`",
-    "getConsumptionHistoryPerProject": "of the cell's whole life",
+    "getConsumptionHistoryPerBranchV2": "any `org_id`; [what each metric means here](limits.md#what-is-measured)",
+    "getConsumptionHistoryPerProject": "[what each metric means here](limits.md#what-is-measured)",
+    "getConsumptionHistoryPerProjectV2": "any `org_id`; [what each metric means here](limits.md#what-is-measured)",
     "getCurrentUserInfo": "the operator; what is about billing is empty",
     "getCurrentUserOrganizations": "the one organization of the cell",
     "getActiveRegions": "one: the cell's own, as `tenantry up --region` names it",
@@ -73,7 +75,7 @@ LIMITS: Final = {
     "listSharedProjects": "always empty: a cell has one account",
     "revokeApiKey": "at once",
     "revokeOrgApiKey": "at once",
-    "updateProject": "settings that nothing here carries out are refused with 501",
+    "updateProject": "[quotas, addresses](limits.md); settings that nothing here carries out are refused with 501",
     "updateProjectEndpoint": "cannot move to another branch; no passwordless access; no more preload libraries",
 }
 """Of what is served: how far it goes, where that is not as far as Neon's or needs a word."""

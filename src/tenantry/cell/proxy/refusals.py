@@ -14,7 +14,6 @@ NOT_SUPPORTED: Final = "0A000"
 INVALID_AUTHORIZATION: Final = "28000"
 WRONG_PASSWORD: Final = "28P01"  # noqa: S105 - an SQLSTATE
 TOO_MANY_CONNECTIONS: Final = "53300"
-LIMIT_EXCEEDED: Final = "53400"
 QUERY_CANCELED: Final = "57014"
 ADMIN_SHUTDOWN: Final = "57P01"
 CANNOT_CONNECT_NOW: Final = "57P03"
@@ -69,15 +68,7 @@ def wrong_password(role: str) -> Refusal:
 def turned_away(login: Login) -> Refusal:
     """Why somebody who has proved a password may not come in."""
     assert login.refusal is not None
-    kind = _OverQuota if login.refusal_sqlstate == LIMIT_EXCEEDED else Refusal
-    return kind(login.refusal_sqlstate, login.refusal, next_step=login.refusal_hint)
-
-
-class _OverQuota(Refusal):
-    """To HTTP what Neon says of it."""
-
-    http_status = 402
-    code = "QUOTA_EXCEEDED"
+    return Refusal(login.refusal_sqlstate, login.refusal, next_step=login.refusal_hint)
 
 
 def shutting_down() -> bytes:

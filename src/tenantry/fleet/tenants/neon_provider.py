@@ -57,6 +57,9 @@ class NeonProvider:
             project_id, database_name=home.database_name, role_name=home.role_name, pooled=pooled
         )
 
+    def operator_uri(self, project_id: ProjectId, home: Home) -> str:
+        return self._client.operator_uri(project_id, database_name=home.database_name, role_name=home.role_name)
+
     def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
         changed = self._client.suspend_endpoint(project_id, endpoint_id)
         self._client.wait_for_operations(project_id, changed.operations, deadline_seconds=START_SECONDS_MAX)

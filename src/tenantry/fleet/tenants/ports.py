@@ -64,6 +64,13 @@ class Provider(Protocol):
         """A libpq URI with its password: a secret. Wakes nobody."""
         ...
 
+    def operator_uri(self, project_id: ProjectId, home: Home) -> str:
+        """The same for an operator's own work (migrations, backups): quotas do not stop it, where the provider can.
+
+        Good for connections that are opened within some minutes. A secret. Wakes nobody.
+        """
+        ...
+
     def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
         """Returns once the endpoint sleeps. Safe for one that does."""
         ...

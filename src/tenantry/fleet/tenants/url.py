@@ -11,3 +11,9 @@ def tenant_url(catalog: Catalog, provider: Provider, name: str, *, pooled: bool 
     """A libpq URI with its password, as the database's owner. Wakes nobody. Raises NotFound and Conflict."""
     _, project_id, home = find_ready(catalog, name)
     return provider.connection_uri(project_id, home, pooled=pooled)
+
+
+def operator_url(catalog: Catalog, provider: Provider, name: str) -> str:
+    """The same for our own work on the tenant, which its quotas do not stop; to be used at once."""
+    _, project_id, home = find_ready(catalog, name)
+    return provider.operator_uri(project_id, home)
