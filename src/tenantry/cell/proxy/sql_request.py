@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from tenantry.cell.proxy.refusals import INVALID_AUTHORIZATION, Refusal
-from tenantry.cell.proxy.routing import route
+from tenantry.cell.proxy.routing import route, take_operator
 from tenantry.errors import InvalidInput
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres.dsn import parse_uri
@@ -109,6 +109,8 @@ def read_target(headers: Mapping[str, str]) -> Target:
     }
     if any("\0" in value for value in (*parameters.values(), dsn.password)):
         raise InvalidInput("the connection string holds the character U+0000")
+    # An operator has no business here, and its token none in an instance.
+    _, parameters = take_operator(parameters)
     endpoint, parameters = route(parameters, dsn.host if dsn.host.startswith("ep-") else headers.get("host"))
     return Target(endpoint, dsn.role, dsn.password, parameters)
 

@@ -12,9 +12,10 @@ from typing import Final
 
 from tenantry.cell.proxy.conn import Conn, PeerGone
 from tenantry.cell.proxy.limits import Room
+from tenantry.cell.proxy.refusals import NOT_SUPPORTED, Refusal
 from tenantry.cell.proxy.sql_answer import Result
 from tenantry.cell.proxy.sql_request import Options, Request
-from tenantry.errors import InvalidInput, NotSupported, TenantryError, Unavailable
+from tenantry.errors import InvalidInput, TenantryError, Unavailable
 from tenantry.postgres import queries, wire
 
 READ_BYTES: Final = 64 * 1024
@@ -44,7 +45,7 @@ async def run(conn: Conn, request: Request, options: Options, room: Room) -> tup
     """The results, and the transaction's status.
 
     Raises StatementFailed, after which the connection can mostly be reset; after any other error it is to be closed:
-    Unavailable, ProtocolViolation, AnswerTooLarge and LimitReached from ``room``, InvalidInput, NotSupported for COPY.
+    Unavailable, ProtocolViolation, AnswerTooLarge and LimitReached from ``room``, InvalidInput, Refusal for COPY.
     """
     results = [
         Result(
@@ -156,7 +157,9 @@ async def _read(conn: Conn, results: Sequence[Result], batch: bool, room: Room) 
             case b"1" | b"2" | b"n" | b"N" | b"S" | b"A":
                 continue
             case b"G" | b"H" | b"W":
-                raise NotSupported("COPY is not possible over HTTP", next_step="connect with a Postgres driver")
+                raise Refusal(
+                    NOT_SUPPORTED, "COPY is not possible over HTTP", next_step="connect with a Postgres driver"
+                )
             case other:
                 raise wire.ProtocolViolation(f"message {other!r} in an answer")
 
