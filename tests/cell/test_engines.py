@@ -68,6 +68,20 @@ async def test_nothing_moves_to_a_build_of_another_source_unasked(workdir: Path,
         assert store.successor(BuildId(old.build_id)) == other
 
 
+async def test_spares_of_a_build_that_nobody_gets_any_more_go(workdir: Path, open_cell: Any) -> None:
+    async with open_cell(workdir) as bare:
+        store, state = bare.context.engines, bare.context.state
+        old = await store.for_major(18)
+        assert await bare.newborn.fill_pool(1, 18) == 1
+        (spare,) = await state.read(lambda t: t.spares())
+        newer = dataclasses.replace(old, build_id=f"{old.build_id}-newer")
+        store._installed[BuildId(newer.build_id)] = store._chosen[18] = newer
+        assert await bare.newborn.fill_pool(1, 18) == 1
+        assert [one.build_id for one in await state.read(lambda t: t.spares())] == [newer.build_id]
+        assert await state.read(lambda t: t.doomed()) == [f"projects/{spare.project_id}"]
+        assert spare.uid in await state.read(lambda t: t.uids_taken()), "not given to another while its files are there"
+
+
 # ------------------------------------------------------------------------------------------------ found while it runs
 
 

@@ -102,12 +102,18 @@ class Newborn:
         )
 
     async def fill_pool(self, wanted: int, major: int) -> int:
-        """Looks at the pool and makes what is missing, one at a time. How many it made."""
+        """Looks at the pool and makes what is missing, one at a time. How many it made.
+
+        Those of a build that new projects do not get any more are let go.
+        """
         engine = await self._context.engines.for_major(major)
+        build_id = BuildId(engine.build_id)
         made = 0
         while True:
             spares = await self._context.state.read(lambda tables: tables.spares())
-            if sum(spare.build_id == engine.build_id for spare in spares) >= wanted:
+            if any(spare.build_id != build_id for spare in spares):
+                await self._context.state.write(lambda tables: self._let_go(tables, build_id))
+            if sum(spare.build_id == build_id for spare in spares) >= wanted:
                 return made
             spare, _ = await self.make(major)
             failpoint("spare.before_row")
@@ -116,6 +122,12 @@ class Newborn:
             finally:
                 self.uids.settle(spare.uid)
             made += 1
+
+    def _let_go(self, tables: Tables, kept: BuildId) -> None:
+        for spare in tables.spares():
+            if spare.build_id != kept and tables.delete_spare(spare.project_id):
+                path = self._context.layout.relative(self._context.layout.project(spare.project_id))
+                tables.doom(path, spare.uid, self._context.clock.now())
 
 
 def take_spare(tables: Tables, build_id: BuildId) -> Spare | None:
