@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from tenantry.cell.compute.instances import Instances
+from tenantry.cell.loops.history import bases_loop
 from tenantry.cell.loops.metering import forgetting_loop, metering_loop
-from tenantry.cell.model import BranchRestore, EndpointChange, ProjectCreate
+from tenantry.cell.loops.retention import collect
+from tenantry.cell.model import BranchRestore, EndpointChange, ProjectChange, ProjectCreate
+from tenantry.cell.storage import sizes
 from tenantry.runtime.child import age_seconds
 
 LSN = "select (pg_current_wal_insert_lsn() - '0/0')::bigint"
@@ -152,3 +155,18 @@ async def test_branches_that_were_never_awake_are_measured_too(workdir: Any, ope
         assert found.synthetic_storage_size > 5_000_000
         assert found.active_time_seconds == 0
         assert bare.context.instances.awake() == []
+
+
+async def test_history_that_is_let_go_is_not_occupied_any_more(tenant: Any) -> None:
+    async with tenant() as one:
+        context = one.bare.context
+        await one.run(WRITE)
+        await one.sleep()
+        full = (await usage(one)).synthetic_storage_size
+        await one.cell.update_project(one.project, ProjectChange(history_retention_seconds=0))
+        taken = await bases_loop(context)._cycle()
+        project = await one.cell.get_project(one.project)
+        freed = await collect(context, project)
+        now = (await usage(one)).synthetic_storage_size
+        directory = context.layout.head(one.project, (await one.cell.get_branch(one.project, one.main)).head_id)
+        assert now == sizes.logical_bytes(directory / "data") + sizes.history_bytes(directory), (taken, freed, full)

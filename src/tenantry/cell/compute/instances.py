@@ -185,8 +185,7 @@ class Instances:
     async def _start_process(self, instance: Instance, facts: Facts) -> None:
         engine = self._engines.get(facts.head.build_id)
         data = self._paths.head_data(facts.project.id, facts.head.id)
-        clean = await asyncio.to_thread(clean_shutdown, data)
-        begin = await asyncio.to_thread(self._history.log_begin, data)
+        clean, begin = await asyncio.to_thread(lambda: (clean_shutdown(data), self._history.log_begin(data)))
         over_size = reads_only(facts.project.settings, facts.branch.logical_size)
         running = await postmaster.start(
             engine,

@@ -11,6 +11,7 @@ from tenantry.cell.compute.instance import Instance
 from tenantry.cell.loops.loop import Loop
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import heads_by_id
+from tenantry.cell.operations.usage import note_sizes
 from tenantry.cell.storage import slot
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import HeadId
@@ -75,7 +76,9 @@ def bases_loop(context: Context) -> Loop:
                 _log.error("no base taken", head_id=facts.head.id, error=str(error))
                 continue
             looked[facts.head.id] = facts.endpoint.suspended_at
-            taken += base is not None
+            if base is not None:
+                taken += 1
+                await note_sizes(context, project.id, facts.branch.id, facts.head.id)
         return f"{taken} base images taken" if taken else None
 
     return Loop("bases", BASES_PERIOD_SECONDS, cycle)

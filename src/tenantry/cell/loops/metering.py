@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
-from tenantry.cell.consumption import Step
 from tenantry.cell.loops.loop import Loop
 from tenantry.cell.operations.context import Context
+from tenantry.cell.operations.usage import note_sizes
 from tenantry.cell.state.tables import Tables
-from tenantry.cell.storage import sizes
 from tenantry.neon.ids import ProjectId
 
 PERIOD_SECONDS: Final = 15.0
@@ -26,13 +24,7 @@ def metering_loop(context: Context) -> Loop:
         for project_id, branch_id, head_id in await context.state.read(
             lambda tables: tables.meters.unsized(UNSIZED_PER_CYCLE_MAX)
         ):
-            directory = context.layout.head(project_id, head_id)
-            logical = await asyncio.to_thread(sizes.logical_bytes, directory / "data")
-            history = await asyncio.to_thread(sizes.history_bytes, directory)
-            step = Step(context.clock.now(), logical, history)
-            await context.state.write(
-                lambda tables, p=project_id, b=branch_id, s=step: tables.meters.note_sizes(p, b, s)
-            )
+            await note_sizes(context, project_id, branch_id, head_id)
             measured += 1
         return f"{measured} branches measured for the first time" if measured else None
 

@@ -12,6 +12,7 @@ from tenantry.cell.loops.loop import Loop
 from tenantry.cell.model import Head, Project, Snapshot
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import heads_by_id
+from tenantry.cell.operations.usage import note_sizes
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import archive, bases
 from tenantry.cell.storage.retention import Kept, Pin, retain
@@ -56,6 +57,10 @@ async def collect(context: Context, project: Project) -> int:
     if busy:
         return 0  # an operation may be reading exactly what would go
     freed = await asyncio.to_thread(_let_go, context, project, heads, snapshots)
+    if freed:
+        for head in heads.values():
+            if head.branch_id is not None:
+                await note_sizes(context, project.id, head.branch_id, head.id)
     return freed + await _forget_heads(context, project)
 
 

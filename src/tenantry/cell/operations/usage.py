@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -23,7 +24,8 @@ from tenantry.cell.consumption import (
 from tenantry.cell.model import Usage
 from tenantry.cell.operations.context import Context
 from tenantry.cell.state.tables import Tables
-from tenantry.neon.ids import BranchId, ProjectId
+from tenantry.cell.storage import sizes
+from tenantry.neon.ids import BranchId, HeadId, ProjectId
 
 Key = TypeVar("Key", ProjectId, BranchId)
 
@@ -41,17 +43,17 @@ async def usage_of_projects(
         sums = with_running(
             tables, tables.meters.sums_of_projects(project_ids, start), running, start, lambda found: found.project_id
         )
-        sizes = tables.meters.sizes_of_projects(project_ids)
+        stored = tables.meters.sizes_of_projects(project_ids)
         largest = tables.meters.largest_branches(project_ids)
         last = tables.meters.last_active("project_id", project_ids)
         found = {
             project_id: replace(
                 _usage(sums.get(project_id, Amounts()), last.get(project_id)),
-                synthetic_storage_size=sizes.get(project_id),
+                synthetic_storage_size=stored.get(project_id),
                 largest_branch_bytes=largest.get(project_id),
             )
             for project_id in project_ids
-            if project_id in sums or project_id in sizes or project_id in last
+            if project_id in sums or project_id in stored or project_id in last
         }
         if not byte_hours_too:
             return found
@@ -110,6 +112,15 @@ def _usage(amounts: Amounts, last_active: datetime | None) -> Usage:
 
 def _storage(tables: Tables, project_id: ProjectId, start: datetime, now: datetime) -> float:
     return sum(sum(byte_hours(steps, start, now)) for steps in tables.meters.steps(project_id).values())
+
+
+async def note_sizes(context: Context, project_id: ProjectId, branch_id: BranchId, head_id: HeadId) -> None:
+    """Measures what a branch occupies, by the files of its head, and notes it; nobody is woken."""
+    directory = context.layout.head(project_id, head_id)
+    logical = await asyncio.to_thread(sizes.logical_bytes, directory / "data")
+    history = await asyncio.to_thread(sizes.history_bytes, directory)
+    step = Step(context.clock.now(), logical, history)
+    await context.state.write(lambda tables: tables.meters.note_sizes(project_id, branch_id, step))
 
 
 async def consumption(
