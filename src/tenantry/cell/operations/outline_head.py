@@ -192,7 +192,9 @@ def _begin(context: Context, source: Source, head: Head) -> Head:
     begin_history(directory / "data", owner=context.owner(source.project.uid))
     begin = read_checkpoint(directory / "data")
     now = context.clock.now()
-    base = bases.take_cold_base(context.keeper.driver, directory, build_id=head.build_id, last_commit=now, now=now)
+    base = bases.take_cold_base(
+        context.keeper.driver, directory, build_id=head.build_id, last_commit=lambda: now, now=now
+    )
     assert base is not None, "nobody else knows of it"
     files.syncfs(directory)
     files.fsync_dir(directory.parent)
