@@ -144,6 +144,10 @@ def test_branches(story: Story) -> None:
     story.sql("dev", "insert into tasks values (2)")
     assert (story.rows("main"), story.rows("dev")) == ([1], [1, 2])
 
+    bare = story.branches("create", "--name", "bare", "--schema-only")["branch"]
+    assert (bare["init_source"], bare.get("parent_id"), story.rows("bare")) == ("schema-only", None, [])
+    story.branches("delete", "bare")
+
     kid = story.branches("create", "--name", "kid", "--parent", "dev", "--no-compute", "--expires-at", LATER)
     kid = kid.get("branch", kid)
     assert (kid["parent_id"], kid["expires_at"]) == (dev["branch"]["id"], LATER)
