@@ -23,7 +23,6 @@ from tenantry.cell.quotas import reads_only
 from tenantry.cell.state.tables import Tables
 from tenantry.neon.ids import EndpointId
 
-
 QUOTA_SQLSTATE: Final = "53400"
 """configuration_limit_exceeded"""
 
@@ -56,6 +55,7 @@ class Door:
                 verifier=verifier if verifier and verifier.startswith("SCRAM-SHA-256$") else None,
                 md5=bool(verifier and verifier.startswith("md5")),
                 connections_max=connections_max(found),
+                pooled=found.pooler_enabled,
             )
             if found.disabled:
                 return replace(login, refusal="the endpoint is disabled; enable it through the API")

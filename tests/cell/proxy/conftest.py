@@ -285,7 +285,7 @@ DoorMaker = Callable[..., OpenDoor]
 @pytest.fixture
 def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker]:
     """Opens doors; each keyword is a setting, ``tls`` gives one with TLS, ``cell`` changes the cell."""
-    opened: list[tuple[Door, Tasks]] = []
+    opened: list[tuple[Door, Tasks, House]] = []
 
     def make(*, tls: Tls | None = None, cell: StaticCell | None = None, **settings: Any) -> OpenDoor:
         the_cell = cell or StaticCell(instance)
@@ -309,7 +309,7 @@ def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker
             listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
             door = Door(listener, house)
             door.open()
-            opened.append((door, tasks))
+            opened.append((door, tasks, house))
             return OpenDoor(the_cell, house, door, listener.getsockname()[1], loop_thread)
 
         return loop_thread.run(start())
@@ -317,9 +317,10 @@ def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker
     yield make
 
     async def stop() -> None:
-        for door, tasks in opened:
+        for door, tasks, house in opened:
             await door.drain(0)
             await tasks.stop()
+            house.pool.stop()
 
     loop_thread.run(stop())
 

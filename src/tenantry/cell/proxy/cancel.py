@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -54,6 +55,7 @@ class Cancels:
         assert 0 <= worker < WORKERS_MAX
         self._worker = bytes([worker])
         self._targets: dict[Key, Target] = {}
+        self._under_way: Counter[Key] = Counter()
 
     @property
     def sessions(self) -> int:
@@ -82,8 +84,19 @@ class Cancels:
     async def cancel(self, key: Key) -> None:
         """Passes a cancel request on and waits until the instance has taken it; unknown keys do nothing."""
         target = self.find(key)
-        if target is not None:
+        if target is None:
+            return
+        self._under_way[key] += 1
+        try:
             await send(target)
+        finally:
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
+
+    def under_way(self, key: Key) -> bool:
+        """Whether a request is on its way that could still reach whatever the instance does next for this session."""
+        return key in self._under_way
 
 
 async def send(target: Target) -> None:

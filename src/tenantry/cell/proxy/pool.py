@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -54,6 +55,13 @@ class Kind:
         return cls(login.endpoint, verifier, tuple(sorted(parameters.items())))
 
 
+def servers_max(login: Login, settings: Settings) -> int:
+    """How many connections of one endpoint a worker keeps; a few are left for those who connect directly."""
+    if not login.connections_max:
+        return settings.pool_servers_per_endpoint_max
+    return min(settings.pool_servers_per_endpoint_max, max(1, login.connections_max - settings.pool_servers_spared))
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Deciding
 
@@ -82,7 +90,7 @@ class Shelf(Generic[S]):
     """
 
     def __init__(self, servers_max: int, waiters_max: int) -> None:
-        self._servers_max = servers_max
+        self.servers_max = servers_max
         self._waiters_max = waiters_max
         self._out = 0
         """Lent, or being opened."""
@@ -126,7 +134,7 @@ class Shelf(Generic[S]):
             del self._idle[mine]
             self._out += 1
             return Lend(mine)
-        if self._out + len(self._idle) < self._servers_max:
+        if self._out + len(self._idle) < self.servers_max:
             self._out += 1
             return Open()
         if self._idle:
@@ -214,16 +222,17 @@ class Pool:
                     break
                 self._close_idle(server)
 
-    async def obtain(self, kind: Kind, open_one: Callable[[], Awaitable[Server]]) -> Server:
+    async def obtain(self, kind: Kind, open_one: Callable[[], Awaitable[Server]], servers_max: int) -> Server:
         """A connection of this kind: an idle one, or what ``open_one`` gives. To be given back, or discarded.
+
+        The newest ``servers_max`` is the endpoint's bound.
 
         Raises LimitReached when too many wait, or the wait is too long, and what ``open_one`` raises.
         """
         shelf = self._shelves.get(kind.endpoint)
         if shelf is None:
-            shelf = self._shelves[kind.endpoint] = Shelf(
-                self.settings.pool_servers_per_endpoint_max, self.settings.pool_waiters_per_endpoint_max
-            )
+            shelf = self._shelves[kind.endpoint] = Shelf(servers_max, self.settings.pool_waiters_per_endpoint_max)
+        shelf.servers_max = servers_max
         self._numbers += 1
         ticket = Ticket(self._numbers)
         grant = shelf.ask(ticket, kind)
@@ -282,16 +291,23 @@ class Pool:
         self._loop.add_reader(server.conn.sock.fileno(), self._close_idle, server)
         self._deal(server.kind.endpoint, self._shelves[server.kind.endpoint].back(server, server.kind))
 
-    def give_back(self, server: Server, status: bytes) -> None:
-        """Resets a connection whose last answer ended with this transaction status, for whoever comes next."""
-        self._tasks.start(self._reset(server, status), "reset")
+    def give_back(self, server: Server, status: bytes, *, counted: bool) -> None:
+        """Resets a connection whose last answer ended with this transaction status, for whoever comes next.
 
-    async def _reset(self, server: Server, status: bytes) -> None:
+        Unless the answers were ``counted``, some may be on their way: the reset then ends with an answer that nothing
+        else can have asked for.
+        """
+        self._tasks.start(self._reset(server, status, counted), "reset")
+
+    async def _reset(self, server: Server, status: bytes, counted: bool) -> None:
         try:
             async with asyncio.timeout(RESET_SECONDS):
                 if status != wire.IDLE:
                     await _command(server.conn, "ROLLBACK")
-                await _command(server.conn, "DISCARD ALL")
+                if counted:
+                    await _command(server.conn, "DISCARD ALL")
+                else:
+                    await _discard_surely(server.conn)
         except (TimeoutError, TenantryError) as error:
             _log.info("a server connection could not be reset", endpoint=server.kind.endpoint, reason=str(error))
             self.discard(server)
@@ -360,6 +376,26 @@ def _alive(server: Server) -> bool:
     except OSError:
         return False
     return False
+
+
+async def _discard_surely(conn: Conn) -> None:
+    """Resets, and reads up to an answer that is certainly the reset's own. Raises as ``_command``."""
+    mark = secrets.token_hex(16).encode()
+    await conn.send(wire.query("DISCARD ALL") + wire.query(f"SELECT '{mark.decode()}'"))
+    seen = False
+    while True:
+        message = await conn.message(_RESET_BYTES_MAX)
+        if message.kind == b"E" or (message.kind == b"Z" and message.body != wire.IDLE):
+            raise Unavailable("the instance was left in the middle of something, or did not take DISCARD ALL")
+        if message.kind == b"D":
+            # Of our own answer there is one row of one column; anything else belongs to somebody's query.
+            if not message.body.endswith(mark):
+                raise Unavailable("an answer was on its way that nobody waited for")
+            seen = True
+        elif message.kind == b"Z" and seen:
+            return
+        elif message.kind not in _EXPECTED | {b"T", b"Z"}:
+            raise PeerGone(f"message {message.kind!r} in the answer to DISCARD ALL")
 
 
 async def _command(conn: Conn, sql: str) -> None:

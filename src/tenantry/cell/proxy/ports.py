@@ -39,6 +39,8 @@ class Login:
     """A text shown *after* a successful authentication instead of waking (endpoint disabled, quota, ...)."""
     refusal_sqlstate: str = "57P03"
     refusal_hint: str = ""
+    pooled: bool = False
+    """Every client of the endpoint gets a server connection that is reused (``pooler_enabled``)."""
     operator: bool = False
     """It has shown a valid token of the cell's operator, whom no quota keeps out."""
     options: str = ""

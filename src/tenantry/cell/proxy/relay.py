@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import struct
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
@@ -23,6 +24,14 @@ LINGER_SECONDS: Final = 5.0
 """How long a client may take to close after its instance has; closing first could destroy the last bytes."""
 _READY_KIND: Final = ord("Z")
 _READY_LENGTH: Final = 5
+IDLE: Final = ord("I")
+"""The status of an instance that is in no transaction."""
+_HEADER: Final = struct.Struct(">BI")
+_HEADER_BYTES: Final = _HEADER.size
+_LENGTH_MIN: Final = 4
+_TERMINATE: Final = ord("X")
+_GOODBYE: Final = _HEADER.pack(_TERMINATE, _LENGTH_MIN)
+_NEVER: Final = 1 << 62
 _LATER: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """Not now; the loop says when."""
 
@@ -38,6 +47,8 @@ class End(Enum):
     BROKEN = "client broke the connection"
     SILENT = "half-closed and silent"
     STOPPED = "stopped by the door"
+    PARTED = "client said goodbye"
+    """Only where the connection to the instance may outlive its client: it is idle, as far as can be seen."""
 
 
 class _Direction:
@@ -59,6 +70,7 @@ class _Direction:
         "done",
         "ended",
         "sink",
+        "status",
     )
 
     def __init__(self, relay: Relay, source: Conn, sink: Conn, *, from_instance: bool) -> None:
@@ -77,6 +89,8 @@ class _Direction:
         self._from_instance = from_instance
         self.at_rest = True
         """The last bytes from the instance end an answer: whatever comes next begins a message."""
+        self.status = IDLE
+        """The last byte read; of an instance at rest, whether it is in a transaction."""
         self.bytes = 0
         self.ended = False
         """The source has said that no more will come."""
@@ -106,6 +120,7 @@ class _Direction:
         if self._from_instance:
             # ReadyForQuery: Z, a length of five, one byte of status.
             self.at_rest = _buffer[count - 6] == _READY_KIND and count > 5 and _buffer[count - 2] == _READY_LENGTH
+            self.status = _buffer[count - 1]
         try:
             sent = self._send(_view[:count])
         except OSError as error:
@@ -144,6 +159,11 @@ class _Direction:
             self._loop.add_writer(self._sink_fd, self._writable)
         except OSError:
             self._relay.sink_broke(self)
+
+    @property
+    def clear(self) -> bool:
+        """The sink has taken all that was read."""
+        return self._rest is None
 
     def _writable(self) -> None:
         rest = self._rest
@@ -203,16 +223,92 @@ class _Direction:
         del self._relay
 
 
-class Relay:
-    """One session's two directions; :meth:`run` lasts until both are over."""
+class _Parting(_Direction):
+    """From a client that its instance's session may outlive: its goodbye is heard and not passed on.
 
-    def __init__(self, client: Conn, upstream: Conn) -> None:
+    Knows where each message begins, and no more of it. A header that is cut is held back until it is whole.
+    """
+
+    __slots__ = ("_ahead", "_held")
+
+    def __init__(self, relay: Relay, source: Conn, sink: Conn) -> None:
+        super().__init__(relay, source, sink, from_instance=False)
+        self._ahead = 0
+        """Bytes to come before the next message begins."""
+        self._held = b""
+
+    def start(self, early: bytes) -> None:
+        self._loop.add_reader(self._source_fd, self.readable)
+        self.bytes += len(early)
+        if early:
+            self._pass_on(early, memoryview(early), len(early))
+        if self._source_tls is not None and self._source_tls.pending():
+            self._loop.call_soon(self._read_on)
+
+    def readable(self) -> None:
+        held = len(self._held)
+        _buffer[:held] = self._held
+        try:
+            count = self._recv_into(_view[held:])
+        except OSError as error:
+            self._not_read(error)
+            return
+        if not count:
+            if held or self._ahead:
+                self.end()
+            else:
+                self._relay.client_parted(self)
+            return
+        self.bytes += count
+        self._pass_on(_buffer, _view, held + count)
+        if not self.ended and (((tls := self._source_tls) is not None and tls.pending()) or self._unwatched):
+            self._loop.call_soon(self._read_on)
+
+    def _pass_on(self, buffer: bytes | bytearray, view: memoryview, count: int) -> None:
+        until, goodbye = self._walk(buffer, count)
+        if until:
+            self._relay.asked()
+            self._hold_or_send(view[:until], 0)
+        if not goodbye or self.ended:
+            return
+        if self._rest is None:
+            self._relay.client_parted(self)
+        else:
+            # Much was said just before, so the instance is not idle: it hears the goodbye after the rest.
+            self._rest, self._ahead = memoryview(bytes(self._rest) + _GOODBYE), _NEVER
+
+    def _walk(self, buffer: bytes | bytearray, count: int) -> tuple[int, bool]:
+        """How many bytes are to be passed on, and whether the client has said its last."""
+        at = self._ahead
+        while count - at >= _HEADER_BYTES:
+            kind, length = _HEADER.unpack_from(buffer, at)
+            if kind == _TERMINATE or length < _LENGTH_MIN:
+                # What cannot be a message is for the instance to answer; nobody has its session afterwards.
+                self._ahead, self._held = (0, b"") if kind == _TERMINATE else (_NEVER, b"")
+                return (at, True) if kind == _TERMINATE else (count, False)
+            at += 1 + length
+        if at >= count:
+            self._ahead, self._held = at - count, b""
+            return count, False
+        self._ahead, self._held = 0, bytes(buffer[at:count])
+        return at, False
+
+
+class Relay:
+    """One session's two directions; :meth:`run` lasts until both are over.
+
+    With ``parting`` it ends as PARTED, and nothing is said to the instance, when the client leaves it idle.
+    """
+
+    def __init__(self, client: Conn, upstream: Conn, *, parting: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._inboxes = (bytes(client.inbox), bytes(upstream.inbox))
         client.inbox.clear()
         upstream.inbox.clear()
-        self._inward = _Direction(self, client, upstream, from_instance=False)
+        self._inward = (
+            _Parting(self, client, upstream) if parting else _Direction(self, client, upstream, from_instance=False)
+        )
         self._outward = _Direction(self, upstream, client, from_instance=True)
         self._over: asyncio.Future[End] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
@@ -257,6 +353,18 @@ class Relay:
             if self._outward.at_rest and not self._outward.done:
                 self._client.send_now(last_words)
             self._finish(End.STOPPED)
+
+    def asked(self) -> None:
+        """The instance owes an answer."""
+        self._outward.at_rest = False
+
+    def client_parted(self, inward: _Parting) -> None:
+        """The client has said goodbye, or closed between two messages."""
+        outward = self._outward
+        if outward.clear and outward.at_rest and outward.status == IDLE and not outward.ended:
+            self._finish(End.PARTED)
+        else:
+            inward.end()
 
     def direction_ended(self, direction: _Direction) -> None:
         """One source has ended, and its sink knows."""

@@ -33,6 +33,13 @@ def with_options(parameters: dict[str, str], options: str) -> dict[str, str]:
     return {**parameters, "options": f"{options} {parameters.get('options', '')}".strip()}
 
 
+def wants_pool(parameters: dict[str, str], host: str | None) -> bool:
+    """Whether the host or the options name the endpoint's pooled twin."""
+    given, _ = wire.take_endpoint_option(parameters.get("options", ""))
+    labels = ((host or "").partition(".")[0], given or "")
+    return any(label.lower().startswith("ep-") and label.lower().endswith(_POOLED) for label in labels)
+
+
 def route(parameters: dict[str, str], host: str | None) -> tuple[EndpointId, dict[str, str]]:
     """The endpoint, and the parameters to pass on without the words that named it.
 

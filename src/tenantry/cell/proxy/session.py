@@ -16,19 +16,23 @@ import structlog
 
 from tenantry.cell.proxy import authentication, awake, refusals, upstream
 from tenantry.cell.proxy.authentication import Claim, verifier_of
+from tenantry.cell.proxy.borrow import Loan, borrow
 from tenantry.cell.proxy.cancel import Key, Target
 from tenantry.cell.proxy.certificates import ALPN
 from tenantry.cell.proxy.conn import Conn, PeerGone
 from tenantry.cell.proxy.house import House
 from tenantry.cell.proxy.limits import network_of
+from tenantry.cell.proxy.pool import Kind, servers_max
 from tenantry.cell.proxy.ports import LeaseId, Login
 from tenantry.cell.proxy.refusals import Refusal
-from tenantry.cell.proxy.relay import Relay
-from tenantry.cell.proxy.routing import route, take_operator, with_options
+from tenantry.cell.proxy.relay import End, Relay
+from tenantry.cell.proxy.routing import route, take_operator, wants_pool, with_options
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import scram, wire
 
+_READY_BYTES: Final = 6
+"""Of ReadyForQuery, which ends a greeting."""
 _ENCRYPTION_REQUESTS_MAX: Final = 2
 """One for GSSAPI and one for TLS, as in Postgres."""
 _log = structlog.get_logger("proxy.session")
@@ -53,6 +57,8 @@ class _Visitor:
     parameters: dict[str, str]
     answer: bytes
     """What to tell it before the authentication request."""
+    pooled: bool
+    """It came for a server connection that others use before and after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,9 @@ class _Session:
     """A client that has been let in, and what is to be given back at its end."""
 
     endpoint: EndpointId
-    lease: LeaseId
     instance: Conn
+    held: LeaseId | Loan
+    """What keeps the instance awake: a lease, or the loan of a connection that stays when this session ends."""
     key: Key | None = None
 
 
@@ -104,7 +111,9 @@ async def _begin(client: Conn, address: str, house: House, entrance: Entrance | 
         if admitted is None:
             return None
         visitor, guest = admitted
-        house.limits.enter_session(visitor.claim.endpoint, guest.login.connections_max)
+        # Clients of a pool wait for their turn instead.
+        pooled = visitor.pooled or guest.login.pooled
+        house.limits.enter_session(visitor.claim.endpoint, 0 if pooled else guest.login.connections_max)
         try:
             return await _start(client, visitor, guest, house)
         except BaseException:
@@ -191,12 +200,14 @@ def _announce(client: Conn, startup: wire.Startup, address: str, house: House, e
         del parameters[name]
     host = client.tls.sni if client.tls else None
     operator, parameters = take_operator(parameters)
-    endpoint, parameters = route(parameters, host or (entrance.host if entrance else None))
+    host = host or (entrance.host if entrance else None)
+    pooled = wants_pool(parameters, host)
+    endpoint, parameters = route(parameters, host)
     version = startup.negotiated_version
     answer = b""
     if unknown or version != startup.version:
         answer = wire.negotiate_protocol_version(version, unknown)
-    return _Visitor(Claim(endpoint, role, address, operator), version, parameters, answer)
+    return _Visitor(Claim(endpoint, role, address, operator), version, parameters, answer, pooled)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -251,10 +262,12 @@ async def _start(client: Conn, visitor: _Visitor, guest: _Guest, house: House) -
     if guest.login.refusal is not None:
         raise refusals.turned_away(guest.login)
     parameters = with_options(visitor.parameters, guest.login.options)
+    if (visitor.pooled or guest.login.pooled) and not guest.login.operator:
+        return await _start_pooled(client, visitor, guest, parameters, house)
     lease, socket_path, greeting = await awake.enter(
         visitor.claim, parameters, guest.keys, house, operator=guest.login.operator
     )
-    session = _Session(visitor.claim.endpoint, lease, greeting.conn)
+    session = _Session(visitor.claim.endpoint, greeting.conn, lease)
     try:
         shown = b""
         if greeting.key:
@@ -262,14 +275,33 @@ async def _start(client: Conn, visitor: _Visitor, guest: _Guest, house: House) -
             shown = wire.backend_key_data(session.key.pid, session.key.secret)
         await client.send(guest.answer + greeting.before_key + shown + greeting.after_key)
     except BaseException:
-        _finish(session, house)
+        await _finish(session, house)
+        raise
+    return session
+
+
+async def _start_pooled(
+    client: Conn, visitor: _Visitor, guest: _Guest, parameters: dict[str, str], house: House
+) -> _Session:
+    """As ``_start``, on a connection that was used before, or that will be used again."""
+    kind = Kind.of(guest.login, parameters)
+    loan = await borrow(visitor.claim, kind, guest.keys, house, servers_max(guest.login, house.settings))
+    session = _Session(visitor.claim.endpoint, loan.server.conn, loan)
+    try:
+        session.key = house.cancels.mint(visitor.version, loan.server.target)
+        shown = wire.backend_key_data(session.key.pid, session.key.secret)
+        greeting, ready = loan.server.greeting[:-_READY_BYTES], loan.server.greeting[-_READY_BYTES:]
+        await client.send(guest.answer + greeting + shown + ready)
+    except BaseException:
+        await _finish(session, house)
         raise
     return session
 
 
 async def _run(client: Conn, session: _Session, house: House) -> None:
-    relay = Relay(client, session.instance)
+    relay = Relay(client, session.instance, parting=isinstance(session.held, Loan))
     house.relays.add(relay)
+    end = End.STOPPED
     try:
         with house.meter.session(session.endpoint, relay):
             end = await relay.run()
@@ -277,15 +309,20 @@ async def _run(client: Conn, session: _Session, house: House) -> None:
     finally:
         house.relays.discard(relay)
         client.close()
-        _finish(session, house)
+        await _finish(session, house, end)
         house.limits.leave_session(session.endpoint)
 
 
-def _finish(session: _Session, house: House) -> None:
+async def _finish(session: _Session, house: House, end: End = End.STOPPED) -> None:
     if session.key is not None:
         house.cancels.drop(session.key)
-    session.instance.close()
-    house.leases.give_back(session.lease)
+    if not isinstance(session.held, Loan):
+        session.instance.close()
+        house.leases.give_back(session.held)
+    elif end is End.PARTED and not (session.key and house.cancels.under_way(session.key)):
+        await session.held.give_back(wire.IDLE, counted=False)
+    else:
+        await session.held.discard(instance_gone=end is End.INSTANCE)
 
 
 async def _cancel(key: Key, house: House) -> None:

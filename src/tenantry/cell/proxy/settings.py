@@ -52,8 +52,10 @@ class Settings:
     """In one batch."""
     sql_seconds: float = 300.0
     """How long the statements of one request over HTTP may take; then they are cancelled."""
-    pool_servers_per_endpoint_max: int = 20
-    """Connections of one worker to an instance that are reused."""
+    pool_servers_per_endpoint_max: int = 90
+    """Connections of one worker to an instance that are reused, where the instance takes so many."""
+    pool_servers_spared: int = 4
+    """Of the connections that an instance takes, those that are left for clients who connect directly."""
     pool_waiters_per_endpoint_max: int = 1_000
     pool_wait_seconds: float = 15.0
     """How long a request waits for one of them."""

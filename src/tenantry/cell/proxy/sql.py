@@ -11,7 +11,6 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import structlog
@@ -20,13 +19,14 @@ from starlette.types import Receive, Scope, Send
 
 from tenantry.cell.proxy import authentication, cancel, refusals, statements, upstream
 from tenantry.cell.proxy.authentication import Claim
+from tenantry.cell.proxy.borrow import borrow
 from tenantry.cell.proxy.cancel import Target
 from tenantry.cell.proxy.house import House
-from tenantry.cell.proxy.leases import Shared
-from tenantry.cell.proxy.limits import Room, network_of
-from tenantry.cell.proxy.pool import Kind, Server
+from tenantry.cell.proxy.limits import AnswerTooLarge, Room, network_of
+from tenantry.cell.proxy.pool import Kind, servers_max
 from tenantry.cell.proxy.ports import Login
 from tenantry.cell.proxy.refusals import Refusal
+from tenantry.cell.proxy.routing import with_options
 from tenantry.cell.proxy.sql_answer import batch_parts, error_body
 from tenantry.cell.proxy.sql_request import HEADERS, Options, Request, echoed, read_body, read_options, read_target
 from tenantry.cell.proxy.statements import StatementFailed
@@ -39,8 +39,6 @@ LARGE_BODY_BYTES: Final = 64 * 1024
 WRITE_BYTES: Final = 64 * 1024
 """Of an answer at a time."""
 RETRY_SECONDS: Final = 1
-_LOGIN_ATTEMPTS_MAX: Final = 3
-"""An instance may be on its way down just when it is logged in to; a new wake then finds it asleep."""
 _PREFLIGHT: Final[Mapping[str, str]] = {
     "allow": "OPTIONS, POST",
     "access-control-allow-headers": ", ".join(("authorization", "content-type", "neon-pool-opt-in", *HEADERS)),
@@ -94,6 +92,7 @@ class _Task:
     claim: Claim
     kind: Kind
     keys: scram.ClientKeys
+    servers_max: int
     request: Request
     options: Options
     room: Room
@@ -107,6 +106,9 @@ async def serve(scope: Scope, receive: Receive, send: Send, house: House) -> Non
             answer = await _answer(scope, headers, receive, room, house)
         except _ClientGone:
             return
+        except asyncio.CancelledError:
+            # The worker's time is over. Whoever cancelled waits for this last word.
+            answer = _shut_down()
         except (StatementFailed, TenantryError) as error:
             answer = _refusal(error, scope)
         except Exception as error:  # noqa: BLE001
@@ -152,7 +154,10 @@ async def _answer(scope: Scope, headers: Headers, receive: Receive, room: Room, 
     traffic = _Traffic()
     with house.meter.session(claim.endpoint, traffic):
         request = await _read(receive, room, traffic, house)
-        task = _Task(claim, Kind.of(login, target.parameters), keys, request, options, room)
+        bound = servers_max(login, house.settings)
+        task = _Task(
+            claim, Kind.of(login, with_options(target.parameters, login.options)), keys, bound, request, options, room
+        )
         work = asyncio.ensure_future(_work(task, house))
         gone = asyncio.ensure_future(_gone(receive))
         try:
@@ -220,61 +225,20 @@ async def _gone(receive: Receive) -> None:
 
 async def _work(task: _Task, house: House) -> list[bytes]:
     """Runs the statements; the body of the answer in parts. Raises TenantryError."""
-    for attempt in range(1, _LOGIN_ATTEMPTS_MAX + 1):
-        async with house.leases.hold(task.claim.endpoint, house.settings.wake_seconds) as shared:
-            try:
-                server = await house.pool.obtain(task.kind, partial(_open, task, shared, house))
-            except upstream.NotUp:
-                house.leases.renounce(shared)
-                if attempt == _LOGIN_ATTEMPTS_MAX:
-                    raise
-                continue
-            try:
-                return await _run(server, task, house)
-            except Unavailable:
-                house.leases.renounce(shared)
-                raise
-    raise AssertionError("the loop ends by return or raise")
-
-
-async def _open(task: _Task, shared: Shared, house: House) -> Server:
-    """Logs in to the instance. Raises NotUp, Rejected, Unavailable."""
+    loan = await borrow(task.claim, task.kind, task.keys, house, task.servers_max)
     try:
-        async with asyncio.timeout(house.settings.wake_seconds):
-            greeting = await upstream.log_in(shared.upstream.socket_path, dict(task.kind.parameters), task.keys)
-    except TimeoutError as error:
-        raise Unavailable(
-            f"the instance did not answer a login in {house.settings.wake_seconds:g} seconds",
-            client_text="the database did not get ready in time, try again",
-        ) from error
-    except upstream.Rejected as error:
-        if error.sqlstate in authentication.STALE:
-            # The instance knows another password than the cell remembers: the instance is right.
-            await authentication.tell_cell(task.claim, house)
-        raise
-    return Server(
-        kind=task.kind,
-        conn=greeting.conn,
-        target=Target(shared.upstream.socket_path, greeting.pid, greeting.key),
-        greeting=greeting.before_key + greeting.after_key,
-        opened_at=asyncio.get_running_loop().time(),
-    )
-
-
-async def _run(server: Server, task: _Task, house: House) -> list[bytes]:
-    try:
-        async with _cancelled_after(server.target, house):
-            results, status = await statements.run(server.conn, task.request, task.options, task.room)
+        async with _cancelled_after(loan.server.target, house):
+            results, status = await statements.run(loan.server.conn, task.request, task.options, task.room)
     except StatementFailed as error:
         if error.status is None:
-            house.pool.discard(server)
+            await loan.discard()
         else:
-            house.pool.give_back(server, error.status)
+            await loan.give_back(error.status, counted=True)
         raise
-    except BaseException:
-        house.pool.discard(server)
+    except BaseException as error:
+        await loan.discard(instance_gone=isinstance(error, Unavailable))
         raise
-    house.pool.give_back(server, status)
+    await loan.give_back(status, counted=True)
     return batch_parts(results) if task.request.batch else results[0].parts()
 
 
@@ -310,7 +274,7 @@ def _refusal(error: TenantryError, scope: Scope) -> Answer:
                 error_body(
                     {
                         "M": error.message if known else error.client_text,
-                        "C": refusals.sqlstate_of(error),
+                        "C": _sqlstate(error),
                         "S": "FATAL",
                         **({"H": error.next_step} if known and error.next_step else {}),
                     }
@@ -324,6 +288,22 @@ def _refusal(error: TenantryError, scope: Scope) -> Answer:
         headers["allow"] = _PREFLIGHT["allow"]
     if isinstance(error, _BodyTooLarge | _BodyTooSlow):
         headers["connection"] = "close"  # What is left of the body is not worth reading.
-    level = _log.info if status < 500 or error.blame == "client" else _log.warning
+    level = _log.debug if error.blame == "client" else _log.warning
     level("a request over HTTP was refused", status=status, sqlstate=body["code"], reason=error.message)
     return Answer(status, headers, [json.dumps(body, ensure_ascii=False).encode()])
+
+
+def _shut_down() -> Answer:
+    fields = wire.parse_error(refusals.shutting_down()[5:])
+    body = json.dumps(error_body(fields)).encode()
+    return Answer(503, {"connection": "close", "retry-after": str(RETRY_SECONDS)}, [body])
+
+
+def _sqlstate(error: TenantryError) -> str:
+    match error:
+        case _BodyTooLarge() | AnswerTooLarge():
+            return refusals.PROGRAM_LIMIT
+        case InvalidInput() if not isinstance(error, wire.ProtocolViolation):
+            return refusals.PROTOCOL_VIOLATION
+        case _:
+            return refusals.sqlstate_of(error)
