@@ -31,6 +31,9 @@ auth_file = {users}
 pool_mode = session
 default_pool_size = 80
 max_client_conn = 200
+client_tls_sslmode = allow
+client_tls_cert_file = {certificate}
+client_tls_key_file = {key}
 """
 
 
@@ -47,9 +50,13 @@ def program() -> str | None:
 
 @contextmanager
 def running(
-    directory: Path, *, socket_dir: Path, database: str, role: str, password: str, owner: Owner | None
-) -> Generator[PgBouncer]:
-    """In front of the instance that listens in ``socket_dir``; as ``owner``, who may enter that directory."""
+    directory: Path, *, socket_dir: Path, database: str, role: str, password: str, tls: tuple[Path, Path],
+    owner: Owner | None,
+) -> Generator[PgBouncer]:  # fmt: skip
+    """In front of the instance that listens in ``socket_dir``; as ``owner``, who may enter that directory.
+
+    ``tls`` is a certificate and its key: the front door's own, so that both do the same work.
+    """
     path = program()
     assert path is not None
     directory.mkdir(mode=0o700)
@@ -57,9 +64,17 @@ def running(
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     users.write_text(f'"{role}" "{password}"\n')
-    configuration.write_text(_CONFIGURATION.format(database=database, socket_dir=socket_dir, port=port, users=users))
+    certificate, key = directory / "server.crt", directory / "server.key"
+    for source, copy in zip(tls, (certificate, key), strict=True):
+        copy.write_bytes(source.read_bytes())
+        copy.chmod(0o600)
+    configuration.write_text(
+        _CONFIGURATION.format(
+            database=database, socket_dir=socket_dir, port=port, users=users, certificate=certificate, key=key
+        )
+    )
     if owner is not None:
-        for each in (directory, users, configuration):
+        for each in (directory, users, configuration, certificate, key):
             os.chown(each, *owner)
     with log.open("wb") as output:
         process = subprocess.Popen(

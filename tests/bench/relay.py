@@ -6,16 +6,21 @@ import os
 import re
 import statistics
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import httpx
 import pgbouncer
 import psutil
-from installation import Installation, first_row
-from report import Row, median_interval, shown
+import psycopg
+from installation import Installation, Tenant, first_row
+from report import Row, median_interval, milliseconds, shown
 
 _GOAL = 0.95
+_POOLED_GOAL = 1.5
+_WARM = 10
 _CLIENTS = (1, 8, 64)
 _MODES = ("simple", "prepared")
 _CU = 1.0
@@ -77,6 +82,7 @@ def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
                     database=_DATABASE,
                     role=_ROLE,
                     password=tenant.password,
+                    tls=(installation.layout.tls / "server.crt", installation.layout.tls / "server.key"),
                     owner=(status.st_uid, status.st_gid) if os.geteuid() == 0 else None,
                 )
             )
@@ -87,14 +93,68 @@ def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
         for mode in _MODES:
             for clients in _CLIENTS:
                 # The time runs from before the first connection, the rate only from after the last.
-                time = seconds + (_CONNECT_SECONDS if clients == max(_CLIENTS) else 0)
-                options = [f"--protocol={mode}", f"--client={clients}", f"--time={time}"]
+                lasts = seconds + (_CONNECT_SECONDS if clients == max(_CLIENTS) else 0)
+                options = [f"--protocol={mode}", f"--client={clients}", f"--time={lasts}"]
                 runs = _taking_turns(program, ways, options, pairs)
                 yield _row(f"relay: pgbench -S, {mode}, {clients} clients: transactions/s", runs, goal=_GOAL)
+        for clients in (1, 8):
+            options = ["--protocol=simple", f"--client={clients}", f"--time={seconds}"]
+            encrypted = [_encrypted(way) if way is not direct else way for way in ways]
+            runs = _taking_turns(program, encrypted, options, pairs)
+            yield _row(f"relay under TLS: pgbench -S, simple, {clients} clients: transactions/s", runs, goal=_GOAL)
         options = ["--protocol=simple", "--client=1", "--connect", f"--time={seconds}"]
         runs = _taking_turns(program, ways, options, pairs)
         yield _row("connect, log in, one query, close: 1 client: transactions/s", runs, goal=None)
+        pooled = replace(door, environment={**door.environment, "PGOPTIONS": f"{endpoint}-pooler"})
+        ways[0] = pooled
+        runs = _taking_turns(program, ways, options, pairs)
+        yield _pooled_row("connect, log in, one query, close: pooled: transactions/s", runs)
+        yield _sql_row(installation, tenant, quick=quick)
     installation.put_to_sleep(tenant)
+
+
+def _encrypted(way: _Way) -> _Way:
+    return replace(way, environment={**way.environment, "PGSSLMODE": "require"})
+
+
+def _pooled_row(what: str, runs: dict[str, list[_Run]]) -> Row:
+    """Against connecting directly, for that is what a pool saves."""
+    row = _row(what, runs, goal=None)
+    ratios = [a.tps / b.tps for a, b in zip(runs["door"], runs["direct"], strict=True)]
+    ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
+    return replace(
+        row,
+        goal=f">= {_POOLED_GOAL}x direct",
+        met=ratio >= _POOLED_GOAL,
+        note=f"{shown(ratio)}x direct ({shown(low)} .. {shown(high)}); {row.note}",
+        numbers={**row.numbers, "ratio_to_direct_interval": [low, high]},
+    )
+
+
+def _sql_row(installation: Installation, tenant: Tenant, *, quick: bool) -> Row:
+    """``POST /sql`` on a connection that stays, beside a driver that connects anew for each query, both pooled."""
+    root = installation.target.api_url.removesuffix("/api/v2")
+    driver_uri = tenant.uri.replace(tenant.endpoint_id, f"{tenant.endpoint_id}-pooler")
+    over_http: list[float] = []
+    by_driver: list[float] = []
+    with httpx.Client(headers={"Neon-Connection-String": tenant.uri}, timeout=30) as client:
+        for number in range(50 if quick else 300):
+            began = time.perf_counter()
+            client.post(f"{root}/sql", json={"query": "select 1", "params": []}).raise_for_status()
+            between = time.perf_counter()
+            with psycopg.connect(driver_uri) as connection:
+                connection.execute("select 1")
+            if number >= _WARM:
+                over_http.append(between - began)
+                by_driver.append(time.perf_counter() - between)
+    ratio = statistics.median(over_http) / statistics.median(by_driver)
+    return Row(
+        what="POST /sql, one query on a connection that stays: p50 / p95",
+        ours=milliseconds(over_http),
+        peer=f"{milliseconds(by_driver)}\npsycopg: connect, query, close",
+        ratio=shown(ratio),
+        numbers={"sql_seconds": over_http, "driver_seconds": by_driver},
+    )
 
 
 def _taking_turns(program: str, ways: Sequence[_Way], options: list[str], pairs: int) -> dict[str, list[_Run]]:
