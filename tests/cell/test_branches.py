@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tenantry.cell.loops.retention import collect
@@ -15,6 +17,8 @@ from tenantry.cell.model import (
     BranchCreate,
     BranchRestore,
     ProjectChange,
+    ProjectCreate,
+    RoleCreate,
     SchemaPoint,
     SnapshotCreate,
     SnapshotRestore,
@@ -78,17 +82,21 @@ async def test_moments_that_cannot_be(tenant: Any) -> None:
 
 async def test_somebody_drops_the_table_and_it_comes_back(tenant: Any) -> None:
     async with tenant() as one:
-        await one.run("create role app login password 'then'; grant select on t to app")
+        await one.run("create role app login password 'then'; grant select on t to app; create role readers nologin")
+        await one.cell.create_role(one.project, one.main, RoleCreate(name="leaver"))
+        await one.cell.create_role(one.project, one.main, RoleCreate(name="stayer"))
         before = await moment_between()
         await one.run("drop table t; alter role app password 'now'")
         old = await one.cell.reveal_password(one.project, one.main, "neondb_owner")
         changed = await one.cell.reset_password(one.project, one.main, "neondb_owner")
         assert changed.password != old
+        await one.cell.delete_role(one.project, one.main, "leaver")
         restored = await one.cell.restore_branch(
             one.project,
             one.main,
             BranchRestore(source_branch_id=one.main, source_timestamp=before, preserve_under_name="after-the-drop"),
         )
+        assert restored.roles_of_the_past == ("app", "leaver")
         assert await one.rows() == [1], "with today's password, through the same connection string"
         names = {b.name: b for b in await one.cell.list_branches(one.project, deleted=False)}
         assert set(names) == {"main", "after-the-drop"}
@@ -102,6 +110,25 @@ async def test_somebody_drops_the_table_and_it_comes_back(tenant: Any) -> None:
         )
         assert again.branch.id == one.main
         assert await one.rows() == [1]
+
+
+async def test_a_leaked_password_does_not_come_back_where_none_is_stored(workdir: Path, open_cell: Any) -> None:
+    async with open_cell(workdir) as bare:
+        created = await bare.cell.create_project(ProjectCreate(name="ACME", store_passwords=False))
+        project, branch, (owner,) = created.project.id, created.branch.id, created.roles
+        before = await moment_between()
+        changed = await bare.cell.reset_password(project, branch, "neondb_owner")
+        back = BranchRestore(source_branch_id=branch, source_timestamp=before, preserve_under_name="old")
+        restored = await bare.cell.restore_branch(project, branch, back)
+        assert restored.roles_of_the_past == ()
+        assert await bare.cell.reveal_password(project, branch, "neondb_owner") is None
+        copy = await bare.cell.create_branch(project, BranchCreate(parent_timestamp=datetime.now(UTC)))
+        assert [role.password for role in copy.roles] == [None]
+        lease = await bare.context.instances.lease(created.endpoint.id, "test")
+        where = {"host": str(Path(lease.socket_path).parent), "user": "neondb_owner", "dbname": "neondb"}
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            await psycopg.AsyncConnection.connect(**where, password=owner.password)
+        await (await psycopg.AsyncConnection.connect(**where, password=changed.password)).close()
 
 
 async def test_reset_to_the_parent(tenant: Any) -> None:

@@ -411,6 +411,8 @@ class BranchRestore:
 class BranchChanged:
     branch: Branch
     operations: tuple[Operation, ...] = ()
+    roles_of_the_past: tuple[str, ...] | None = None
+    """After a restore: roles whose password is as it was then. None when it is not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -548,6 +550,8 @@ class RestoredSnapshot:
     branch: Branch
     endpoints: tuple[Endpoint, ...]
     operations: tuple[Operation, ...]
+    roles_of_the_past: tuple[str, ...] | None = None
+    """Of one that took a branch's place, as in ``BranchChanged``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

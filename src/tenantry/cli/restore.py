@@ -115,7 +115,7 @@ def say_what_follows(output: Output, done: Restored) -> None:
     if done.roles_of_the_past:
         output.say(
             f"as they were then, passwords included: {', '.join(done.roles_of_the_past)} "
-            "(roles whose password is not stored)"
+            "(SQL set them, or the roles were deleted since)"
         )
 
 

@@ -552,6 +552,8 @@ class AvailablePreloadLibraries(Shape):
 class BranchOperations(Shape):
     branch: Branch
     operations: list[Operation]
+    roles_of_the_past: list[str] | None = None
+    """Not of the contract: after a restore, roles whose password is the one of then."""
 
 
 class BranchCreated(Shape):
@@ -670,6 +672,8 @@ class SnapshotRestored(Shape):
     branch: Branch
     operations: list[Operation]
     endpoints: list[Endpoint] | None = None
+    roles_of_the_past: list[str] | None = None
+    """As in ``BranchOperations``."""
 
 
 class BackupSchedule(Shape):

@@ -416,6 +416,9 @@ class FakeCell(FakeStore):
         return BranchChanged(
             branch=self._branches[branch_id],
             operations=(self._begin(project_id, "create_branch", branch_id=branch_id),),
+            roles_of_the_past=tuple(
+                name for of, name in self._roles if of == branch_id and (of, name) not in self._passwords
+            ),
         )
 
     async def recover_branch(self, project_id: ProjectId, branch_id: BranchId) -> RecoveredBranch:

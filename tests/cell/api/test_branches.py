@@ -81,6 +81,7 @@ async def test_life_of_a_branch(ask: Any, project_path: str, branch_path: str) -
         },
     )
     assert restored["branch"]["parent_id"]
+    assert restored["roles_of_the_past"] == []
     for word in ("set_as_default", "set_as_primary"):
         await ask("POST", f"{path}/{word}")
     assert (await ask("GET", path))["branch"]["default"]

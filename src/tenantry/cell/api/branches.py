@@ -315,7 +315,9 @@ async def _branch(desk: Desk, record: model.Branch) -> shapes.Branch:
 async def _changed(desk: Desk, changed: model.BranchChanged) -> Response:
     return answer(
         shapes.BranchOperations(
-            branch=await _branch(desk, changed.branch), operations=presenters.operations(changed.operations)
+            branch=await _branch(desk, changed.branch),
+            operations=presenters.operations(changed.operations),
+            roles_of_the_past=None if changed.roles_of_the_past is None else list(changed.roles_of_the_past),
         )
     )
 

@@ -127,6 +127,7 @@ async def restore_snapshot(
             branch=presenters.branch(restored.branch),
             endpoints=presenters.endpoints(desk.site, restored.endpoints, region),
             operations=presenters.operations(restored.operations),
+            roles_of_the_past=None if restored.roles_of_the_past is None else list(restored.roles_of_the_past),
         )
     )
 

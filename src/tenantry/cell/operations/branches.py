@@ -30,7 +30,7 @@ from tenantry.cell.operations.endpoints import check_one_writer, new_endpoint
 from tenantry.cell.operations.history import head_of, heads_by_id
 from tenantry.cell.operations.new_head import Source, check_lsn, forget, make_head, read_source
 from tenantry.cell.operations.outline_head import make_outline_head
-from tenantry.cell.operations.passwords import place
+from tenantry.cell.operations.passwords import place, stored_password
 from tenantry.cell.operations.purge import drop_branch
 from tenantry.cell.operations.records import copy_truth
 from tenantry.cell.operations.roles import branch_id_of, fresh
@@ -253,14 +253,17 @@ def _endpoints(
 
 
 def kept_verifiers(tables: Tables, branch_id: BranchId) -> dict[str, str]:
-    """Of each role whose password the API knows the verifier that goes with it; what SQL made is as it was then."""
+    """Of each role whose password the API has set the verifier that goes with it; what SQL made is as it was then."""
     return {r.name: r.verifier for r in tables.roles(branch_id) if r.password_sealed and r.verifier}
 
 
+def roles_of_the_past(tables: Tables, branch_id: BranchId) -> tuple[str, ...]:
+    """Of a restored branch: whose password is the one of then, because SQL had set it, or the role was gone since."""
+    return tuple(r.name for r in tables.roles(branch_id) if r.verifier and not r.password_sealed)
+
+
 def _with_password(context: Context, role: Role) -> RolePassword:
-    sealed = role.password_sealed
-    clear = None if sealed is None else context.sealer.open(sealed, place=place(role.branch_id, role.name))
-    return RolePassword(role=role, password=clear)
+    return RolePassword(role=role, password=stored_password(context, role))
 
 
 async def _make(context: Context, work: Operation) -> None:

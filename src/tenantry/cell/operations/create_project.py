@@ -26,7 +26,7 @@ from tenantry.cell.model import (
 )
 from tenantry.cell.operations.context import Context, Verb, operation, read_write_endpoint
 from tenantry.cell.operations.names import check_compute, check_database, check_role, check_settings
-from tenantry.cell.operations.passwords import place
+from tenantry.cell.operations.passwords import not_stored, place
 from tenantry.cell.operations.runner import Runner, note_begun, note_ended
 from tenantry.cell.operations.spares import DATABASE, ROLE, Newborn, take_spare
 from tenantry.cell.state.tables import Tables
@@ -124,7 +124,9 @@ def plan(context: Context, request: ProjectCreate, head: Spare, major: int) -> R
         updated_at=now,
     )
     sealed = head.password_sealed
-    if renamed and request.store_passwords:
+    if not request.store_passwords:
+        sealed = not_stored(context, branch.id, role_name(request))
+    elif renamed:
         clear = context.sealer.open(sealed, place=place(branch.id, ROLE))
         sealed = context.sealer.seal(clear, place=place(branch.id, role_name(request)))
     work = operation(
@@ -150,7 +152,7 @@ def plan(context: Context, request: ProjectCreate, head: Spare, major: int) -> R
             branch_id=branch.id,
             name=role_name(request),
             verifier=head.verifier,
-            password_sealed=sealed if request.store_passwords else None,
+            password_sealed=sealed,
             created_at=now,
             updated_at=now,
         ),

@@ -7,12 +7,15 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
+from tenantry.cell.model import Role
 from tenantry.cell.operations.context import Context
 from tenantry.neon.ids import BranchId
 from tenantry.postgres import scram
 
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _LENGTH: Final = 16
+_NOT_STORED: Final = ""
+"""Sealed instead of a password of a project that stores none: that the API set it is known all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,18 @@ class NewPassword:
     clear: str = field(repr=False)
     verifier: str = field(repr=False)
     sealed: bytes = field(repr=False)
+
+
+def not_stored(context: Context, branch_id: BranchId, role_name: str) -> bytes:
+    """What is kept of a password that the API has set and may not keep."""
+    return context.sealer.seal(_NOT_STORED, place=place(branch_id, role_name))
+
+
+def stored_password(context: Context, role: Role) -> str | None:
+    """In clear; None when SQL set it, or it is not stored."""
+    if role.password_sealed is None:
+        return None
+    return context.sealer.open(role.password_sealed, place=place(role.branch_id, role.name)) or None
 
 
 def place(branch_id: BranchId, role_name: str) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from tenantry.cell.compute.truth import Truth
-from tenantry.cell.model import BranchChanged, BranchRestore, Head, Operation, Project
+from tenantry.cell.model import BranchChanged, BranchRestore, Head, Operation, Project, unfinished
 from tenantry.cell.operations.branches import (
     Place,
     check_head,
@@ -19,6 +19,7 @@ from tenantry.cell.operations.branches import (
     copy_roles_and_databases,
     kept_verifiers,
     resolve,
+    roles_of_the_past,
     source_head,
 )
 from tenantry.cell.operations.context import Context, Verb, branch_of, idle_project, operation
@@ -94,8 +95,16 @@ async def restore_branch(
         return work
 
     operations = await runner.finish([await context.state.write(begin)])
-    branch = await context.state.read(lambda tables: branch_of(tables, project_id, branch_id))
-    return BranchChanged(branch=branch, operations=operations)
+    done = not any(unfinished(work) for work in operations)
+
+    def after(tables: Tables) -> BranchChanged:
+        return BranchChanged(
+            branch=branch_of(tables, project_id, branch_id),
+            operations=operations,
+            roles_of_the_past=roles_of_the_past(tables, branch_id) if done else None,
+        )
+
+    return await context.state.read(after)
 
 
 async def _restore(context: Context, work: Operation) -> None:

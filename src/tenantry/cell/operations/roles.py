@@ -21,7 +21,7 @@ from tenantry.cell.operations.context import (
 )
 from tenantry.cell.operations.endpoints import endpoint_id_of
 from tenantry.cell.operations.names import check_role
-from tenantry.cell.operations.passwords import new_password, place
+from tenantry.cell.operations.passwords import new_password, not_stored, stored_password
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.state.tables import Tables
 from tenantry.errors import Conflict, Defect, NotFound
@@ -197,7 +197,7 @@ async def _with_password(
     argument: JsonObject = {
         "name": request.name,
         "verifier": password.verifier,
-        "sealed": password.sealed.hex() if keep else None,
+        "sealed": (password.sealed if keep else not_stored(context, branch_id, request.name)).hex(),
         "no_login": request.no_login,
     }
     operations = await runner.finish([await write_down(context, verb, project_id, branch_id, argument)])
@@ -239,6 +239,4 @@ async def delete_role(
 async def reveal_password(context: Context, project_id: ProjectId, branch_id: BranchId, name: str) -> str | None:
     """The stored password in clear; None when it is not stored or was changed by SQL since."""
     role = await known_role(context, project_id, branch_id, name)
-    if role.password_sealed is None:
-        return None
-    return context.sealer.open(role.password_sealed, place=place(branch_id, name))
+    return stored_password(context, role)

@@ -157,7 +157,12 @@ async def restore_snapshot(
             state=state,
         )
         endpoints = await context.state.read(lambda tables: tables.endpoints_of_branch(target))
-        return RestoredSnapshot(branch=changed.branch, endpoints=tuple(endpoints), operations=changed.operations)
+        return RestoredSnapshot(
+            branch=changed.branch,
+            endpoints=tuple(endpoints),
+            operations=changed.operations,
+            roles_of_the_past=changed.roles_of_the_past,
+        )
     if request.target_branch_id is not None:
         raise InvalidInput(
             "a snapshot takes a branch's place at once here",

@@ -53,7 +53,7 @@ class Restored:
     preserved_as: str | None
     """None where the provider kept the former state under no name of its own."""
     roles_of_the_past: Sequence[str]
-    """Roles whose password the provider does not know, so that it is as it was at that point."""
+    """Roles whose password is as it was at that point; what a provider does not know it did not carry over."""
 
 
 def plan_restore(
@@ -121,7 +121,7 @@ def restore_tenant(catalog: Catalog, client: NeonClient, plan: Restoring) -> Res
         tenant=plan.tenant,
         branch=plan.branch,
         preserved_as=plan.preserved_as,
-        roles_of_the_past=roles_of_the_past(client, plan.project_id, plan.branch_id),
+        roles_of_the_past=roles_of_the_past(client, plan.project_id, plan.branch_id, changed.roles_of_the_past),
     )
 
 
@@ -179,8 +179,13 @@ def forget_schema(catalog: Catalog, tenant: Tenant) -> None:
         queries.forget_schema(connection, tenant.id)
 
 
-def roles_of_the_past(client: NeonClient, project_id: ProjectId, branch_id: BranchId) -> list[str]:
-    """The roles of a branch whose password is not stored, and was therefore not carried over a restore."""
+def roles_of_the_past(
+    client: NeonClient, project_id: ProjectId, branch_id: BranchId, told: Sequence[str] | None
+) -> Sequence[str]:
+    """The roles of a restored branch whose password was not carried over: as told, where the provider tells it with
+    its answer, as cells do; otherwise those whose password it does not know."""
+    if told is not None:
+        return told
     return [
         role.name
         for role in client.list_roles(project_id, branch_id)

@@ -59,7 +59,7 @@ def restore_snapshot(catalog: Catalog, client: NeonClient, plan: SnapshotRestori
         tenant=plan.tenant,
         branch=branch.name,
         preserved_as=_name_as_kept(client, plan, [each for each in after if each.name not in before], after),
-        roles_of_the_past=roles_of_the_past(client, plan.project_id, BranchId(branch.id)),
+        roles_of_the_past=roles_of_the_past(client, plan.project_id, BranchId(branch.id), changed.roles_of_the_past),
     )
 
 
