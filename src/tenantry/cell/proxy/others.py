@@ -80,7 +80,8 @@ class Others:
             await self._pass_on(scope, receive, note)
         except (_ClientGone, TimeoutError):
             scope["state"]["abort"]()
-        except httpx.TransportError as error:
+        except (httpx.TransportError, asyncio.CancelledError) as error:
+            # Whoever cancelled ends the worker, and waits for this last word.
             _log.warning("a request got no answer", path=scope["path"], reason=type(error).__name__)
             if started:
                 scope["state"]["abort"]()

@@ -23,7 +23,7 @@ ISOLATION: Final = "neon-batch-isolation-level"
 READ_ONLY: Final = "neon-batch-read-only"
 DEFERRABLE: Final = "neon-batch-deferrable"
 HEADERS: Final = (CONNECTION_STRING, RAW_TEXT, ARRAY_MODE, ISOLATION, READ_ONLY, DEFERRABLE)
-NUMBERS_MAX: Final = 1_000_000
+NUMBERS_MAX: Final = 500_000
 """Numbers of one body: each costs a thousand times what a character of a string does."""
 _PASSED_ON: Final = frozenset({"application_name", "options"})
 """Of a connection string's parameters, those that are the server's; the others are for drivers."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -24,6 +25,7 @@ from tenantry.cell.proxy.refusals import Refusal, shutting_down
 from tenantry.cell.proxy.tunnel import Tunnel
 
 BACKLOG: Final = 1024
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _CUT_SECONDS: Final = 1.0
 """What a stopped relay's session may take to clean up, before it is cancelled."""
 _REFUSED: Final = b"HTTP/1.1 %d %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -58,7 +60,7 @@ class _Http(HttpToolsProtocol):
         self._head_bytes = 0
         if self._head_timer is None:
             seconds = self._house.settings.http_head_seconds
-            self._head_timer = self.loop.call_later(seconds, self.transport.abort)
+            self._head_timer = self.loop.call_later(seconds, self._abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
@@ -66,12 +68,12 @@ class _Http(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        super().data_received(data)
         if self._head_timer is not None:
             self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > self._house.settings.http_head_bytes_max:
-            self.transport.write(_REFUSED % (431, b"Request Header Fields Too Large"))
-            self.transport.close()
+            if self._head_bytes > self._house.settings.http_head_bytes_max:
+                self.transport.write(_REFUSED % (431, b"Request Header Fields Too Large"))
+                self.transport.close()
 
     def on_message_begin(self) -> None:
         self._await_head()
@@ -79,7 +81,7 @@ class _Http(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_arrived()
-        self.scope["state"] = {"abort": self.transport.abort}
+        self.scope["state"] = {"abort": self._abort}
         super().on_headers_complete()
 
     def handle_websocket_upgrade(self) -> None:
@@ -91,6 +93,13 @@ class _Http(HttpToolsProtocol):
         tunnel.connection_made(self.transport)
         self.transport.set_protocol(tunnel)
         tunnel.data_received(b"\r\n".join((*head, b"", b"")))
+
+    def _abort(self) -> None:
+        """Ends the connection now, and keeps nothing for a client that does not read."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
     def _head_arrived(self) -> None:
         if self._head_timer is not None:
