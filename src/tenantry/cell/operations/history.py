@@ -25,8 +25,8 @@ from tenantry.cell.storage.directories import inside
 from tenantry.cell.storage.history import History, Point, check_moment
 from tenantry.cell.storage.layout import Layout
 from tenantry.cell.storage.lineage import start_of
-from tenantry.cell.storage.segments import last_written
 from tenantry.cell.storage.recover import Workshop
+from tenantry.cell.storage.segments import last_written
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import HeadId
 from tenantry.postgres.lsn import parse_lsn
