@@ -27,6 +27,8 @@ from tenantry.cell.operations.snapshots import latest
 from tenantry.cell.storage import bases
 from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.neon.ids import BranchId
+from tenantry.postgres import postmaster
+from tenantry.runtime import files
 
 
 async def moment_between() -> datetime:
@@ -296,3 +298,26 @@ async def test_a_discarded_head_stays_as_long_as_a_child_needs_its_past(tenant: 
 )
 def test_when_a_schedule_was_last_due(slot: BackupSlot, now: str, expected: str) -> None:
     assert latest(slot, datetime.fromisoformat(now)) == datetime.fromisoformat(expected)
+
+
+async def test_a_head_is_synced_whole_before_it_is_anybodys(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The instance that makes it syncs nothing; who reads a row that names it must find what survives a reset."""
+    running: dict[str, bool] = {}
+    syncfs = files.syncfs
+
+    def watched(path: Path) -> None:
+        running[path.name] = bool(postmaster.running_in(path / "data"))
+        syncfs(path)
+
+    monkeypatch.setattr(files, "syncfs", watched)
+    async with tenant() as one:
+        moment = await moment_between()
+        await one.run("insert into t values (2)")
+        past = await one.branch("past", parent_timestamp=moment)
+        to = BranchRestore(source_branch_id=one.main, source_timestamp=moment, preserve_under_name="kept")
+        await one.cell.restore_branch(one.project, one.main, to)
+        await one.cell.restore_branch(one.project, past, BranchRestore(source_branch_id=one.main))
+        for branch in (past, one.main):
+            head = (await one.cell.get_branch(one.project, branch)).head_id
+            assert running[head] is False, "synced when its last instance had ended"
+            assert await one.run("show fsync", branch) == [("on",)], "and from then on as ever"

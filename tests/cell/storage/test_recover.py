@@ -396,7 +396,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("step", ["recover.laid_out", "recover.promoted", "recover.durable", "fork.copied"])
+@pytest.mark.parametrize("step", ["recover.laid_out", "recover.promoted", "recover.checked", "fork.copied"])
 async def test_a_killed_cell_begins_again(site: Any, sleeping: HeadId, shared_engines: Path, step: str) -> None:
     end = site.history(sleeping).end()
     child = new_head_id()
@@ -411,7 +411,7 @@ async def test_a_killed_cell_begins_again(site: Any, sleeping: HeadId, shared_en
     assert done.returncode == -signal.SIGKILL
     assert site.dir(child).exists()
     orphan = await asyncio.to_thread(postmaster.adopt, site.dir(child) / "data", Path(f"{site.dir(child)}.s"))
-    assert (orphan is not None) == (step in ("recover.promoted", "recover.durable"))
+    assert (orphan is not None) == (step in ("recover.promoted", "recover.checked"))
     options: dict[str, Any] = {"socket_dir": Path(f"{site.dir(child)}.s")}
     if what == "fork":
         made = await site.branch(sleeping, child)

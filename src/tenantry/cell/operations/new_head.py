@@ -23,7 +23,7 @@ from tenantry.cell.operations.context import Context, read_write_endpoint
 from tenantry.cell.operations.history import heads_by_id
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import fork, sizes, slot
-from tenantry.cell.storage.recover import end_leftover, recover
+from tenantry.cell.storage.recover import UNSYNCED, end_leftover, make_durable, recover
 from tenantry.neon.ids import HeadId, new_head_id
 from tenantry.postgres import conf, postmaster
 from tenantry.postgres.control import clean_shutdown
@@ -71,6 +71,7 @@ async def make_head(context: Context, source: Source, head: Head, keep: Mapping[
         return replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn)), None
     async with _recovered(context, source, head) as (made, running):
         found = await look_after(context, source, running, keep)
+    await asyncio.to_thread(make_durable, _directory(context, source, head))
     return made, found
 
 
@@ -81,12 +82,13 @@ async def make_head_with_roles(
     made, found = await make_head(context, source, head, keep)
     if found is not None:
         return made, found
-    running = await start_private(context, source, made)
+    running = await start_private(context, source, made, UNSYNCED)
     failpoint("new_head.started")
     try:
         found = await look_after(context, source, running, keep)
     finally:
         await stop_private(context, source, made, running)
+    await asyncio.to_thread(make_durable, _directory(context, source, head))
     return made, found
 
 
@@ -147,7 +149,7 @@ def _remove_traces(context: Context, head_id: HeadId) -> None:
 async def _recovered(
     context: Context, source: Source, head: Head, settings: Mapping[str, str] = MappingProxyType({})
 ) -> AsyncGenerator[tuple[Head, Postmaster]]:
-    """The head in the state of the source's point, its first instance running during the block."""
+    """The head in the state of the source's point, its first instance running during the block. Not durable yet."""
     keeper = context.keeper
     lsn = source.lsn
     if lsn is None:

@@ -41,13 +41,19 @@ _log = structlog.get_logger("storage")
 ABORT_SECONDS_MAX: Final = 10.0
 FREE_BYTES_MIN: Final = 2 * 1024 * 1024
 """With less left on the disk a recovery that failed has failed for that."""
+UNSYNCED: Final = {"fsync": "off"}
+"""For an instance that works on a head which is not anybody's yet: after a crash that head is made anew, so one sync of
+all of it at the end (``make_durable``) does what hundreds would do on the way."""
 _DISK_FULL: Final = "No space left on device"
 _ENDED_EARLY: Final = "recovery ended before configured recovery target was reached"
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A new head whose first instance runs. The caller makes its slot before clients enter."""
+    """A new head whose first instance runs, without syncing anything.
+
+    The caller makes its slot, stops it, and then ``make_durable``; only after that it may be anybody's head.
+    """
 
     postmaster: Postmaster
     timeline: int
@@ -83,8 +89,8 @@ async def recover(
     """Makes ``head_dir`` a new head in the state of ``point`` and returns with its instance ready.
 
     ``settings`` are the instance's; those of recovery are added for this start only. A damaged base is passed over
-    for an older one. Durable when it returns. Nothing is left after a failure, also not after a cancellation; what a
-    killed attempt left in ``head_dir`` is removed first, its process included.
+    for an older one. Nothing is durable yet (``make_durable``), and nothing is left after a failure, also not after a
+    cancellation; what a killed attempt left in ``head_dir`` is removed first, its process included.
     Raises HistoryGap, HistoryDamaged (which name the file), HistoryError, StartFailed, OperatorError.
     """
     await end_leftover(head_dir, socket_dir)
@@ -127,7 +133,7 @@ async def recover(
         if isinstance(error, StartFailed):
             raise _explained(error, plan, free) from error
         raise
-    failpoint("recover.durable")
+    failpoint("recover.checked")
     return Recovered(running, timeline, origin, plan)
 
 
@@ -170,6 +176,7 @@ def recovery_settings(timeline: int, target: Lsn | None) -> dict[str, str]:
         "recovery_target_inclusive": "off",
         "hot_standby": "off",
         "archive_mode": "off",
+        **UNSYNCED,
     }
     if target is not None:
         settings["recovery_target_lsn"] = format_lsn(target)
@@ -261,7 +268,7 @@ def _has_record(pg_wal: Path, plan: Plan, lsn: Lsn) -> bool:
 
 
 def _look_back(plan: Plan, workshop: Workshop, head_dir: Path, owner: Owner | None) -> tuple[int, Lsn]:
-    """Timeline and origin of the promoted head, once it is sure that it is what was asked for, kept and durable."""
+    """Timeline and origin of the promoted head, once it is sure that it is what was asked for, and kept."""
     timeline, lsn = plan.source.timeline + 1, plan.point.lsn
     with inside(head_dir, "data", "pg_wal") as pg_wal:
         history = read_regular(pg_wal, wal.history_name(timeline), bytes_max=archive.HISTORY_BYTES_MAX)
@@ -285,6 +292,11 @@ def _look_back(plan: Plan, workshop: Workshop, head_dir: Path, owner: Owner | No
     archive.link_new_segments(
         head_dir, timeline=timeline, start=ancestor.end, owner_uid=owner[0] if owner is not None else None
     )
+    return timeline, ancestor.end
+
+
+def make_durable(head_dir: Path) -> None:
+    """Makes all of a head durable whose instance has stopped. Blocking; raises OperatorError for a full disk."""
     files.syncfs(head_dir)
     files.fsync_dir(head_dir.parent)
-    return timeline, ancestor.end
+    failpoint("recover.durable")
