@@ -89,10 +89,10 @@ class Others:
                 await _unavailable(send)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Returns when the answer is given, or nobody is left to hear it."""
         body = _Body(receive)
-        response = await self._ask(scope, body)
         gone = asyncio.ensure_future(_gone(body, receive))
-        answering = asyncio.ensure_future(_answer(response, send))
+        answering = asyncio.ensure_future(self._answer(scope, body, send))
         try:
             await asyncio.wait({gone, answering}, return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
@@ -101,6 +101,12 @@ class Others:
             gone.cancel()
             answering.cancel()
             await asyncio.gather(gone, answering, return_exceptions=True)
+
+    async def _answer(self, scope: Scope, body: _Body, send: Send) -> None:
+        response = await self._ask(scope, body)
+        try:
+            await _copy(response, send)
+        finally:
             await response.aclose()
 
     async def _ask(self, scope: Scope, body: _Body) -> httpx.Response:
@@ -126,6 +132,8 @@ def _request(scope: Scope, body: _Body) -> httpx.Request:
     headers = [pair for pair in given if pair[0] not in _OF_ONE_CONNECTION | _FORWARDED]
     framing = [pair for pair in given if pair[0] == b"transfer-encoding"]
     has_body = bool(framing) or any(name == b"content-length" for name, _ in headers)
+    if not has_body:
+        body.ended.set()
     query: bytes = scope["query_string"]
     address = scope["client"][0] if scope["client"] else ""
     return httpx.Request(
@@ -152,7 +160,7 @@ async def _gone(body: _Body, receive: Receive) -> None:
         pass
 
 
-async def _answer(response: httpx.Response, send: Send) -> None:
+async def _copy(response: httpx.Response, send: Send) -> None:
     headers = [(name.lower(), value) for name, value in response.headers.raw]
     kept = [pair for pair in headers if pair[0] not in _OF_ONE_CONNECTION or pair == (b"connection", b"close")]
     await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
