@@ -265,6 +265,8 @@ class _Work:
             try:
                 self._own(written)
                 done = self.driver.clone_file(descriptor, written, facts.st_size)
+                if not self.driver.reflink:
+                    files.write_out(written, done)
             finally:
                 os.close(written)
             if done != facts.st_size and not self.changing:
