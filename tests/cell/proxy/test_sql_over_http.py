@@ -17,7 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tenantry.cell.proxy.ports import Login
 from tenantry.cell.proxy.sql_request import NUMBERS_MAX
+from tenantry.neon.ids import EndpointId
 
 from .conftest import (
     ADMIN_PASSWORD,
@@ -200,7 +202,7 @@ def test_failed_logins_are_counted_as_the_front_door_counts_them(open_web: WebMa
 
 
 def test_a_password_that_was_changed_opens_nothing(open_web: WebMaker, instance: Instance):
-    web = open_web()
+    web = open_web(sql_login_seconds=0.0)
     with instance.admin() as admin:
         admin.execute("drop role if exists changing; create role changing login password 'first'")
         web.cell.refresh()
@@ -212,6 +214,31 @@ def test_a_password_that_was_changed_opens_nothing(open_web: WebMaker, instance:
     assert refused(answer) == (400, "28P01"), "what is remembered of a proof does not outlive the password"
     (after,) = query(web, "select pg_backend_pid() as pid", role="changing", password="second")
     assert before != after, "a server connection does not either"
+
+
+def test_of_many_requests_one_asks_the_cell_and_a_new_password_holds_at_once(open_web: WebMaker, instance: Instance):
+    asked: list[str] = []
+
+    class Counting(StaticCell):
+        async def login(
+            self, endpoint: EndpointId, role: str, client_address: str, operator: str | None = None
+        ) -> Login:
+            asked.append(role)
+            return await super().login(endpoint, role, client_address, operator)
+
+    web = open_web(cell=Counting(instance), sql_login_seconds=60.0)
+    with instance.admin() as admin:
+        admin.execute("drop role if exists changing; create role changing login password 'first'")
+        web.cell.refresh()
+        for _ in range(10):
+            query(web, "select 1", role="changing", password="first")
+        assert asked == ["changing"]
+        admin.execute("alter role changing password 'second'")
+        web.cell.refresh()
+    assert query(web, "select 1 as n", role="changing", password="second") == [{"n": 1}]
+    assert refused(ask(web, {"query": "select 1"}, role="changing", password="first")) == (400, "28P01")
+    assert refused(ask(web, {"query": "select 1"}, role="changing", password="wrong")) == (400, "28P01")
+    assert asked == ["changing"] * 4
 
 
 def test_what_is_refused_before_anybody_is_asked(open_web: WebMaker):

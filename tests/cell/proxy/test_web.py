@@ -150,22 +150,19 @@ def client(open_door: DoorMaker, control: Control, loop_thread: LoopThread) -> I
     """A client of an HTTP port that passes all on but ``/sql``."""
     door = open_door(patience_seconds=5.0)
 
-    async def start() -> tuple[Web, Others, int]:
+    async def start() -> tuple[Web, int]:
         listener = socket.create_server(("127.0.0.1", 0))
-        others = Others(control.path, door.house)
-        web = Web(listener, door.house, others, None)
+        web = Web(listener, door.house, Others(control.path, door.house), None)
         port = listener.getsockname()[1]
         await web.open()
-        return web, others, port
+        return web, port
 
-    web, others, port = loop_thread.run(start())
+    web, port = loop_thread.run(start())
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as made:
         yield made
 
     async def stop() -> None:
         await web.drain(0)
-        await others.stop()
-        await others.stop()
 
     loop_thread.run(stop())
 

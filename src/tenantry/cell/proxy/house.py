@@ -9,6 +9,7 @@ from tenantry.cell.proxy.cancel import Cancels
 from tenantry.cell.proxy.certificates import Tls
 from tenantry.cell.proxy.leases import Leases
 from tenantry.cell.proxy.limits import Limits
+from tenantry.cell.proxy.logins import Logins
 from tenantry.cell.proxy.metering import Meter
 from tenantry.cell.proxy.passwords import Passwords
 from tenantry.cell.proxy.pool import Pool
@@ -35,10 +36,12 @@ class House:
     tunnels: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     """Sessions that came over WebSockets."""
     passwords: Passwords = field(default_factory=Passwords)
+    logins: Logins = field(init=False)
     leases: Leases = field(init=False)
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.logins = Logins(self.cell)
         self.leases = Leases(self.cell, self.tasks)
         self.pool = Pool(self.settings, self.tasks)
 

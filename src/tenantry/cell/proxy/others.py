@@ -1,28 +1,29 @@
 """What comes in by the HTTP port and is none of the front door's business: passed on to the control process.
 
-Requests and answers are streamed over the control process's own socket. While that process is away, as at an
-upgrade, requests wait for the next one, up to a bound; one that it has begun is never sent twice.
+Requests and answers are streamed over the control process's own socket, one connection each: none can be found closed
+in the middle. While that process is away, as at an upgrade, requests wait for the next one, up to a bound; one that
+it has begun to hear is never sent twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import Final
 
-import httpx
+import httptools
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
+from tenantry.cell.proxy.conn import Conn, PeerGone, connect_unix
 from tenantry.cell.proxy.house import House
 
 CONNECTIONS_MAX: Final = 200
 """Of one worker, to the control process; more requests wait."""
-IDLE_CONNECTIONS_MAX: Final = 8
 SILENCE_SECONDS: Final = 600.0
 """How long the control process may say nothing in an answer, and a client in its body."""
+READ_BYTES: Final = 64 * 1024
 _RETRY_SECONDS: Final = 0.05
 _OF_ONE_CONNECTION: Final = frozenset(
     {b"connection", b"keep-alive", b"te", b"trailer", b"upgrade", b"expect", b"proxy-connection", b"transfer-encoding"}
@@ -30,43 +31,26 @@ _OF_ONE_CONNECTION: Final = frozenset(
 """Headers between two neighbours."""
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 """Said by us, whatever a client says."""
+_LEFT_OUT: Final = _OF_ONE_CONNECTION | _FORWARDED
 
 _log = structlog.get_logger("proxy.others")
+
+
+class _Away(Exception):
+    """The control process is not there, or has gone without a whole answer."""
 
 
 class _ClientGone(Exception):
     """Nobody is left to be answered."""
 
 
-class _Body(httpx.AsyncByteStream):
-    """A request's body, as it comes."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.ended = asyncio.Event()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        more = True
-        while more:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGone
-            more = bool(message.get("more_body"))
-            if part := message.get("body", b""):
-                yield part
-        self.ended.set()
-
-
 class Others:
     """An ASGI application that is somewhere else."""
 
     def __init__(self, path: Path, house: House) -> None:
+        self._path = str(path)
         self._house = house
-        self._transport = httpx.AsyncHTTPTransport(
-            uds=str(path),
-            limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
-        )
+        self._places = asyncio.Semaphore(CONNECTIONS_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -77,12 +61,13 @@ class Others:
             await send(message)
 
         try:
-            await self._pass_on(scope, receive, note)
+            async with self._places:
+                await self._pass_on(scope, receive, note)
         except (_ClientGone, TimeoutError):
             scope["state"]["abort"]()
-        except (httpx.TransportError, asyncio.CancelledError) as error:
+        except (_Away, asyncio.CancelledError) as error:
             # Whoever cancelled ends the worker, and waits for this last word.
-            _log.warning("a request got no answer", path=scope["path"], reason=type(error).__name__)
+            _log.warning("a request got no answer", path=scope["path"], reason=str(error))
             if started:
                 scope["state"]["abort"]()
             else:
@@ -90,84 +75,127 @@ class Others:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Returns when the answer is given, or nobody is left to hear it."""
-        body = _Body(receive)
-        gone = asyncio.ensure_future(_gone(body, receive))
-        answering = asyncio.ensure_future(self._answer(scope, body, send))
+        conn = await self._connect()
         try:
-            await asyncio.wait({gone, answering}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
+            await conn.send(_head(scope))
+            speaking = asyncio.ensure_future(_speak(conn, receive, _framing(scope)))
+            answering = asyncio.ensure_future(_answer(conn, send, head_only=scope["method"] == "HEAD"))
+            try:
+                await asyncio.wait({speaking, answering}, return_when=asyncio.FIRST_COMPLETED)
+                # Speaking ends with the client, or because the control process hears no more, and then has answered.
+                if not answering.done() and not isinstance(speaking.exception(), PeerGone):
+                    speaking.result()
+                await answering
+            finally:
+                speaking.cancel()
+                answering.cancel()
+                await asyncio.gather(speaking, answering, return_exceptions=True)
+        except (PeerGone, httptools.HttpParserError) as error:
+            raise _Away(str(error)) from error
         finally:
-            gone.cancel()
-            answering.cancel()
-            await asyncio.gather(gone, answering, return_exceptions=True)
+            conn.close()
 
-    async def _answer(self, scope: Scope, body: _Body, send: Send) -> None:
-        response = await self._ask(scope, body)
-        try:
-            await _copy(response, send)
-        finally:
-            await response.aclose()
-
-    async def _ask(self, scope: Scope, body: _Body) -> httpx.Response:
-        """Sends the request and waits for the head of the answer. Raises httpx.TransportError."""
+    async def _connect(self) -> Conn:
+        """Raises _Away when nobody comes in time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._house.settings.patience_seconds
         while True:
             try:
-                return await self._transport.handle_async_request(_request(scope, body))
-            except httpx.ConnectError:
-                # Nothing of the body has been read.
+                return await connect_unix(self._path)
+            except PeerGone as error:
                 if loop.time() >= until:
-                    raise
+                    raise _Away("the control process is away") from error
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def stop(self) -> None:
-        """Closes the idle connections. Safe twice."""
-        await self._transport.aclose()
+
+def _framing(scope: Scope) -> bytes | None:
+    """By which header the request's body is bounded; None where it has none."""
+    names = {name for name, _ in scope["headers"]}
+    return next((name for name in (b"transfer-encoding", b"content-length") if name in names), None)
 
 
-def _request(scope: Scope, body: _Body) -> httpx.Request:
-    given: list[tuple[bytes, bytes]] = scope["headers"]
-    headers = [pair for pair in given if pair[0] not in _OF_ONE_CONNECTION | _FORWARDED]
-    framing = [pair for pair in given if pair[0] == b"transfer-encoding"]
-    has_body = bool(framing) or any(name == b"content-length" for name, _ in headers)
-    if not has_body:
-        body.ended.set()
+def _head(scope: Scope) -> bytes:
     query: bytes = scope["query_string"]
+    target = scope["raw_path"] + (b"?" + query if query else b"")
     address = scope["client"][0] if scope["client"] else ""
-    return httpx.Request(
-        scope["method"],
-        "http://cell",
-        headers=[
-            *headers,
-            *framing,
-            (b"x-forwarded-for", address.encode()),
-            (b"x-forwarded-proto", scope["scheme"].encode()),
-        ],
-        stream=body if has_body else httpx.ByteStream(b""),
-        extensions={
-            "target": scope["raw_path"] + (b"?" + query if query else b""),
-            "timeout": {"connect": 5.0, "read": SILENCE_SECONDS, "write": SILENCE_SECONDS, "pool": SILENCE_SECONDS},
-        },
-    )
+    lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target)]
+    lines += [b"%s: %s" % pair for pair in scope["headers"] if pair[0] not in _LEFT_OUT]
+    if _framing(scope) == b"transfer-encoding":
+        lines.append(b"transfer-encoding: chunked")
+    lines += [
+        b"x-forwarded-for: " + address.encode(),
+        b"x-forwarded-proto: " + scope["scheme"].encode(),
+        b"connection: close",
+    ]
+    return b"\r\n".join((*lines, b"", b""))
 
 
-async def _gone(body: _Body, receive: Receive) -> None:
-    """Returns when the client has gone."""
-    await body.ended.wait()
+async def _speak(conn: Conn, receive: Receive, framing: bytes | None) -> None:
+    """Sends the body as it comes, then listens whether the client is there. Raises _ClientGone, PeerGone."""
+    more = True
+    while more:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        more = bool(message.get("more_body"))
+        part = message.get("body", b"")
+        if part and framing is not None:
+            await conn.send(part if framing == b"content-length" else b"%x\r\n%s\r\n" % (len(part), part))
+    if framing == b"transfer-encoding":
+        await conn.send(b"0\r\n\r\n")
     while (await receive())["type"] != "http.disconnect":
         pass
+    raise _ClientGone
 
 
-async def _copy(response: httpx.Response, send: Send) -> None:
-    headers = [(name.lower(), value) for name, value in response.headers.raw]
-    kept = [pair for pair in headers if pair[0] not in _OF_ONE_CONNECTION or pair == (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
-    assert isinstance(response.stream, AsyncIterable)
-    async for part in response.stream:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+class _Parts:
+    """Takes an answer apart; the parser calls its methods."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body: list[bytes] = []
+        self.has_head = False
+        self.whole = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.whole = True
+
+
+async def _answer(conn: Conn, send: Send, *, head_only: bool) -> None:
+    """Raises PeerGone and HttpParserError when the answer is not whole."""
+    parts = _Parts()
+    parser = httptools.HttpResponseParser(parts)
+    started = False
+    while not parts.whole:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            await conn.fill(READ_BYTES)
+        parser.feed_data(bytes(conn.inbox))
+        conn.inbox.clear()
+        if not parts.has_head:
+            continue
+        if not started:
+            started = True
+            headers = [pair for pair in parts.headers if pair[0] not in _OF_ONE_CONNECTION]
+            await send({"type": "http.response.start", "status": parser.get_status_code(), "headers": headers})
+        if head_only:
+            break
+        body, parts.body = b"".join(parts.body), []
+        if body and not parts.whole:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        elif parts.whole:
+            await send({"type": "http.response.body", "body": body})
+    if head_only:
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _unavailable(send: Send) -> None:

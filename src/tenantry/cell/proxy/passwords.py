@@ -40,21 +40,29 @@ class Passwords:
         ``may_try`` is asked last of all, so that many tries begun at once get no more than one after the other.
         """
         may_try()
-        name, mask = self._derive(verifier, password)
-        masked = self._remembered.get(name)
-        if masked is not None:
-            self._remembered.move_to_end(name)
-            return scram.ClientKeys(_xor(masked, mask), verifier.server_key)
+        remembered = self.recall(verifier, password)
+        if remembered is not None:
+            return remembered
         async with self._checks:
             may_try()
             if verifier.iterations > ITERATIONS_MAX:
                 _log.warning("a verifier has too many iterations for a password in clear", bound=ITERATIONS_MAX)
                 raise scram.WrongPassword("the verifier has too many iterations")
             keys = await asyncio.to_thread(scram.prove, verifier, password)
+        name, mask = self._derive(verifier, password)
         self._remembered[name] = _xor(keys.client_key, mask)
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
         return keys
+
+    def recall(self, verifier: scram.Verifier, password: str) -> scram.ClientKeys | None:
+        """The keys, if this was proved before; None says nothing."""
+        name, mask = self._derive(verifier, password)
+        masked = self._remembered.get(name)
+        if masked is None:
+            return None
+        self._remembered.move_to_end(name)
+        return scram.ClientKeys(_xor(masked, mask), verifier.server_key)
 
     def _derive(self, verifier: scram.Verifier, password: str) -> tuple[bytes, bytes]:
         """Under which name a proof is remembered, and what hides it: neither can be made without the password."""

@@ -40,6 +40,8 @@ class Settings:
     """Between two requests of one HTTP connection."""
     http_answer_seconds: float = 60.0
     """How long a client may take to read an answer of ours."""
+    sql_login_seconds: float = 1.0
+    """How long what the cell has said of a login holds for requests over HTTP."""
     sql_request_bytes_max: int = 10 * 1024 * 1024
     """The body of one request over HTTP, as on Neon."""
     sql_answer_bytes_max: int = 64 * 1024 * 1024

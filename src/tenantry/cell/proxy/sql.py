@@ -177,7 +177,7 @@ async def _admit(claim: Claim, password: str, house: House) -> tuple[Login, scra
     with house.limits.handshake(network_of(claim.address)):
         try:
             async with asyncio.timeout(house.settings.handshake_seconds):
-                login, keys = await authentication.by_password(claim, password, house)
+                login, keys = await authentication.by_password_again(claim, password, house)
         except TimeoutError as error:
             raise Unavailable(
                 "a login over HTTP took too long", client_text="the server is overloaded, try again"

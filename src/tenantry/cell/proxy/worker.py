@@ -63,7 +63,6 @@ class Worker:
         self._web: Web | None = None
         self._web_tls = certificates.web_context()
         """Shows whatever certificate it was given last."""
-        self._others: Others | None = None
         self._remote = RemoteCell(
             rpc_path,
             slot,
@@ -85,8 +84,6 @@ class Worker:
             await self._drain(self._seconds)
             await self._house.stop()
             await self._house.meter.report()
-        if self._others is not None:
-            await self._others.stop()
         registering.cancel()
         await self._remote.stop()
         await self._tasks.stop()
@@ -127,8 +124,7 @@ class Worker:
         house = self._open(settings, tls)
         for spoken, context in ((HTTP, None), (HTTPS, self._web_tls)):
             if (listener := self._listeners.get(spoken)) is not None:
-                self._others = Others(Path(welcome["api"]), house)
-                self._web = Web(listener, house, self._others, context)
+                self._web = Web(listener, house, Others(Path(welcome["api"]), house), context)
                 await self._web.open()
 
     def _open(self, settings: Settings, tls: Tls | None) -> House:
