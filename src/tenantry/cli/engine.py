@@ -169,11 +169,12 @@ def _bar(*, shown: bool) -> Generator[Progress | None, None, None]:
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("download", total=None)
+        task = bars.add_task("download", total=None, visible=False)
 
         def moved(received: int, total: int | None) -> None:
             whole = total is not None and received >= total
-            bars.update(task, completed=received, total=total, description="trying it" if whole else "download")
+            what = "trying it" if whole else "download"
+            bars.update(task, completed=received, total=total, description=what, visible=True)
 
         yield moved
 
