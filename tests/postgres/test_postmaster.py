@@ -355,7 +355,7 @@ async def test_a_reused_pid_is_not_adopted_and_does_not_keep_it_from_starting(
 
 async def test_only_the_postmaster_of_this_very_directory_is_adopted(
     data: Path, start: StartInstance, workdir: Path, the_template: Template, verifiers: dict[str, str],
-    owner: files.Owner | None,
+    owner: files.Owner | None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     running = await start(data)
     text = (data / "postmaster.pid").read_text()
@@ -378,8 +378,37 @@ async def test_only_the_postmaster_of_this_very_directory_is_adopted(
     assert postmaster.adopt(workdir / "link", workdir / "s") is None
     assert postmaster.adopt(workdir / "missing", workdir / "s") is None
     (data / "postmaster.pid").unlink()
+    monkeypatch.setattr(postmaster, "LAUNCH_SECONDS_MAX", 0.05)
     assert postmaster.adopt(data, workdir / "s") is None
     (data / "postmaster.pid").write_text(text)
+
+
+async def test_one_that_was_launched_a_moment_ago_is_waited_for(
+    data: Path, engine: Engine, workdir: Path, owner: files.Owner | None
+) -> None:
+    """As when the cell is killed between launching it and its first words: it is no directory that nobody runs."""
+    (workdir / "s").mkdir(mode=0o700)
+    uid, gid = owner or (None, None)
+    if uid is not None and gid is not None:
+        os.chown(workdir / "s", uid, gid)
+    conf.write_configuration(data, {"unix_socket_directories": str(workdir / "s")}, owner=owner)
+    lock = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
+    assert files.try_lock(lock)
+    late = ["/bin/sh", "-c", 'kill -STOP $$; exec "$0" -D "$1"', engine.program("postgres"), str(data)]
+    launched = subprocess.Popen(late, user=uid, group=gid, extra_groups=[], pass_fds=[lock])
+    os.close(lock)
+    try:
+        await until(lambda: f"{launched.pid} (sh) T" in Path(f"/proc/{launched.pid}/stat").read_text())
+        looking = asyncio.create_task(asyncio.to_thread(postmaster.adopt, data, workdir / "s"))
+        await asyncio.wait([looking], timeout=0.2)
+        assert not looking.done()
+        launched.send_signal(signal.SIGCONT)
+        adopted = await looking
+        assert adopted is not None and adopted.identity.pid == launched.pid
+    finally:
+        launched.kill()
+        launched.wait()
+    await until(lambda: postmaster.adopt(data, workdir / "s") is None and free(data))
 
 
 # ------------------------------------------------------------------------------------------------ the log

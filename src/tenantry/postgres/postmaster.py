@@ -24,6 +24,7 @@ from tenantry.postgres import conf, control
 from tenantry.postgres.engines import Engine
 from tenantry.runtime import child, files
 from tenantry.runtime.child import Identity
+from tenantry.runtime.failpoints import failpoint
 
 SOCKET_NAME: Final = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -38,6 +39,8 @@ POLL_SECONDS_MAX: Final = 0.02
 """How often readiness is looked for: at first every millisecond, later (long recoveries) less often."""
 LOCK_SECONDS_MAX: Final = 5.0
 """How long a start waits for the processes of a dead postmaster to be gone."""
+LAUNCH_SECONDS_MAX: Final = 5.0
+"""How long one that was launched may take to say its pid, on a loaded machine."""
 ABORT_SECONDS_MAX: Final = 10.0
 IMMEDIATE_SECONDS_MAX: Final = 5.0
 KILL_SECONDS_MAX: Final = 10.0
@@ -158,6 +161,7 @@ def _launch(
                 gid=gid,
                 pass_fds=passed,
             )
+            failpoint("postmaster.launched")
         finally:
             os.close(socket_fd)
     except BaseException:
@@ -446,10 +450,25 @@ def adopt(data: Path, socket_dir: Path) -> Postmaster | None:
 
     Believed only if the process that postmaster.pid names runs a program called postgres, in this very directory
     (by inode, not by name), as nobody's backend, and is as old as the file says.
-    A stale file is left where it is: ``start`` removes it under the lock.
+    A stale file is left where it is: ``start`` removes it under the lock. One that was launched a moment ago, by
+    whoever died since, has not said its pid yet: it is waited for. Blocking.
     """
-    identity = _living(data)
+    deadline = time.monotonic() + LAUNCH_SECONDS_MAX
+    while (identity := _living(data)) is None and _launched_in(data) and time.monotonic() < deadline:
+        time.sleep(files.LOCK_POLL_SECONDS)
     return None if identity is None else Postmaster(identity, data, socket_dir / SOCKET_NAME)
+
+
+def _launched_in(data: Path) -> bool:
+    """Whether somebody holds the directory's lock who has not said its pid, and is no child of a dead postmaster."""
+    try:
+        data_fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return len(_pid_file(data_fd)) < 3 and not files.try_lock(data_fd) and not _orphans_in(data)
+    finally:
+        os.close(data_fd)
 
 
 def _living(data: Path) -> Identity | None:
