@@ -99,9 +99,19 @@ class Admin:
     async def session(
         self, project_id: ProjectId, socket_dir: Path, database: str = "postgres"
     ) -> AsyncGenerator[AdminConnection]:
-        """A connection that is closed at the end of the block."""
+        """A connection that is closed at the end of the block.
+
+        Raises Unavailable when the instance ends during it, or lacks what a statement needs.
+        """
         connection = await self.open(project_id, socket_dir, database)
         try:
             yield connection
+        except psycopg.OperationalError as error:
+            raise Unavailable(
+                f"the instance of project {project_id} let the cell down: {error.diag.message_primary or error}",
+                client_text="the database was interrupted; try again",
+                project_id=project_id,
+                sqlstate=error.sqlstate,
+            ) from error
         finally:
             await connection.close()
