@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 
-def test_killed_while_a_copy_runs(make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Any) -> None:
+def test_killed_while_a_copy_runs(
+    make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Any, swept: Any
+) -> None:
     cell = make_cell("d", TENANTRY_FAILPOINTS="passing_head.running=kill")
     cell.start()
     project = api(cell).create("ACME")
@@ -26,6 +28,7 @@ def test_killed_while_a_copy_runs(make_cell: Any, api: Any, check_whole: Any, co
     cell.start()
     assert len(postgres_pids(cell.data)) <= 1
     assert "CREATE TABLE" in api(cell).call("GET", f"{path}&timestamp={moment:%Y-%m-%dT%H:%M:%S.%fZ}")["sql"]
+    swept(cell.data)
     cell.stop()
     assert postgres_pids(cell.data) == []
     check_whole(cell.data)

@@ -311,9 +311,9 @@ class RunningCell:
         found = await asyncio.to_thread(unnamed, layout, named)
         for path, _ in found:
             # A copy that was made for one look runs on after the cell that made it.
-            head_dir, sockets = layout.data / path, layout.making_dir(HeadId(Path(path).name))
-            if await end_instance(head_dir, sockets):
-                await asyncio.to_thread(remove_tree, sockets)
+            head_id = HeadId(Path(path).name)
+            await end_instance(layout.data / path, layout.making_dir(head_id))
+            await asyncio.to_thread(layout.remove_making_traces, head_id)
         if found:
             now = context.clock.now()
             await context.state.write(lambda tables: [tables.doom(path, Uid(uid), now) for path, uid in found])

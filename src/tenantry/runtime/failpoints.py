@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Final
 
-_VARIABLE: Final = "TENANTRY_FAILPOINTS"
+VARIABLE: Final = "TENANTRY_FAILPOINTS"
 
 
 def _parse(text: str) -> dict[str, int]:
@@ -19,12 +19,18 @@ def _parse(text: str) -> dict[str, int]:
         name, _, action = item.partition("=")
         kind, _, passage = action.partition(":")
         if kind != "kill":
-            raise ValueError(f"{_VARIABLE}: {item!r} is not NAME=kill or NAME=kill:N")
+            raise ValueError(f"{VARIABLE}: {item!r} is not NAME=kill or NAME=kill:N")
         points[name] = int(passage or "1")
     return points
 
 
-_armed: dict[str, int] = _parse(os.environ.get(_VARIABLE, ""))
+_armed: dict[str, int] = _parse(os.environ.get(VARIABLE, ""))
+
+
+def arm(points: str) -> None:
+    """Arms these points and no others, written as in the variable: for a process forked from one that knew of none."""
+    _armed.clear()
+    _armed.update(_parse(points))
 
 
 def failpoint(name: str) -> None:

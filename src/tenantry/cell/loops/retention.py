@@ -61,7 +61,10 @@ async def collect(context: Context, project: Project) -> int:
         for head in heads.values():
             if head.branch_id is not None:
                 await note_sizes(context, project.id, head.branch_id, head.id)
-    return freed + await _forget_heads(context, project)
+    forgotten = await _forget_heads(context, project)
+    if forgotten:
+        failpoint("retention.heads")
+    return freed + forgotten
 
 
 def _let_go(context: Context, project: Project, heads: dict[HeadId, Head], snapshots: list[Snapshot]) -> int:
@@ -82,6 +85,8 @@ def _let_go(context: Context, project: Project, heads: dict[HeadId, Head], snaps
     found = retain(heads, kept, windows=windows, pins=pins)
     for pin in found.unreachable:
         _log.error("history has no base that leads to what it promised", head_id=pin.head_id)
+    if not any(found.bases[i] or found.segments[i] for i in heads):
+        return 0
     # Bases first, of all heads: one whose log went before it would promise what cannot be reached any more.
     for head_id in heads:
         for base in found.bases[head_id]:
@@ -108,6 +113,8 @@ async def _forget_heads(context: Context, project: Project) -> int:
     """Heads that no branch runs and nobody's past is: their directories and rows go, the youngest first."""
 
     def forget(tables: Tables) -> int:
+        if tables.operations_unfinished(project.id):
+            return 0  # one that has begun meanwhile may be making a head from what would go
         gone = 0
         while True:
             heads = tables.heads(project.id)

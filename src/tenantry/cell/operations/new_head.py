@@ -30,7 +30,6 @@ from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.lsn import Lsn, format_lsn, parse_lsn
 from tenantry.postgres.postmaster import Postmaster
 from tenantry.runtime.failpoints import failpoint
-from tenantry.runtime.files import remove_tree
 
 MAKING_CU: Final = 1.0
 """Size of the instance that replays a head's log."""
@@ -71,6 +70,8 @@ async def make_head(context: Context, source: Source, head: Head, keep: Mapping[
         return replace(head, timeline=forked.timeline, origin_lsn=format_lsn(forked.origin_lsn)), None
     async with _recovered(context, source, head) as (made, running):
         found = await look_after(context, source, running, keep)
+        failpoint("new_head.opened")
+    failpoint("new_head.stopped")
     await asyncio.to_thread(make_durable, _directory(context, source, head))
     return made, found
 
@@ -86,6 +87,7 @@ async def make_head_with_roles(
     failpoint("new_head.started")
     try:
         found = await look_after(context, source, running, keep)
+        failpoint("new_head.opened")
     finally:
         await stop_private(context, source, made, running)
     await asyncio.to_thread(make_durable, _directory(context, source, head))
@@ -137,12 +139,7 @@ async def forget(context: Context, project: Project, head_id: HeadId) -> None:
     """Ends the instance that a killed or failed attempt at this head left, and removes its files. Harmless twice."""
     sockets = context.layout.making_dir(head_id)
     await end_leftover(context.keeper.directory(project, head_id), sockets)
-    await asyncio.to_thread(_remove_traces, context, head_id)
-
-
-def _remove_traces(context: Context, head_id: HeadId) -> None:
-    remove_tree(context.layout.making_dir(head_id))
-    _log_path(context, head_id).unlink(missing_ok=True)
+    await asyncio.to_thread(context.layout.remove_making_traces, head_id)
 
 
 @asynccontextmanager
@@ -168,7 +165,7 @@ async def _recovered(
         socket_dir=context.layout.making_dir(head.id),
         settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS, **settings},
         owner=context.owner(source.project.uid),
-        log_path=_log_path(context, head.id),
+        log_path=context.layout.making_log(head.id),
         timeout_seconds=context.config.start_seconds_max,
     )
     made = replace(
@@ -224,7 +221,7 @@ async def start_private(
         socket_dir=context.layout.making_dir(head.id),
         settings={**conf.lean_settings(MAKING_CU, engine.major), **slot.SETTINGS, **settings},
         owner=context.owner(source.project.uid),
-        log_path=_log_path(context, head.id),
+        log_path=context.layout.making_log(head.id),
         timeout_seconds=context.config.start_seconds_max,
     )
 
@@ -249,11 +246,7 @@ async def stop_private(context: Context, source: Source, head: Head, running: Po
     """Safe twice; the head's log is kept."""
     await postmaster.stop(running, mode="fast", timeout_seconds=context.config.stop_seconds_max)
     await asyncio.to_thread(context.keeper.link, source.project, head)
-    await asyncio.to_thread(_remove_traces, context, head.id)
-
-
-def _log_path(context: Context, head_id: HeadId) -> Path:
-    return context.layout.logs / f"{head_id}.log"
+    await asyncio.to_thread(context.layout.remove_making_traces, head.id)
 
 
 def _directory(context: Context, source: Source, head: Head) -> Path:

@@ -144,6 +144,7 @@ async def _restore(context: Context, work: Operation) -> None:
     failpoint("restore_branch.made")
     endpoints = await context.state.read(lambda tables: tables.endpoints_of_branch(branch_id))
     async with context.instances.asleep([endpoint.id for endpoint in endpoints]):
+        failpoint("restore_branch.asleep")
         await context.state.write(lambda tables: _swap(context, tables, work, head, holds))
     failpoint("restore_branch.swapped")
 

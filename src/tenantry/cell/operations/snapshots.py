@@ -34,6 +34,7 @@ from tenantry.cell.state.tables import Tables
 from tenantry.errors import Conflict, InvalidInput, LimitReached, NotFound
 from tenantry.neon.ids import BranchId, HeadId, ProjectId, SnapshotId, new_snapshot_id
 from tenantry.postgres.lsn import format_lsn
+from tenantry.runtime.failpoints import failpoint
 
 SNAPSHOTS_PER_PROJECT_MAX: Final = 100
 SLOTS_MAX: Final = 16
@@ -45,6 +46,7 @@ async def create_snapshot(
     """Answers when the state is held. Raises InvalidInput (a point outside of the history), Conflict, LimitReached."""
     branch = await context.state.read(lambda tables: branch_of(tables, project_id, branch_id))
     place = await resolve(context, branch, lsn=request.lsn, moment=request.timestamp) or await _now(context, branch)
+    failpoint("snapshot.placed")
 
     def insert(tables: Tables) -> Snapshot:
         idle_project(tables, project_id)
@@ -75,7 +77,9 @@ async def create_snapshot(
         tables.insert(snapshot)
         return snapshot
 
-    return SnapshotChanged(snapshot=await context.state.write(insert))
+    snapshot = await context.state.write(insert)
+    failpoint("snapshot.written")
+    return SnapshotChanged(snapshot=snapshot)
 
 
 async def _now(context: Context, branch: Branch) -> Place:
@@ -130,6 +134,7 @@ async def delete_snapshot(context: Context, project_id: ProjectId, snapshot_id: 
         tables.delete_snapshot(snapshot_id)
 
     await context.state.write(delete)
+    failpoint("snapshot.deleted")
 
 
 async def restore_snapshot(

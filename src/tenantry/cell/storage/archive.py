@@ -304,6 +304,8 @@ def delete(head_dir: Path, doomed: Iterable[Segment]) -> None:
             files.write_atomic(directory / _RELEASED, following.name.encode())
         failpoint("archive.released")
         for segment in ordered:
-            files.unlink(directory / segment.name)
+            # What is known of it first: a segment that is left is let go again, and found out about again.
             files.unlink(directory / (segment.name + _FACTS_SUFFIX))
+            failpoint("archive.unlinked")
+            files.unlink(directory / segment.name)
         files.fsync_dir(head_dir / "wal")

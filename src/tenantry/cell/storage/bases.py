@@ -193,6 +193,7 @@ def take_cold_base(
     except BaseException:
         files.remove_tree(directory)
         raise
+    failpoint("base.kept")
     return base
 
 
@@ -367,6 +368,7 @@ def delete(head_dir: Path, number: int) -> None:
     if directory.exists():
         files.unlink(directory / _RECORD)
         files.fsync_dir(directory)
+        failpoint("base.unmarked")
         files.remove_tree(directory)
 
 

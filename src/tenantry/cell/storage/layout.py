@@ -93,6 +93,15 @@ class Layout:
         """Socket directory of the private instance that makes a head."""
         return self.run / head_id
 
+    def making_log(self, head_id: HeadId) -> Path:
+        """What that instance says."""
+        return self.logs / f"{head_id}.log"
+
+    def remove_making_traces(self, head_id: HeadId) -> None:
+        """Socket directory and log of a private instance that is gone. Blocking, safe twice."""
+        remove_tree(self.making_dir(head_id))
+        self.making_log(head_id).unlink(missing_ok=True)
+
     def log(self, endpoint_id: EndpointId) -> Path:
         return self.logs / f"{endpoint_id}.log"
 

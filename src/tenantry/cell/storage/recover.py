@@ -189,12 +189,11 @@ async def end_leftover(head_dir: Path, socket_dir: Path) -> None:
     await asyncio.to_thread(files.remove_tree, head_dir)
 
 
-async def end_instance(head_dir: Path, socket_dir: Path) -> bool:
-    """Ends what runs in a head that is nobody's any more; whether there was one."""
+async def end_instance(head_dir: Path, socket_dir: Path) -> None:
+    """Ends what runs in a head that is nobody's any more, if anything does."""
     running = await asyncio.to_thread(postmaster.adopt, head_dir / "data", socket_dir)
     if running is not None:
         await postmaster.stop(running, mode="immediate", timeout_seconds=ABORT_SECONDS_MAX)
-    return running is not None
 
 
 # ------------------------------------------------------------------------------------------------ laying out
