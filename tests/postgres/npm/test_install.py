@@ -138,6 +138,7 @@ def broken(**changed: bytes | None) -> bytes:
         (pack({"package/native/readme": b""}), "does not run here"),
         (pack({"package/x": b""}), "does not run here"),
     ],
+    ids=["a library is missing", "another machine", "no initdb", "no programs", "nothing"],
 )
 def test_what_does_not_run_is_no_engine(
     registry: FakeRegistry, install: Install, into: Path, tarball: bytes, words: str
