@@ -12,8 +12,6 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Final, Literal, TextIO
 
-import structlog
-
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("logfmt", "json")
@@ -32,6 +30,8 @@ _SECRETS: Final = (
 
 def configure_logs(stream: TextIO | None = None, *, level: LogLevel = "info", form: LogFormat = "logfmt") -> None:
     """Decides once for the process where events go (stderr by default, so that stdout stays free) and how they look."""
+    import structlog  # noqa: PLC0415 - the command line names the levels before it needs anything heavy
+
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"
