@@ -205,7 +205,7 @@ def test_a_full_disk_while_creating(make_cell: Any, api: Any, workdir: Path) -> 
     if mounted.returncode != 0:
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
-        cell = make_cell("s/d", "--spares", "0")
+        cell = make_cell("s/d", "--spares", "0", "--recover-for", "0")
         cell.start()
         client = api(cell)
         created = 0
