@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Never
 
 from tenantry.cell.consumption import ConsumedProject, Grain
 from tenantry.cell.model import (
@@ -53,6 +52,7 @@ from tenantry.cell.operations import branches, databases, endpoints, roles, snap
 from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project, read_write_endpoint
 from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
+from tenantry.cell.operations.finalize_restore import finalize_restore
 from tenantry.cell.operations.keys import Keys
 from tenantry.cell.operations.purge import recoverable_since
 from tenantry.cell.operations.quotas import operator_access_for
@@ -65,12 +65,8 @@ from tenantry.cell.operations.spares import Newborn
 from tenantry.cell.operations.update_project import update_project
 from tenantry.cell.operations.usage import consumption, usage_of_branches, usage_of_projects
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import NotFound, NotSupported
+from tenantry.errors import NotFound
 from tenantry.neon.ids import BranchId, EndpointId, OperationId, ProjectId, SnapshotId
-
-
-def _later(what: str) -> Never:
-    raise NotSupported(f"{what} is not available in this version of the cell")
 
 
 class Cell:
@@ -223,7 +219,7 @@ class Cell:
     async def finalize_restore(
         self, project_id: ProjectId, branch_id: BranchId, *, name: str | None
     ) -> Sequence[Operation]:
-        _later("finalizing a restore")
+        return await finalize_restore(self._context, self._runner, project_id, branch_id, name=name)
 
     async def branch_usage(self, branch_ids: Sequence[BranchId]) -> Mapping[BranchId, Usage]:
         return await usage_of_branches(self._context, branch_ids)

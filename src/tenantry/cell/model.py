@@ -77,6 +77,8 @@ class Branch:
     restored_from: SnapshotId | None = None
     restored_as: BranchId | None = None
     """The branch whose place it takes."""
+    preserved_of: BranchId | None = None
+    """Of one that keeps the state which another had before it was restored: that other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +379,9 @@ class BranchCreate:
     expires_at: datetime | None = None
     endpoints: tuple[BranchEndpointCreate, ...] = ()
     annotations: dict[str, str] = field(default_factory=dict[str, str])
+    restored_from: SnapshotId | None = None
+    restored_as: BranchId | None = None
+    """For one that is made from a snapshot, and may take this branch's place later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,9 @@ def branch(
         expires_at=record.expires_at,
         ttl_interval_seconds=_ttl(record),
         init_source=record.init_source,
+        restore_status=record.restore_status,
+        restored_from=record.restored_from,
+        restored_as=record.restored_as,
         recovery=recovery,
     )
 

@@ -30,7 +30,7 @@ from tenantry.cell.operations.endpoints import check_one_writer, new_endpoint
 from tenantry.cell.operations.history import head_of, heads_by_id
 from tenantry.cell.operations.new_head import Source, check_lsn, forget, make_head, read_source
 from tenantry.cell.operations.outline_head import make_outline_head
-from tenantry.cell.operations.passwords import place, stored_password
+from tenantry.cell.operations.passwords import resealed, stored_password
 from tenantry.cell.operations.purge import drop_branch
 from tenantry.cell.operations.records import copy_truth
 from tenantry.cell.operations.roles import branch_id_of, fresh
@@ -189,6 +189,9 @@ def plan_branch(
         parent_lsn=None if rooted else request.parent_lsn,
         parent_timestamp=None if rooted else request.parent_timestamp,
         init_source=request.init_source,
+        restore_status=None if request.restored_from is None else "restored",
+        restored_from=request.restored_from,
+        restored_as=request.restored_as,
         state="init",
         state_changed_at=now,
         protected=request.protected,
@@ -225,11 +228,7 @@ def copy_roles_and_databases(
     """The copies of a parent's roles and databases for its child, with passwords sealed for their new place."""
     roles: list[Role] = []
     for role in tables.roles(origin):
-        sealed = role.password_sealed
-        if sealed is not None:
-            clear = context.sealer.open(sealed, place=place(origin, role.name))
-            sealed = context.sealer.seal(clear, place=place(branch, role.name))
-        roles.append(replace(role, branch_id=branch, password_sealed=sealed))
+        roles.append(replace(role, branch_id=branch, password_sealed=resealed(context, role, branch)))
         tables.insert(roles[-1])
     databases = [replace(database, id=0, branch_id=branch) for database in tables.databases(origin)]
     for database in databases:
@@ -343,6 +342,8 @@ async def delete_branch(
             check_deletable(tables, branch)
             branch = replace(branch, deleted_at=now, deletion_method=method, updated_at=now)
             tables.update(branch)
+            for heir in tables.children(branch.id):  # it stands on its own
+                tables.update(replace(heir, parent_id=None))
         purge = hard or context.config.recover_seconds == 0
         work = operation(context, DELETE, "delete_timeline", project_id, branch_id=branch_id, argument={"purge": purge})
         tables.insert(work)
@@ -363,7 +364,7 @@ def check_deletable(tables: Tables, branch: Branch) -> None:
         )
     if branch.protected:
         raise Conflict(f"branch {branch.name!r} is protected", next_step="take its protection away first")
-    children = tables.children(branch.id)
+    children = [child for child in tables.children(branch.id) if not _outlives(child, branch)]
     if children:
         raise Conflict(
             f"branch {branch.name!r} has children: {', '.join(child.name for child in children[:10])}",
@@ -371,6 +372,12 @@ def check_deletable(tables: Tables, branch: Branch) -> None:
         )
     if any(snapshot.source_branch_id == branch.id for snapshot in tables.snapshots(branch.project_id)):
         raise Conflict(f"branch {branch.name!r} has snapshots", next_step="delete them first")
+
+
+def _outlives(child: Branch, parent: Branch) -> bool:
+    """What was restored in place has its former state for a parent, and so has what that was restored to before. A
+    former state may be forgotten, and they stay."""
+    return parent.preserved_of is not None and parent.preserved_of in (child.id, child.preserved_of)
 
 
 async def _retire(context: Context, work: Operation) -> None:

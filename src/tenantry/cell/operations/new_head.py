@@ -231,11 +231,34 @@ async def look_after(context: Context, source: Source, running: Postmaster, keep
     async with context.admin.session(source.project.id, running.socket_path.parent) as admin:
         for statement in slot.ENSURE:
             await admin.execute(statement)
-        found = await truth.read(admin)
-        for name, verifier in keep.items():
-            if name in found.roles and found.roles[name] != verifier:
-                await _set_verifier(admin, name, verifier)
-        return await truth.read(admin)
+        return await give_verifiers(admin, keep)
+
+
+async def give_verifiers(admin: AdminConnection, keep: Mapping[str, str]) -> Truth:
+    """Of the roles in ``keep`` those that are there get these verifiers. What the instance then holds."""
+    found = await truth.read(admin)
+    for name, verifier in keep.items():
+        if name in found.roles and found.roles[name] != verifier:
+            await _set_verifier(admin, name, verifier)
+    return await truth.read(admin)
+
+
+@asynccontextmanager
+async def visit(context: Context, source: Source) -> AsyncGenerator[AdminConnection]:
+    """A session of the cell's own in the source's head: through its endpoint, or privately where nobody else enters."""
+    if source.endpoint is not None and not source.endpoint.disabled:
+        async with context.instances.admin(source.endpoint.id) as admin:
+            yield admin
+        return
+    # A killed attempt at this may have left it running.
+    data, sockets = _directory(context, source, source.head) / "data", context.layout.making_dir(source.head.id)
+    running = await asyncio.to_thread(postmaster.adopt, data, sockets)
+    running = running or await start_private(context, source, source.head)
+    try:
+        async with context.admin.session(source.project.id, running.socket_path.parent) as admin:
+            yield admin
+    finally:
+        await stop_private(context, source, source.head, running)
 
 
 async def _set_verifier(admin: AdminConnection, name: str, verifier: str) -> None:

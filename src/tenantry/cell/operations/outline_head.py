@@ -32,13 +32,13 @@ from tenantry.cell.operations.new_head import (
 from tenantry.cell.storage import bases, slot
 from tenantry.cell.storage.checkpoint import read_checkpoint
 from tenantry.cell.storage.outline import Outline, begin_history, copy_outline
+from tenantry.cell.storage.recover import UNSYNCED, make_durable
 from tenantry.errors import Conflict, Unavailable
 from tenantry.postgres import postmaster
 from tenantry.postgres.postmaster import Postmaster
-from tenantry.runtime import files
 from tenantry.runtime.failpoints import failpoint
 
-QUIET: Final = {"autovacuum": "off", "fsync": "off"}
+QUIET: Final = {**UNSYNCED, "autovacuum": "off"}
 """Nothing but our own statements writes to the log; what is made becomes durable at the end, or is made again."""
 _OID_OF_USERS: Final = 16_384
 """The first that initdb does not give: what is below is Postgres' own."""
@@ -196,6 +196,5 @@ def _begin(context: Context, source: Source, head: Head) -> Head:
         context.keeper.driver, directory, build_id=head.build_id, last_commit=lambda: now, now=now
     )
     assert base is not None, "nobody else knows of it"
-    files.syncfs(directory)
-    files.fsync_dir(directory.parent)
+    make_durable(directory)
     return replace(head, timeline=begin.timeline, origin_head_id=None, origin_lsn=None)

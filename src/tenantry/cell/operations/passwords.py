@@ -37,6 +37,14 @@ def stored_password(context: Context, role: Role) -> str | None:
     return context.sealer.open(role.password_sealed, place=place(role.branch_id, role.name)) or None
 
 
+def resealed(context: Context, role: Role, branch_id: BranchId) -> bytes | None:
+    """What is sealed of a role's password, for the role of that name of another branch."""
+    if role.password_sealed is None:
+        return None
+    clear = context.sealer.open(role.password_sealed, place=place(role.branch_id, role.name))
+    return context.sealer.seal(clear, place=place(branch_id, role.name))
+
+
 def place(branch_id: BranchId, role_name: str) -> str:
     """Where a sealed password belongs: it opens nowhere else."""
     return f"role:{branch_id}:{role_name}"

@@ -199,6 +199,10 @@ def _swap(context: Context, tables: Tables, work: Operation, head: Head, holds: 
             default=False,
             protected=False,
             expires_at=None,
+            preserved_of=branch.id,
+            restore_status=None,
+            restored_from=None,
+            restored_as=None,
             created_at=now,
             updated_at=now,
         )

@@ -140,9 +140,10 @@ async def delete_snapshot(context: Context, project_id: ProjectId, snapshot_id: 
 async def restore_snapshot(
     context: Context, runner: Runner, project_id: ProjectId, snapshot_id: SnapshotId, request: SnapshotRestore
 ) -> RestoredSnapshot:
-    """Into a new branch with an endpoint; with a target and ``finalize_restore``, in the target's place.
+    """Into a new branch with an endpoint, which may take the target's place later; with ``finalize_restore`` at once.
 
-    The target's present head stays as a branch. Raises NotFound, Conflict, InvalidInput.
+    The target is the snapshot's own branch where none is named. Its present state stays as a branch. Raises NotFound,
+    Conflict, InvalidInput.
     """
     snapshot = await context.state.read(lambda tables: _known(tables, project_id, snapshot_id))
     # Its head may be no branch's any more, and positions mean nothing in another head's history.
@@ -168,12 +169,8 @@ async def restore_snapshot(
             operations=changed.operations,
             roles_of_the_past=changed.roles_of_the_past,
         )
-    if request.target_branch_id is not None:
-        raise InvalidInput(
-            "a snapshot takes a branch's place at once here",
-            next_step="give finalize_restore: true",
-            field="finalize_restore",
-        )
+    target = request.target_branch_id or source
+    await context.state.read(lambda tables: branch_of(tables, project_id, target))
     created = await create_branch(
         context,
         runner,
@@ -183,6 +180,8 @@ async def restore_snapshot(
             parent_id=source,
             parent_lsn=snapshot.lsn,
             endpoints=(BranchEndpointCreate(),),
+            restored_from=snapshot.id,
+            restored_as=target,
         ),
         state=state,
     )

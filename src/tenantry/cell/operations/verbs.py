@@ -10,6 +10,7 @@ from tenantry.cell.operations import (
     databases,
     delete_project,
     endpoints,
+    finalize_restore,
     restore_branch,
     roles,
 )
@@ -24,6 +25,7 @@ VERBS: Final = (
     branches.CREATE,
     branches.DELETE,
     restore_branch.VERB,
+    finalize_restore.VERB,
     roles.CREATE,
     roles.RESET,
     roles.DELETE,

@@ -37,7 +37,8 @@ create table branch (
     init_source text not null,
     restore_status text,
     restored_from text,
-    restored_as text
+    restored_as text,
+    preserved_of text
 ) strict;
 create index branch_by_parent on branch (parent_id);
 create index branch_by_project on branch (project_id);

@@ -462,7 +462,7 @@ class Tables:
         return {annotation.branch_id: annotation for annotation in found}
 
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 
 def open_connection(path: str, scripts: Path | None = None) -> sqlite3.Connection:
