@@ -58,7 +58,7 @@ def test_conflicts_and_wrong_wishes_are_explained(operator: Operator, name: str)
     assert "--slug" in conflict.stderr
     assert "no plan 'gold'" in operator.do("create", f"{name} x", "--plan", "gold", code=2).stderr
     # Refused by the cell, not by us; and nothing stays behind.
-    assert "no Postgres 14 here" in operator.do("create", f"{name} x", "--pg", "14", code=1).stderr
+    assert "no Postgres 14 here" in operator.do("create", f"{name} x", "--pg", "14", code=2).stderr
     assert operator.json("create", f"{name} x")["created"] is True
 
 

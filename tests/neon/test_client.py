@@ -95,6 +95,8 @@ def test_branches(client: NeonClient, made: tuple[ProjectId, BranchId, EndpointI
         client.delete_branch(project_id, branch_id)
     client.set_default_branch(project_id, main)
     assert client.delete_branch(project_id, branch_id) is not None
+    assert client.delete_branch(project_id, branch_id) is None
+    assert client.delete_branch(project_id, branch_id, hard=True) is not None, "what could be recovered goes for good"
     assert client.delete_branch(project_id, branch_id, hard=True) is None
     with pytest.raises(NotSupported):
         client.branch_schema(project_id, main, database_name="neondb", timestamp=moment)

@@ -28,7 +28,7 @@ def test_an_error_comes_back_as_what_it_was(kind: type[errors.TenantryError]) ->
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, errors.InvalidInput), (402, errors.InvalidInput), (406, errors.InvalidInput), (412, errors.Conflict),
+    [(400, errors.InvalidInput), (402, errors.QuotaExceeded), (406, errors.InvalidInput), (412, errors.Conflict),
      (413, errors.InvalidInput), (422, errors.InvalidInput), (500, errors.Unavailable), (502, errors.Unavailable),
      (504, errors.Unavailable), (599, errors.Unavailable), (302, errors.Unavailable)],
 )  # fmt: skip

@@ -211,6 +211,10 @@ def test_cancel_reaches_the_clients_own_statement_only(open_door: DoorMaker) -> 
     key = wire.parse_backend_key_data(first.until(b"K").body)
     first.until(b"Z")
     first.sock.sendall(wire.query("select pg_sleep(30)"))
+    with door.instance_admin() as admin:
+        wait_for(
+            lambda: admin.execute("select from pg_stat_activity where wait_event = 'PgSleep'").fetchone() is not None
+        )
     door.raw(wire.cancel_request(*key)).sock.close()
     assert wire.parse_error(first.until(b"E").body)["C"] == "57014"
     first.until(b"Z")
