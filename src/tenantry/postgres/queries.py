@@ -9,10 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from tenantry.errors import InvalidInput
 from tenantry.postgres import wire
+
+B = TypeVar("B", bytes, memoryview)
 
 PARAMETERS_MAX: Final = 65_535
 """The protocol counts them in 16 bits."""
@@ -85,9 +87,9 @@ def parse_row_description(body: bytes) -> list[Column]:
     return columns
 
 
-def parse_data_row(body: bytes) -> list[bytes | None]:
-    """Raises ProtocolViolation."""
-    values: list[bytes | None] = []
+def parse_data_row(body: B) -> list[B | None]:
+    """The values of a row; parts of ``body`` where that is a view. Raises ProtocolViolation."""
+    values: list[B | None] = []
     at = 2
     try:
         for _ in range(_UINT16.unpack_from(body)[0]):

@@ -28,7 +28,7 @@ def parameters(*values: Any) -> list[str | None]:
 def test_an_array_comes_back_as_it_was(values: list[Any]):
     (text,) = parameters(values)
     assert text is not None
-    assert json.loads(array(text, quote)) == values
+    assert json.loads(array(text)) == values
 
 
 @pytest.mark.parametrize("number", ["1", "-0", "1.500", "1e5", "12345678901234567890.123456789", "1E-400"])
@@ -46,14 +46,45 @@ def test_booleans_objects_and_texts_in_arrays():
 @pytest.mark.parametrize("text", ["{", "}{", '{"a}', "[1:2]", ""])
 def test_what_is_no_array_raises_nothing_but_our_own(text: str):
     try:
-        array(text, quote)
+        array(text)
     except (InvalidInput, ValueError):
         return
 
 
-@given(TEXT, st.sampled_from([1, 30_000]))
-def test_texts_of_any_length_are_quoted(text: str, times: int):
-    assert json.loads(quote(text * times)) == text * times
+@given(TEXT)
+def test_texts_are_quoted(text: str):
+    assert json.loads(quote(text)) == text
+
+
+@given(
+    st.lists(TEXT | st.none(), min_size=1, max_size=4),
+    st.sampled_from([1, 20_000]),
+    st.booleans(),
+    st.sampled_from([25, 1009, 3802]),
+)
+def test_a_large_row_is_written_as_a_small_one(row: list[str | None], times: int, array_mode: bool, type_: int):
+    def written(text: str) -> str:
+        match type_:
+            case 25:
+                return text * times
+            case 1009:
+                return str(parameters([text] * min(times, 700))[0])
+            case _:
+                return json.dumps(text * times, ensure_ascii=False)
+
+    body = _row(*(None if value is None else written(value).encode() for value in row))
+    results: list[Result] = []
+    for large in (False, True):
+        result = Result(raw_text=False, array_mode=array_mode)
+        result.columns([queries.Column(f"c{number // 2}", 0, 0, type_, -1, -1) for number in range(len(row))])
+        for _ in range(2):
+            size = sum(result.large_row(memoryview(body))) if large else result.row(body)
+            assert size
+        result.complete("SELECT", 2)
+        results.append(result)
+    small, large = (b"".join(result.parts()) for result in results)
+    assert small == large
+    json.loads(small)
 
 
 def _row(*values: bytes | None) -> bytes:
@@ -78,6 +109,17 @@ def test_results_are_json_and_say_how_large_they_are(row: list[tuple[str, str | 
     assert read["rows"] == [expected] * rows
     assert [column["name"] for column in read["fields"]] == [name for name, _ in row]
     assert (read["command"], read["rowCount"], read["rowAsArray"]) == ("SELECT", rows, array_mode)
+
+
+@pytest.mark.parametrize("type_", [25, 3802, 1009])
+def test_what_is_not_text_is_refused(type_: int):
+    result = Result(raw_text=False, array_mode=True)
+    result.columns([queries.Column("c", 0, 0, type_, -1, -1)])
+    for value in (b"\xff", b"x" * 65_535 + b"\xc3", "ü".encode("latin-1")):
+        with pytest.raises(InvalidInput):
+            result.row(_row(value))
+        with pytest.raises(InvalidInput):
+            list(result.large_row(memoryview(_row(value))))
 
 
 @given(st.binary(max_size=40))

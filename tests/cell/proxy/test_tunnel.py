@@ -70,7 +70,7 @@ class WebSocket:
         return message
 
     def startup(self, **parameters: str) -> bytes:
-        return wire.startup({"user": ROLE, "database": DATABASE, **parameters})
+        return wire.startup({"user": ROLE, "database": DATABASE, "application_name": "tunnel", **parameters})
 
     def login(self, password: str = PASSWORD, **parameters: str) -> None:
         self.send(self.startup(**parameters))
@@ -219,11 +219,11 @@ def test_a_goodbye_of_the_websocket_ends_the_session(open_web: WebMaker, instanc
     with WebSocket(web) as client, instance.admin() as admin:
         client.login()
         client.read_to(b"Z")
-        of_ours = "select count(*) from pg_stat_activity where usename = %s"
-        assert admin.execute(of_ours, [ROLE]).fetchone() == (1,)
+        of_ours = "select count(*) from pg_stat_activity where application_name = 'tunnel'"
+        assert admin.execute(of_ours).fetchone() == (1,)
         client.say(CloseConnection(code=1000))
         assert client.until(CloseConnection)
-        wait_for(lambda: admin.execute(of_ours, [ROLE]).fetchone() == (0,))
+        wait_for(lambda: admin.execute(of_ours).fetchone() == (0,))
     wait_for(lambda: not web.cell.leases)
 
 
@@ -234,8 +234,8 @@ def test_a_client_that_vanishes_ends_the_session(open_web: WebMaker, instance: I
             client.login()
             client.read_to(b"Z")
         wait_for(lambda: not web.cell.leases)
-        of_ours = "select count(*) from pg_stat_activity where usename = %s"
-        wait_for(lambda: admin.execute(of_ours, [ROLE]).fetchone() == (0,))
+        of_ours = "select count(*) from pg_stat_activity where application_name = 'tunnel'"
+        wait_for(lambda: admin.execute(of_ours).fetchone() == (0,))
 
 
 def test_what_one_side_does_not_take_stops_the_other(open_web: WebMaker, instance: Instance):
@@ -245,8 +245,11 @@ def test_what_one_side_does_not_take_stops_the_other(open_web: WebMaker, instanc
         client.read_to(b"Z")
         # An answer that is not read: the instance has to wait, and nothing is held for it here.
         client.send(wire.query("select repeat('x', 1000000) from generate_series(1, 60)"))
-        waiting = "select count(*)::int from pg_stat_activity where wait_event = 'ClientWrite' and usename = %s"
-        wait_for(lambda: admin.execute(waiting, [ROLE]).fetchone() == (1,))
+        waiting = (
+            "select count(*)::int from pg_stat_activity"
+            " where wait_event = 'ClientWrite' and application_name = 'tunnel'"
+        )
+        wait_for(lambda: admin.execute(waiting).fetchone() == (1,))
         rows = 0
         while (message := client.message()).kind != b"Z":
             rows += message.kind == b"D"

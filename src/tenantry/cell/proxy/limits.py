@@ -100,6 +100,11 @@ class Room:
         if self._limits.sql_bytes > self._limits.settings.sql_bytes_max:
             raise LimitReached("the server holds too much for requests like this one", next_step="try again")
 
+    def let_go(self, size: int) -> None:
+        """Some of what was held is held no more."""
+        self._limits.sql_bytes -= size
+        self.held -= size
+
     def take(self, size: int) -> None:
         """Counts bytes of the answer. Raises AnswerTooLarge, LimitReached."""
         self.must_hold(size)

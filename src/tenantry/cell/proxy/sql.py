@@ -286,8 +286,8 @@ def _refusal(error: TenantryError, scope: Scope) -> Answer:
         headers["retry-after"] = str(RETRY_SECONDS)
     if isinstance(error, _WrongMethod):
         headers["allow"] = _PREFLIGHT["allow"]
-    if isinstance(error, _BodyTooLarge | _BodyTooSlow):
-        headers["connection"] = "close"  # What is left of the body is not worth reading.
+    if isinstance(error, _BodyTooSlow):
+        headers["connection"] = "close"
     level = _log.debug if error.blame == "client" else _log.warning
     level("a request over HTTP was refused", status=status, sqlstate=body["code"], reason=error.message)
     return Answer(status, headers, [json.dumps(body, ensure_ascii=False).encode()])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType] - the stubs leave it out
 from typing import Final
 
@@ -12,8 +13,8 @@ from tenantry.errors import InvalidInput
 from tenantry.postgres.queries import Column, parse_data_row
 
 _quote: Final[Callable[[str], str]] = encode_basestring
-_SLICE_CHARS: Final = 64 * 1024
-"""A text is quoted in such parts, so that a thread that quotes a long one lets the others run."""
+SLICE: Final = 64 * 1024
+"""A long text is worked off in such parts: bytes or characters."""
 _FIELDS: Final[Mapping[str, str]] = {
     "message": "M", "code": "C", "detail": "D", "hint": "H", "position": "P", "internalPosition": "p",
     "internalQuery": "q", "severity": "S", "where": "W", "table": "t", "column": "c", "schema": "s", "dataType": "d",
@@ -29,10 +30,7 @@ def error_body(fields: Mapping[str, str]) -> dict[str, str | None]:
 
 def quote(text: str) -> str:
     """``text`` as a JSON string."""
-    if len(text) <= _SLICE_CHARS:
-        return _quote(text)
-    slices = [_quote(text[at : at + _SLICE_CHARS])[1:-1] for at in range(0, len(text), _SLICE_CHARS)]
-    return f'"{"".join(slices)}"'
+    return _quote(text)
 
 
 class Result:
@@ -43,6 +41,7 @@ class Result:
         self._array_mode = array_mode
         self._head = '{"fields":[],"rows":['
         self._rows: list[bytes] = []
+        """In parts to be joined."""
         self._tail = b""
         self._writers: list[Callable[[str], str]] = []
         self._names: list[str | None] = []
@@ -80,16 +79,46 @@ class Result:
                 for value, write in zip(parse_data_row(body), self._writers, strict=True)
             ]
         except UnicodeDecodeError:
-            # The cause would repeat the value.
-            raise InvalidInput("a value of the result is not UTF-8", next_step="encode it in SQL") from None
+            raise _not_text() from None
         if self._array_mode:
             line = f"[{','.join(texts)}]"
         else:
             pairs = zip(self._names, texts, strict=True)
             line = f"{{{','.join([name + text for name, text in pairs if name is not None])}}}"
         encoded = line.encode()
+        if self._rows:
+            self._rows.append(b",")
         self._rows.append(encoded)
         return len(encoded) + 1
+
+    def large_row(self, body: memoryview) -> Iterator[int]:
+        """The same part by part, for one that is too large to be copied around; says what each part adds."""
+        if self._rows:
+            yield self._add(b",")
+        yield self._add(b"[" if self._array_mode else b"{")
+        first = True
+        names: Sequence[str | None] = [""] * len(self._writers) if self._array_mode else self._names
+        for name, value, write in zip(names, parse_data_row(body), self._writers, strict=True):
+            if name is None:
+                continue
+            yield self._add(name.encode() if first else f",{name}".encode())
+            first = False
+            if value is None:
+                yield self._add(b"null")
+            elif write is quote or write is _as_it_is:
+                yield from map(self._add, _slices(value, quoted=write is quote))
+            else:
+                try:
+                    text = str(value, "utf-8")
+                except UnicodeDecodeError:
+                    raise _not_text() from None
+                parts = write.parts(text) if isinstance(write, _Array) else (write(text),)
+                yield from (self._add(part.encode()) for part in parts)
+        yield self._add(b"]" if self._array_mode else b"}")
+
+    def _add(self, part: bytes) -> int:
+        self._rows.append(part)
+        return len(part)
 
     def complete(self, command: str, count: int | None) -> None:
         """The command tag, after the last row."""
@@ -98,8 +127,27 @@ class Result:
 
     def parts(self) -> list[bytes]:
         """The result as JSON, in parts to be joined."""
-        rows = [part for row in self._rows for part in (row, b",")]
-        return [self._head.encode(), *rows[:-1], self._tail]
+        return [self._head.encode(), *self._rows, self._tail]
+
+
+def _slices(value: memoryview, *, quoted: bool) -> Iterator[bytes]:
+    """A long text as JSON, as a string or as it is, in parts."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    if quoted:
+        yield b'"'
+    for at in range(0, len(value), SLICE):
+        try:
+            text = decoder.decode(bytes(value[at : at + SLICE]), at + SLICE >= len(value))
+        except UnicodeDecodeError:
+            raise _not_text() from None
+        yield (_quote(text)[1:-1] if quoted else text).encode()
+    if quoted:
+        yield b'"'
+
+
+def _not_text() -> InvalidInput:
+    # Without the cause, which would repeat the value.
+    return InvalidInput("a value of the result is not UTF-8", next_step="encode it in SQL")
 
 
 def batch_parts(results: list[Result]) -> list[bytes]:
@@ -147,6 +195,8 @@ _ELEMENTS: Final[Mapping[int, int]] = {
 }  # fmt: skip
 """Arrays that are always there, and the types of their elements. An array of box has another delimiter."""
 _ARRAY_TOKEN: Final = re.compile(r'\s*(?:(?P<mark>[{},])|"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^{},"]+))', re.DOTALL)
+_MARKS: Final = {"{": "[", "}": "]", ",": ","}
+_ITEMS_PER_PART: Final = 256
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -154,25 +204,41 @@ def _writer(type_: int) -> Callable[[str], str]:
     element = _ELEMENTS.get(type_)
     if element is None:
         return _SCALARS.get(type_, quote)
-    write = _SCALARS.get(element, quote)
-    return lambda text: array(text, write)
+    return _Array(_SCALARS.get(element, quote))
 
 
-def array(text: str, write: Callable[[str], str]) -> str:
-    """An array's text as JSON; what is written of its bounds is left out, as JSON has no word for it."""
-    at = text.index("=") + 1 if text.startswith("[") else 0
-    parts: list[str] = []
-    while at < len(text):
-        token = _ARRAY_TOKEN.match(text, at)
-        if token is None:
-            raise InvalidInput("an array of the result does not read")
-        at = token.end()
-        mark, quoted, bare = token["mark"], token["quoted"], token["bare"]
-        if mark is not None:
-            parts.append({"{": "[", "}": "]", ",": ","}[mark])
-        elif quoted is not None:
-            parts.append(write(_ESCAPED.sub(r"\1", quoted)))
-        else:
-            value = bare.strip()
-            parts.append("null" if value == "NULL" else write(value))
-    return "".join(parts)
+class _Array:
+    """Writes an array's text as JSON. What is written of its bounds is left out, as JSON has no word for it."""
+
+    def __init__(self, write: Callable[[str], str]) -> None:
+        self._write = write
+
+    def __call__(self, text: str) -> str:
+        return "".join(self.parts(text))
+
+    def parts(self, text: str) -> Iterator[str]:
+        """The same a few items at a time."""
+        at = text.index("=") + 1 if text.startswith("[") else 0
+        parts: list[str] = []
+        while at < len(text):
+            token = _ARRAY_TOKEN.match(text, at)
+            if token is None:
+                raise InvalidInput("an array of the result does not read")
+            at = token.end()
+            mark, quoted, bare = token["mark"], token["quoted"], token["bare"]
+            if mark is not None:
+                parts.append(_MARKS[mark])
+            elif quoted is not None:
+                parts.append(self._write(_ESCAPED.sub(r"\1", quoted)))
+            else:
+                value = bare.strip()
+                parts.append("null" if value == "NULL" else self._write(value))
+            if len(parts) >= _ITEMS_PER_PART:
+                yield "".join(parts)
+                parts = []
+        yield "".join(parts)
+
+
+def array(text: str) -> str:
+    """A text array as JSON."""
+    return _Array(quote)(text)

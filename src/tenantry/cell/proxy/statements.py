@@ -23,7 +23,8 @@ READ_BYTES: Final = 64 * 1024
 SEND_AT_ONCE_BYTES: Final = 64 * 1024
 """What fits into the socket's buffer: more is sent while the answer is read, or both sides would wait."""
 LARGE_ROW_BYTES: Final = 256 * 1024
-"""From this size on a row is written in a thread."""
+"""From this size on a row is written part by part, and others have their turn in between."""
+_PARTS_PER_TURN: Final = 4
 _HEADER_BYTES: Final = 5
 
 
@@ -107,12 +108,14 @@ async def _read(conn: Conn, results: Sequence[Result], batch: bool, room: Room) 
     at = 0
     failed: dict[str, str] | None = None
     inbox = conn.inbox
-    start = read = 0
+    start = read = awaited = 0
     while True:
         end = wire.message_end(inbox, start, bytes_max=wire.MESSAGE_BYTES_MAX)
         if end is None:
-            if len(inbox) >= start + _HEADER_BYTES:
-                room.must_hold(wire.message_length(inbox, start))
+            if not awaited and len(inbox) >= start + _HEADER_BYTES:
+                awaited = wire.message_length(inbox, start)
+                room.must_hold(awaited)
+                room.hold(awaited)
             del inbox[:start]
             start, before = 0, len(inbox)
             try:
@@ -128,15 +131,24 @@ async def _read(conn: Conn, results: Sequence[Result], batch: bool, room: Room) 
                 read = 0
                 await asyncio.sleep(0)
             continue
-        kind, body = bytes(inbox[start : start + 1]), bytes(inbox[start + _HEADER_BYTES : end])
+        kind = bytes(inbox[start : start + 1])
+        with memoryview(inbox)[start + _HEADER_BYTES : end] as view:
+            if kind == b"D" and len(view) >= LARGE_ROW_BYTES:
+                for number, size in enumerate(_now(expected, at).large_row(view)):
+                    room.take(size)
+                    if number % _PARTS_PER_TURN == 0:
+                        await asyncio.sleep(0)
+                body = b""
+            else:
+                body = bytes(view)
         start = end
+        if awaited:
+            room.let_go(awaited)
+            awaited = 0
         match kind:
             case b"D":
-                result = _now(expected, at)
-                if len(body) < LARGE_ROW_BYTES:
-                    room.take(result.row(body))
-                else:
-                    room.take(await asyncio.to_thread(result.row, body))
+                if body:
+                    room.take(_now(expected, at).row(body))
             case b"T":
                 room.take(_now(expected, at).columns(queries.parse_row_description(body)))
             case b"C" | b"I":

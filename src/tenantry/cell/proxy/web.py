@@ -25,6 +25,8 @@ from tenantry.cell.proxy.refusals import Refusal, shutting_down
 from tenantry.cell.proxy.tunnel import Tunnel
 
 BACKLOG: Final = 1024
+DISCARD_SECONDS: Final = 10.0
+"""How long a client may go on sending a body that was answered already."""
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _CUT_SECONDS: Final = 1.0
 """What a stopped relay's session may take to clean up, before it is cancelled."""
@@ -44,6 +46,8 @@ class _Http(HttpToolsProtocol):
         self._place = contextlib.ExitStack()
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._body_to_come = False
+        self._discard_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio's.
@@ -64,6 +68,7 @@ class _Http(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
+        self._body_arrived()
         self._place.close()
         super().connection_lost(exc)
 
@@ -74,6 +79,9 @@ class _Http(HttpToolsProtocol):
             if self._head_bytes > self._house.settings.http_head_bytes_max:
                 self.transport.write(_REFUSED % (431, b"Request Header Fields Too Large"))
                 self.transport.close()
+        elif self._body_to_come and self._discard_timer is None and self.cycle.response_complete:
+            # Most clients send all of a body before they listen; closing at once would destroy the answer on its way.
+            self._discard_timer = self.loop.call_later(DISCARD_SECONDS, self._abort)
 
     def on_message_begin(self) -> None:
         self._await_head()
@@ -81,8 +89,24 @@ class _Http(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_arrived()
+        self._body_to_come = True
         self.scope["state"] = {"abort": self._abort}
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if self._discard_timer is not None:
+            # Its bytes have taken the place of what idle time there was.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        self._body_arrived()
+        super().on_message_complete()
+
+    def _body_arrived(self) -> None:
+        self._body_to_come = False
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
 
     def handle_websocket_upgrade(self) -> None:
         self._head_arrived()

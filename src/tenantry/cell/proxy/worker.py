@@ -41,6 +41,9 @@ ORPHANED_SECONDS: Final = 600.0
 _ORPHAN_LOOK_SECONDS: Final = 5.0
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Sessions make few cycles and long-lived objects are many; looking often costs more than it finds."""
+_SWITCH_SECONDS: Final = 0.0005
+"""Large bodies and rows are worked off in threads. The loop gives the interpreter away at each call of the system, and
+would wait ten times as long for it to come back."""
 _DESCRIPTORS_PER_CONNECTION: Final = 2
 """A WebSocket has four and counts as two."""
 _DESCRIPTORS_OTHER: Final = 64
@@ -171,7 +174,7 @@ def _within_descriptors(settings: Settings) -> Settings:
     """As many connections as the process may have open files for."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    possible = (hard - _DESCRIPTORS_OTHER) // _DESCRIPTORS_PER_CONNECTION
+    possible = (hard - _DESCRIPTORS_OTHER - settings.pool_idle_max) // _DESCRIPTORS_PER_CONNECTION
     if hard == resource.RLIM_INFINITY or possible >= settings.connections_max:
         return settings
     _log.warning("the limit on open files bounds the connections", connections_max=possible)
@@ -187,6 +190,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     configure_logs(form="json")
     gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
     async def run() -> None:
         named = (listen.split(":") for listen in given.listen)
