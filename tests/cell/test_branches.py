@@ -15,7 +15,9 @@ from tenantry.cell.model import (
     BackupSlot,
     BranchChange,
     BranchCreate,
+    BranchEndpointCreate,
     BranchRestore,
+    EndpointCreate,
     ProjectChange,
     ProjectCreate,
     RoleCreate,
@@ -25,7 +27,7 @@ from tenantry.cell.model import (
 )
 from tenantry.cell.operations.snapshots import latest
 from tenantry.cell.storage import bases
-from tenantry.errors import Conflict, InvalidInput, NotFound
+from tenantry.errors import Conflict, InvalidInput, NotFound, NotSupported
 from tenantry.neon.ids import BranchId
 from tenantry.postgres import postmaster
 from tenantry.runtime import files
@@ -167,6 +169,24 @@ async def test_deleting_and_choosing(tenant: Any) -> None:
         with pytest.raises(NotFound):
             await one.cell.get_branch(one.project, dev)
         assert await one.rows() == [1]
+
+
+async def test_a_read_only_endpoint_is_refused_and_nothing_is_made(tenant: Any) -> None:
+    """One that only looked like it would give writes to whoever was promised reads."""
+    async with tenant() as one:
+        readers = (BranchEndpointCreate(type="read_only"),)
+        for refused in (
+            one.cell.create_endpoint(one.project, EndpointCreate(branch_id=one.main, type="read_only")),
+            one.cell.create_branch(one.project, BranchCreate(name="dev", endpoints=readers)),
+            one.cell.create_branch(one.project, BranchCreate(name="dev", endpoints=(BranchEndpointCreate(), *readers))),
+        ):
+            with pytest.raises(NotSupported, match="read-only endpoints are not available") as said:
+                await refused
+            assert said.value.http_status == 501
+            assert "read-write endpoint" in said.value.next_step
+        assert [b.name for b in await one.cell.list_branches(one.project, deleted=True)] == ["main"]
+        assert [e.type for e in await one.cell.list_endpoints(one.project, None)] == ["read_write"]
+        assert await one.rows() == [1], "and nothing is locked"
 
 
 async def test_schemas_differ_by_what_was_done(tenant: Any) -> None:
