@@ -46,14 +46,13 @@ WHY_NOT: Final = {
     "setOrganizationSpendingLimit": "nothing is billed; limit what projects use with settings.quota",
     "deleteOrganizationSpendingLimit": "nothing is billed; limit what projects use with settings.quota",
     "createOrganizationInvitations": "nobody can be invited: make keys, of the organization or of one project",
-    "finalizeRestoreBranch": "a restore is whole at once, so nothing is left to finalize",
 }
 LIMITS: Final = {
     "createApiKey": "a personal key, which may do everything",
     "createOrgApiKey": "reaches all projects; with `project_id` only that one, and may not delete it",
     "createProject": "any `region_id` and `org_id` are taken; `pg_version` must be installed; settings that nothing"
     " here carries out are refused with 501",
-    "createProjectBranch": "`archived` is refused",
+    "createProjectBranch": "`archived` and read-only endpoints are refused",
     "createProjectEndpoint": "no read-only endpoints; no passwordless access; no more preload libraries",
     "deleteProject": "can be recovered for a while; `hard_delete=true` (ours) erases at once",
     "deleteProjectBranch": "can be recovered for a while, unless `hard_delete=true`",
@@ -70,9 +69,12 @@ LIMITS: Final = {
     "getOrganizationMembers": "one member: the operator, an admin",
     "getProjectBranchRolePassword": "412 where the password is not stored, or was changed by SQL",
     "getProjectBranchSchema": "as SQL only; `format=json` is refused",
+    "finalizeRestoreBranch": "the endpoint that a snapshot was looked at through goes to the replaced branch",
     "listProjectPermissions": "always empty: nobody else has one",
     "listProjects": "any `org_id` is taken, since there is one organization; `recoverable=true` lists deleted ones",
     "listSharedProjects": "always empty: a cell has one account",
+    "restoreProjectBranch": "`roles_of_the_past` (ours) in the answer names roles with the password of then",
+    "restoreSnapshot": "in one step the id of the branch stays; `roles_of_the_past` (ours) as in a branch's restore",
     "revokeApiKey": "at once",
     "revokeOrgApiKey": "at once",
     "updateProject": "[quotas, addresses](limits.md); settings that nothing here carries out are refused with 501",
