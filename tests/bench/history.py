@@ -6,17 +6,20 @@ running cell it cannot be switched off.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import signal
 import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, LiteralString
 
+import psutil
 import psycopg
 import raw_postgres
 from installation import Installation, Tenant, first_row, wait_until
@@ -115,15 +118,19 @@ def _keeping(installation: Installation, *, pairs: int, seconds: int) -> Row:
         switch = _Switch(plain, admin, conf.lean_settings(_CU, engine.major), owner)
         stack.callback(switch.off)
         rates: dict[bool, list[float]] = {True: [], False: []}
+        cpu: dict[bool, list[float]] = {True: [], False: []}
         for number in range(pairs):
             for keeping in (True, False) if number % 2 else (False, True):
                 (switch.on if keeping else switch.off)()
                 bench.tps(_WARM_SECONDS)
                 admin.execute("checkpoint")
+                before = switch.cpu_seconds()
                 rates[keeping].append(bench.tps(seconds))
+                cpu[keeping].append((switch.cpu_seconds() - before) / (rates[keeping][-1] * seconds))
         kept = switch.linked
     ratios = [on / off for on, off in zip(rates[True], rates[False], strict=True)]
     ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
+    spent = " against ".join(f"{shown(statistics.median(cpu[keeping]) * 1e6)} us" for keeping in (True, False))
     return Row(
         what=f"pgbench (TPC-B, prepared, {_CLIENTS} clients) with history kept: transactions/s",
         ours=f"{shown(statistics.median(rates[True]))}/s",
@@ -133,9 +140,16 @@ def _keeping(installation: Installation, *, pairs: int, seconds: int) -> Row:
         met=ratio >= _RATIO_GOAL,
         note=(
             f"one instance, its keeper on and off: slot, links, segments not recycled; {pairs} interleaved pairs of "
-            f"{seconds} s, {kept} segments of 1 MiB kept"
+            f"{seconds} s, {kept} segments of 1 MiB kept; CPU for one transaction, the keeper's included, {spent}"
         ),
-        numbers={"tps": rates[True], "peer_tps": rates[False], "ratio": ratio, "ratio_interval": [low, high]},
+        numbers={
+            "tps": rates[True],
+            "peer_tps": rates[False],
+            "ratio": ratio,
+            "ratio_interval": [low, high],
+            "cpu_seconds": cpu[True],
+            "peer_cpu_seconds": cpu[False],
+        },
     )
 
 
@@ -176,7 +190,21 @@ class _Switch:
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
         self._failed: BaseException | None = None
+        self._spent = 0.0
         self.linked = 0
+
+    def cpu_seconds(self) -> float:
+        """What the instance and the keeper have taken so far: what a busy machine does not distort."""
+        assert self._plain.process is not None
+        postmaster = psutil.Process(self._plain.process.pid)
+        times = postmaster.cpu_times()
+        ended = times.user + times.system + times.children_user + times.children_system
+        alive = 0.0
+        for child in postmaster.children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                spent = child.cpu_times()
+                alive += spent.user + spent.system
+        return ended + alive + self._spent
 
     def on(self) -> None:
         if self._keeper is not None:
@@ -208,6 +236,7 @@ class _Switch:
         try:
             with psycopg.connect(self._plain.admin_dsn, autocommit=True) as admin:
                 while True:
+                    began = time.thread_time()
                     done = archive.link_new_segments(
                         self._head, timeline=1, start=start, owner_uid=None if self._owner is None else self._owner[0]
                     )
@@ -215,6 +244,7 @@ class _Switch:
                     assert not done.damaged
                     if done.advance_to is not None:
                         self._ask(admin, slot.ADVANCE, {"lsn": format_lsn(done.advance_to)})
+                    self._spent += time.thread_time() - began
                     if self._stopping.wait(PERIOD_SECONDS):
                         return
         except BaseException as error:  # told where the switch is turned off
