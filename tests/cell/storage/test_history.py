@@ -140,6 +140,23 @@ def test_commits_of_a_segment_that_was_not_linked_yet_are_not_overlooked(
     assert histories["a"].at_time(at(21)).lsn == log.position
 
 
+def test_what_is_committed_while_one_looks_is_later(
+    simple: tuple[Histories, Any, Mapping[int, Lsn]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories, log, _ = simple
+    end, look = log.position, History._around
+
+    def look_while_others_write(self: History, piece: Any, target: int) -> Any:
+        found = look(self, piece, target)
+        if piece.newest:
+            log.commit(at(20))
+            log.write(histories.dir("a") / "data" / "pg_wal")
+        return found
+
+    monkeypatch.setattr(History, "_around", look_while_others_write)
+    assert histories["a"].at_time(at(10)).lsn == end
+
+
 def test_where_the_clock_was_set_back_the_first_passage_counts(
     histories: Histories, new_log: Callable[..., Any]
 ) -> None:

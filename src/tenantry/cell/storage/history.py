@@ -207,7 +207,8 @@ class History:
 
         Raises HistoryGap when the log that would tell is missing.
         """
-        self.catch_up()
+        # Before the commits are looked at: what is written meanwhile may be later than the moment.
+        end = self.end()
         target = wal.to_micros(moment)
         based = self.bases()
         begin = self.oldest().usable_from
@@ -227,7 +228,7 @@ class History:
             if not whole:
                 uncertain = _with(uncertain, piece.number)
         self._certain(uncertain, moment)
-        return Point(self.lineage[0].head.id, self.end(), None, None if last is None else wal.from_micros(last))
+        return Point(self.lineage[0].head.id, end, None, None if last is None else wal.from_micros(last))
 
     def _certain(self, uncertain: Gap | None, moment: datetime) -> None:
         if uncertain is not None:
