@@ -175,7 +175,11 @@ class Keeper:
         if lsn is not None:
             return history.at_lsn(parse_lsn(lsn))
         assert moment is not None
-        check_moment(moment, earliest=self.earliest(project, history), now=self.clock.now())
+        earliest, latest = self.earliest(project, history), self.clock.now()
+        if not earliest <= moment <= latest:
+            # Where the clock was set back the log holds commits that are still to come by it.
+            latest = max(latest, history.last_commit())
+        check_moment(moment, earliest=earliest, now=latest)
         return history.at_time(moment)
 
 
