@@ -16,6 +16,7 @@
     |       +-- HistoryGap        part of it is missing
     |       +-- HistoryDamaged    a file of it is not what was written
     +-- OperatorError         the installation needs its operator: disk, port, engine, rights (500)
+    |   +-- DiskFull              there is no room for what was asked (507)
     +-- Defect                our own mistake (500)
 
 ``client_text`` may be shown to whoever called; ``str(error)`` and ``fields`` go to the log. Neither ever
@@ -167,6 +168,17 @@ class OperatorError(TenantryError):
     @property
     def client_text(self) -> str:
         return self._client_text or "the cell needs its operator; see its log"
+
+
+class DiskFull(OperatorError):
+    """There is no room for what was asked; what was there before is whole. Asking again helps when there is room."""
+
+    http_status = 507
+    code = "DISK_FULL"
+
+    @property
+    def client_text(self) -> str:
+        return self._client_text or "the cell's disk is full"
 
 
 class Defect(TenantryError):

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -194,35 +193,3 @@ def test_suspend_races_connect(make_cell: Any, api: Any, connect: Any, rounds: i
     for thread in threads:
         thread.join(30)
     assert failures == []
-
-
-def test_a_full_disk_while_creating(make_cell: Any, api: Any, workdir: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
-    small = workdir / "s"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=190m,mode=711", "tmpfs", str(small)], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        cell = make_cell("s/d", "--spares", "0", "--recover-for", "0")
-        cell.start()
-        client = api(cell)
-        created = 0
-        for number in range(20):
-            answer = client.post("/projects", {"project": {"name": f"p{number}"}})
-            if answer.status_code != 201:
-                break
-            created += 1
-        assert 0 < created < 20
-        assert answer.status_code == 500
-        assert answer.json()["code"], "a JSON error"
-        assert len(client.projects()) == created, "what failed left nothing"
-        gone = client.projects()[0]["id"]
-        client.call("DELETE", f"/projects/{gone}")
-        left = (cell.data / "projects" / gone, cell.data / "trash")
-        until(lambda: not left[0].exists() and not list(left[1].iterdir()), "deleting frees the space")
-        client.create("fits again")
-        assert cell.stop() == 0
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)

@@ -11,7 +11,8 @@ from tenantry.neon.ids import RequestId
 
 KINDS = [
     errors.InvalidInput, errors.NotSupported, errors.Unauthorized, errors.Forbidden, errors.NotFound, errors.Conflict,
-    errors.Locked, errors.LimitReached, errors.Unavailable, errors.OperatorError, errors.Defect,
+    errors.Locked, errors.LimitReached, errors.Unavailable, errors.OperatorError, errors.DiskFull,
+    errors.Defect,
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tenantry.errors import (
     Conflict,
     Defect,
+    DiskFull,
     Forbidden,
     InvalidInput,
     LimitReached,
@@ -47,7 +48,7 @@ _BY_STATUS: Final[dict[int, type[TenantryError]]] = {
     503: Unavailable,
     504: Unavailable,
 }
-_BY_CODE: Final[dict[str, type[TenantryError]]] = {OperatorError.code: OperatorError, Defect.code: Defect}
+_BY_CODE: Final[dict[str, type[TenantryError]]] = {kind.code: kind for kind in (OperatorError, DiskFull, Defect)}
 
 
 def is_request_id(text: str) -> bool:

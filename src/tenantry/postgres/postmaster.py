@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from tenantry.errors import Conflict, OperatorError, StartFailed, Unavailable
+from tenantry.errors import Conflict, DiskFull, OperatorError, StartFailed, Unavailable
 from tenantry.postgres import conf, control
 from tenantry.postgres.engines import Engine
 from tenantry.runtime import child, files
@@ -41,6 +41,8 @@ LOCK_SECONDS_MAX: Final = 5.0
 """How long a start waits for the processes of a dead postmaster to be gone."""
 LAUNCH_SECONDS_MAX: Final = 5.0
 """How long one that was launched may take to say its pid, on a loaded machine."""
+FREE_BYTES_MIN: Final = 2 * 1024 * 1024
+"""With less left on the disk a start that failed has failed for that."""
 ABORT_SECONDS_MAX: Final = 10.0
 IMMEDIATE_SECONDS_MAX: Final = 5.0
 KILL_SECONDS_MAX: Final = 10.0
@@ -81,8 +83,8 @@ async def start(
     ``owner`` is the user it runs as, and that ``data`` belongs to (None: ourselves). ``socket_dir`` is made if it is
     missing, and closed to everybody else. The log gets stderr. Configuration is written anew.
     Raises StartFailed (with the end of the log in ``fields``) when it ends or is not ready in time, Conflict when a
-    living postmaster has the directory, OperatorError for what the machine lacks. Nothing runs after a failure, also
-    not after a cancellation.
+    living postmaster has the directory, DiskFull or another OperatorError for what the machine lacks. Nothing runs
+    after a failure, also not after a cancellation.
     """
     deadline = time.monotonic() + timeout_seconds
     launch = asyncio.ensure_future(
@@ -306,15 +308,33 @@ class _Exit:
             self._descriptor = None
 
 
-def _start_failed(launched: _Launched, what: str) -> StartFailed:
+def _start_failed(launched: _Launched, what: str) -> StartFailed | DiskFull:
     data = launched.postmaster.data
+    tail = log_tail(launched.log_path, since=launched.log_start)
+    # Postgres names another reason where it was shared memory that found no room on disk.
+    if "No space left on device" in tail or _free_bytes(data) < FREE_BYTES_MIN:
+        return DiskFull(
+            f"postgres on {data} {what}: the disk is full",
+            next_step="free space or move the data directory to a larger disk, then try again",
+            path=str(data),
+            log_tail=tail,
+        )
     return StartFailed(
         f"postgres on {data} {what}",
         next_step=f"read {launched.log_path}",
         client_text="the database could not be started",
         path=str(data),
-        log_tail=log_tail(launched.log_path, since=launched.log_start),
+        log_tail=tail,
     )
+
+
+def _free_bytes(directory: Path) -> int:
+    """What may still be written on its file system; enough when that is not known."""
+    try:
+        facts = os.statvfs(directory)
+    except OSError:
+        return FREE_BYTES_MIN
+    return facts.f_bavail * facts.f_frsize
 
 
 def log_tail(log_path: Path, *, since: int = 0) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from tenantry.errors import Defect, OperatorError, Unavailable
+from tenantry.errors import Defect, DiskFull, OperatorError, Unavailable
 
 Owner = tuple[int, int]
 """A numeric uid and gid."""
@@ -49,7 +49,8 @@ def explained(action: str, path: Path) -> Generator[None, None, None]:
         if cure is None:
             raise
         reason, next_step = cure
-        raise OperatorError(f"{action} {path}: {reason}", next_step=next_step, path=str(path)) from error
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else OperatorError
+        raise kind(f"{action} {path}: {reason}", next_step=next_step, path=str(path)) from error
 
 
 _CURES: Final = {

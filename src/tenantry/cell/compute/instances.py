@@ -30,7 +30,7 @@ from tenantry.cell.config import CellConfig
 from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Endpoint
 from tenantry.cell.quotas import reads_only
-from tenantry.errors import NotFound, StartFailed, TenantryError, Unavailable
+from tenantry.errors import NotFound, TenantryError, Unavailable
 from tenantry.neon.ids import EndpointId, ProjectId
 from tenantry.postgres import postmaster
 from tenantry.postgres.control import clean_shutdown
@@ -255,7 +255,7 @@ class Instances:
         if instance.deaths <= RECOVERIES_MAX and not self._closing:
             try:
                 await self._started(instance)
-            except (StartFailed, NotFound, Unavailable) as error:
+            except TenantryError as error:
                 _log.error("recovery failed", endpoint_id=instance.endpoint_id, error=str(error))
 
     async def _forget_process(self, instance: Instance) -> None:
@@ -627,7 +627,7 @@ class Instances:
     async def _recover(self, instance: Instance) -> None:
         try:
             await self._started(instance)
-        except (StartFailed, NotFound, Unavailable) as error:
+        except TenantryError as error:
             _log.error("recovery failed", endpoint_id=instance.endpoint_id, error=str(error))
 
     async def close(self) -> None:

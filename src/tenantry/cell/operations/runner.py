@@ -12,7 +12,7 @@ import structlog
 from tenantry.cell import metrics
 from tenantry.cell.model import Operation
 from tenantry.cell.operations.context import Context, Verb
-from tenantry.errors import Defect, TenantryError
+from tenantry.errors import Defect, HistoryError, TenantryError
 from tenantry.neon.ids import OperationId, ProjectId
 from tenantry.runtime.failpoints import failpoint
 from tenantry.runtime.tasks import Tasks
@@ -107,7 +107,9 @@ class Runner:
                     break
                 except TenantryError as error:
                     operation = dataclasses.replace(operation, failures_count=operation.failures_count + 1)
-                    if error.blame == "client" or attempt == ATTEMPTS_MAX - 1:
+                    # A past that is missing or damaged does not come back by asking again.
+                    hopeless = error.blame == "client" or isinstance(error, HistoryError)
+                    if hopeless or attempt == ATTEMPTS_MAX - 1:
                         await self._fail(operation, error, later)
                         return
                     _log.warning("step failed, trying again", step=number, error=str(error))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tenantry.cell.state.tables import Tables, open_connection
-from tenantry.errors import OperatorError
+from tenantry.errors import DiskFull, OperatorError
 
 T = TypeVar("T")
 _OPERATORS: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
@@ -55,7 +55,8 @@ class State:
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _OPERATORS:
-                raise OperatorError(
+                kind = DiskFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else OperatorError
+                raise kind(
                     f"cell.db cannot be written: {error}", next_step="free some disk space, or look at the disk"
                 ) from error
             raise

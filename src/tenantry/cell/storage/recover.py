@@ -9,7 +9,6 @@ Must never recover by time, never link a segment that the new head will own, and
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from tenantry.cell.storage.fork import prepared
 from tenantry.cell.storage.history import History, Plan, Point
 from tenantry.cell.storage.segments import SegmentReader
 from tenantry.cell.storage.threads import in_thread
-from tenantry.errors import Defect, HistoryDamaged, OperatorError, StartFailed, TenantryError
+from tenantry.errors import Defect, HistoryDamaged, StartFailed, TenantryError
 from tenantry.neon.ids import HeadId
 from tenantry.postgres import postmaster, wal
 from tenantry.postgres.engines import Engine
@@ -39,12 +38,9 @@ from tenantry.runtime.files import Owner
 _log = structlog.get_logger("storage")
 
 ABORT_SECONDS_MAX: Final = 10.0
-FREE_BYTES_MIN: Final = 2 * 1024 * 1024
-"""With less left on the disk a recovery that failed has failed for that."""
 UNSYNCED: Final = {"fsync": "off"}
 """For an instance that works on a head which is not anybody's yet: after a crash that head is made anew, so one sync of
 all of it at the end (``make_durable``) does what hundreds would do on the way."""
-_DISK_FULL: Final = "No space left on device"
 _ENDED_EARLY: Final = "recovery ended before configured recovery target was reached"
 
 
@@ -128,25 +124,15 @@ async def recover(
     except BaseException as error:
         if running is not None:
             await postmaster.stop(running, mode="immediate", timeout_seconds=ABORT_SECONDS_MAX)
-        free = await asyncio.to_thread(_free_bytes, head_dir)
         await asyncio.to_thread(files.remove_tree, head_dir)
         if isinstance(error, StartFailed):
-            raise _explained(error, plan, free) from error
+            raise _explained(error, plan) from error
         raise
     failpoint("recover.checked")
     return Recovered(running, timeline, origin, plan)
 
 
-def _free_bytes(directory: Path) -> int:
-    """What may still be written on its file system; a lot when that is not known."""
-    try:
-        facts = os.statvfs(directory)
-    except OSError:
-        return FREE_BYTES_MIN
-    return facts.f_bavail * facts.f_frsize
-
-
-def _explained(error: StartFailed, plan: Plan, free: int) -> TenantryError:
+def _explained(error: StartFailed, plan: Plan) -> TenantryError:
     """What is behind a recovery that failed, where it is not about starting."""
     log = str(error.fields.get("log_tail"))
     if _ENDED_EARLY in log:
@@ -154,13 +140,6 @@ def _explained(error: StartFailed, plan: Plan, free: int) -> TenantryError:
             f"the log of {plan.source.id} ends before {format_lsn(plan.point.lsn)}: a record is not what was written",
             next_step="look for disk errors in the kernel log; an earlier point can be reached",
             client_text="the history of this branch is damaged before that point",
-            head=plan.source.id,
-        )
-    # Postgres names another reason where it was shared memory that found no room on disk.
-    if _DISK_FULL in log or free < FREE_BYTES_MIN:
-        return OperatorError(
-            f"the disk became full while {plan.source.id} was recovered",
-            next_step="free space or move the data directory to a larger disk, then try again",
             head=plan.source.id,
         )
     return error
