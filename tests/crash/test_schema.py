@@ -12,7 +12,7 @@ import pytest
 def test_killed_while_a_copy_runs(
     make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Any, swept: Any
 ) -> None:
-    cell = make_cell("d", TENANTRY_FAILPOINTS="passing_head.running=kill")
+    cell = make_cell("d", "--spares", "0", TENANTRY_FAILPOINTS="passing_head.running=kill")
     cell.start()
     project = api(cell).create("ACME")
     path = f"/projects/{project['project']['id']}/branches/{project['branch']['id']}/schema?db_name=neondb"
