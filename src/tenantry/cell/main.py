@@ -74,7 +74,6 @@ _log = structlog.get_logger("cell")
 HTTP_CONNECTIONS_MAX: Final = 1_000
 HTTP_BACKLOG: Final = 512
 HTTP_DRAIN_SECONDS: Final = 5
-HTTP_IDLE_SECONDS: Final = 60
 
 
 def take_lock(path: Path) -> int:
@@ -395,8 +394,6 @@ class RunningCell:
                 date_header=False,
                 limit_concurrency=HTTP_CONNECTIONS_MAX,
                 backlog=HTTP_BACKLOG,
-                # Workers keep a few connections for the next requests.
-                timeout_keep_alive=HTTP_IDLE_SECONDS,
                 timeout_graceful_shutdown=HTTP_DRAIN_SECONDS,
             )
         )

@@ -33,6 +33,28 @@ RETRY_AFTER_SECONDS_MAX: Final = 60.0
 _MESSAGE_CHARS_MAX: Final = 2_000
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
+
+class BodyTooLarge(InvalidInput):
+    """The request's body is larger than any request needs."""
+
+    http_status = 413
+    code = "BODY_TOO_LARGE"
+
+
+class BodyTooSlow(InvalidInput):
+    """The request's body did not arrive in time."""
+
+    http_status = 408
+    code = "BODY_TOO_SLOW"
+
+
+class MethodNotAllowed(InvalidInput):
+    """The path exists; nothing answers to this method there. Field ``allow``: those that do."""
+
+    http_status = 405
+    code = "METHOD_NOT_ALLOWED"
+
+
 _BY_STATUS: Final[dict[int, type[TenantryError]]] = {
     401: Unauthorized,
     402: QuotaExceeded,

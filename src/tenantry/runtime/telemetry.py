@@ -14,8 +14,6 @@ from typing import Any, Final, Literal, TextIO
 
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-LOG_FORMATS: Final[tuple[LogFormat, ...]] = ("logfmt", "json")
-LOG_LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error")
 
 _REDACTED: Final = "[redacted]"
 _SECRET_KEYS: Final = re.compile(r"passw|secret|token|authorization|cookie|api_key|verifier|dsn|uri$", re.IGNORECASE)

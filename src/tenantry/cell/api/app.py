@@ -28,12 +28,13 @@ from tenantry.cell.api import (
 from tenantry.cell.api.desk import API_PREFIX, Desk
 from tenantry.cell.api.gate import Gate
 from tenantry.cell.api.ports import CellApi
-from tenantry.cell.api.problems import MethodNotAllowed, error_answer, invalid_fields, log_error
+from tenantry.cell.api.problems import error_answer, invalid_fields, log_error
 from tenantry.cell.api.rights import Need, ruled
 from tenantry.cell.api.site import Site
 from tenantry.cell.api.unimplemented import Unimplemented
 from tenantry.errors import InvalidInput, NotFound, TenantryError
 from tenantry.neon.contract import ContractOperation, operations_at
+from tenantry.neon.errors import MethodNotAllowed
 
 _ROUTERS: Final[tuple[APIRouter, ...]] = (
     projects.router,

@@ -13,9 +13,10 @@ from typing import Annotated, Final, TypeVar
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from tenantry.cell.api.problems import BodyTooLarge, BodyTooSlow, invalid_fields
+from tenantry.cell.api.problems import invalid_fields
 from tenantry.cell.model import JsonObject
 from tenantry.errors import InvalidInput, NotSupported
+from tenantry.neon.errors import BodyTooLarge, BodyTooSlow
 from tenantry.neon.ids import BranchId
 from tenantry.neon.shapes import EndpointSettings, Shape
 

@@ -27,7 +27,7 @@ from tenantry.neon.ids import RequestId, new_request_id
 
 KEY_CHARS_MAX: Final = 512
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_OTHERS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/sql", "/v2"})
+_OTHERS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 _log = structlog.get_logger("tenantry.cell.api")
 

@@ -9,7 +9,7 @@ import structlog
 from starlette.responses import Response
 
 from tenantry.errors import Conflict, Defect, InvalidInput, LimitReached, Locked, OperatorError, TenantryError
-from tenantry.neon.errors import error_body
+from tenantry.neon.errors import BodyTooLarge, BodyTooSlow, MethodNotAllowed, error_body
 from tenantry.neon.ids import RequestId
 
 RETRY_SECONDS: Final = 1
@@ -17,27 +17,6 @@ RETRY_SECONDS: Final = 1
 _PROBLEMS_SHOWN_MAX: Final = 5
 
 _log = structlog.get_logger("tenantry.cell.api")
-
-
-class BodyTooLarge(InvalidInput):
-    """The request's body is larger than any request needs."""
-
-    http_status = 413
-    code = "BODY_TOO_LARGE"
-
-
-class BodyTooSlow(InvalidInput):
-    """The request's body did not arrive in time."""
-
-    http_status = 408
-    code = "BODY_TOO_SLOW"
-
-
-class MethodNotAllowed(InvalidInput):
-    """The path exists; nothing answers to this method there. Field ``allow``: those that do."""
-
-    http_status = 405
-    code = "METHOD_NOT_ALLOWED"
 
 
 class PasswordNotStored(Conflict):

@@ -7,9 +7,9 @@ from typing import Final, NoReturn
 from starlette.types import Receive, Scope, Send
 
 from tenantry.cell.api.coverage import why_not
-from tenantry.cell.api.problems import MethodNotAllowed
 from tenantry.errors import NotFound, NotSupported
 from tenantry.neon.contract import operations_at
+from tenantry.neon.errors import MethodNotAllowed
 
 OFF_CONTRACT: Final = frozenset({("DELETE", "permissions")})
 """Requests that published clients send though the contract lacks them: method and last part of the path."""

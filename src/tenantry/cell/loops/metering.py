@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from tenantry.cell.loops.loop import Loop
+from tenantry.cell.loops.turns import Turns
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.usage import note_sizes
 from tenantry.cell.state.tables import Tables
-from tenantry.neon.ids import ProjectId
 
 PERIOD_SECONDS: Final = 15.0
 """What a killed cell loses at most of written bytes; the time awake is known from the processes themselves."""
@@ -32,18 +32,13 @@ def metering_loop(context: Context) -> Loop:
 
 
 FORGET_PERIOD_SECONDS: Final = 60.0
-PROJECTS_PER_CYCLE_MAX: Final = 200
 
 
 def forgetting_loop(context: Context) -> Loop:
-    position: list[ProjectId | None] = [None]
+    turns = Turns(context)
 
     async def cycle() -> str | None:
-        """Looks at the next PROJECTS_PER_CYCLE_MAX projects; a large cell is gone through in turns."""
-        projects = await context.state.read(
-            lambda tables: tables.projects(after=position[0], limit=PROJECTS_PER_CYCLE_MAX)
-        )
-        position[0] = projects[-1].id if len(projects) == PROJECTS_PER_CYCLE_MAX else None
+        projects = await turns.next()
         now = context.clock.now()
 
         def forget(tables: Tables) -> int:

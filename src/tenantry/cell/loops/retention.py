@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from tenantry.cell.loops.loop import Loop
+from tenantry.cell.loops.turns import Turns
 from tenantry.cell.model import Head, Project, Snapshot
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import heads_by_id
@@ -17,26 +18,20 @@ from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import archive, bases
 from tenantry.cell.storage.retention import Kept, Pin, retain
 from tenantry.errors import TenantryError
-from tenantry.neon.ids import HeadId, ProjectId
+from tenantry.neon.ids import HeadId
 from tenantry.postgres.lsn import Lsn, parse_lsn
 from tenantry.runtime.failpoints import failpoint
 
 _log = structlog.get_logger("retention")
 PERIOD_SECONDS: Final = 60.0
-PROJECTS_PER_CYCLE_MAX: Final = 200
 
 
 def retention_loop(context: Context) -> Loop:
-    position: list[ProjectId | None] = [None]
+    turns = Turns(context)
 
     async def cycle() -> str | None:
-        """Looks at the next PROJECTS_PER_CYCLE_MAX projects; a large cell is gone through in turns."""
-        projects = await context.state.read(
-            lambda tables: tables.projects(after=position[0], limit=PROJECTS_PER_CYCLE_MAX)
-        )
-        position[0] = projects[-1].id if len(projects) == PROJECTS_PER_CYCLE_MAX else None
         freed = 0
-        for project in projects:
+        for project in await turns.next():
             try:
                 freed += await collect(context, project)
             except (TenantryError, OSError) as error:

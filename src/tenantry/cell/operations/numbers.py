@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ async def numbers(context: Context) -> Numbers:
     rows = await context.state.read(Tables.counts)
     running = Counter(context.instances.statuses())
     busy = sum(running[status] for status in ("starting", "awake", "stopping"))
-    space = os.statvfs(context.layout.data)
+    space = await asyncio.to_thread(os.statvfs, context.layout.data)
     return Numbers(
         rows=rows,
         instances={

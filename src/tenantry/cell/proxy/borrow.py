@@ -9,19 +9,15 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
 
-from tenantry.cell.proxy import authentication, upstream
+from tenantry.cell.proxy import awake, upstream
 from tenantry.cell.proxy.authentication import Claim
+from tenantry.cell.proxy.awake import LOGIN_ATTEMPTS_MAX
 from tenantry.cell.proxy.cancel import Target
 from tenantry.cell.proxy.house import House
 from tenantry.cell.proxy.leases import Shared
 from tenantry.cell.proxy.pool import Kind, Server
-from tenantry.errors import Unavailable
 from tenantry.postgres import scram
-
-_LOGIN_ATTEMPTS_MAX: Final = 3
-"""An instance may be on its way down just when it is logged in to; a new wake then finds it asleep."""
 
 
 @dataclass(slots=True)
@@ -51,14 +47,14 @@ async def borrow(claim: Claim, kind: Kind, keys: scram.ClientKeys, house: House,
 
     Raises LimitReached, Rejected, StartFailed, Unavailable.
     """
-    for attempt in range(1, _LOGIN_ATTEMPTS_MAX + 1):
+    for attempt in range(1, LOGIN_ATTEMPTS_MAX + 1):
         async with AsyncExitStack() as stack:
             shared = await stack.enter_async_context(house.leases.hold(claim.endpoint, house.settings.wake_seconds))
             try:
                 server = await house.pool.obtain(kind, partial(_open, claim, kind, keys, shared, house), servers_max)
             except upstream.NotUp:
                 house.leases.renounce(shared)
-                if attempt == _LOGIN_ATTEMPTS_MAX:
+                if attempt == LOGIN_ATTEMPTS_MAX:
                     raise
                 continue
             return Loan(server, house, shared, stack.pop_all())
@@ -67,23 +63,17 @@ async def borrow(claim: Claim, kind: Kind, keys: scram.ClientKeys, house: House,
 
 async def _open(claim: Claim, kind: Kind, keys: scram.ClientKeys, shared: Shared, house: House) -> Server:
     """Logs in to the instance. Raises NotUp, Rejected, Unavailable."""
+    socket_path = shared.upstream.socket_path
     try:
         async with asyncio.timeout(house.settings.wake_seconds):
-            greeting = await upstream.log_in(shared.upstream.socket_path, dict(kind.parameters), keys)
+            greeting = await awake.log_in(claim, socket_path, dict(kind.parameters), keys, house)
     except TimeoutError as error:
-        raise Unavailable(
-            f"the instance did not answer a login in {house.settings.wake_seconds:g} seconds",
-            client_text="the database did not get ready in time, try again",
-        ) from error
-    except upstream.Rejected as error:
-        if error.sqlstate in authentication.STALE:
-            # The instance knows another password than the cell remembers: the instance is right.
-            await authentication.tell_cell(claim, house)
-        raise
+        raise awake.not_ready(claim, house) from error
     return Server(
         kind=kind,
         conn=greeting.conn,
-        target=Target(shared.upstream.socket_path, greeting.pid, greeting.key),
-        greeting=greeting.before_key + greeting.after_key,
+        target=Target(socket_path, greeting.pid, greeting.key),
+        before_key=greeting.before_key,
+        after_key=greeting.after_key,
         opened_at=asyncio.get_running_loop().time(),
     )

@@ -8,7 +8,6 @@ it has begun to hear is never sent twice.
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tenantry.cell.proxy.conn import Conn, PeerGone, connect_unix
 from tenantry.cell.proxy.house import House
+from tenantry.errors import Unavailable
+from tenantry.neon.errors import REQUEST_ID_HEADERS, error_body
+from tenantry.neon.ids import new_request_id
 
 CONNECTIONS_MAX: Final = 200
 """Of one worker, to the control process; more requests wait."""
@@ -199,10 +201,10 @@ async def _answer(conn: Conn, send: Send, *, head_only: bool) -> None:
 
 
 async def _unavailable(send: Send) -> None:
-    body = json.dumps(
-        {"request_id": "", "code": "UNAVAILABLE", "message": "the server is restarting, try again"}
-    ).encode()
+    request_id = new_request_id()
+    body = error_body(Unavailable("the server is restarting, try again"), request_id).to_json()
     headers = [
+        *((name.encode(), request_id.encode()) for name in REQUEST_ID_HEADERS),
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"retry-after", b"1"),

@@ -32,6 +32,8 @@ RESET_SECONDS: Final = 5.0
 """What an instance may take to reset a connection before it is closed instead."""
 SWEEP_SECONDS: Final = 1.0
 _RESET_BYTES_MAX: Final = 64 * 1024
+_EXPECTED: Final = frozenset({b"C", b"N", b"S", b"A", b"I"})
+"""What may come in the answer to a statement of ours that succeeds."""
 
 S = TypeVar("S")
 Ticket = NewType("Ticket", int)
@@ -187,8 +189,9 @@ class Server:
     conn: Conn
     target: Target
     """Where a cancel request for it goes."""
-    greeting: bytes
-    """What the instance said at the login, its key left out: for clients of the protocol."""
+    before_key: bytes
+    after_key: bytes
+    """What the instance said at the login, before and after its key: for clients of the protocol."""
     opened_at: float
     idle_since: float = field(default=0.0)
 
@@ -412,6 +415,3 @@ async def _command(conn: Conn, sql: str) -> None:
             return
         elif message.kind not in _EXPECTED:
             raise PeerGone(f"message {message.kind!r} in the answer to {sql}")
-
-
-_EXPECTED: Final = frozenset({b"C", b"N", b"S", b"A", b"I"})

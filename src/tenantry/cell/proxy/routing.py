@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantry.cell.proxy.refusals import CONNECTION_REJECTED, PROTOCOL_VIOLATION, Refusal
 from tenantry.neon.ids import ID_PATTERN, EndpointId
@@ -13,7 +13,7 @@ _POOLED: Final = "-pooler"
 
 def endpoint_of_host(host: str | None) -> EndpointId | None:
     """``ep-cool-sun-a1b2c3d4.any.domain`` and its pooled twin name an endpoint; other hosts name none."""
-    label = (host or "").partition(".")[0].lower().removesuffix(_POOLED)
+    label = _label(host).removesuffix(_POOLED)
     return EndpointId(label) if label.startswith("ep-") and ID_PATTERN.match(label) else None
 
 
@@ -33,15 +33,16 @@ def with_options(parameters: dict[str, str], options: str) -> dict[str, str]:
     return {**parameters, "options": f"{options} {parameters.get('options', '')}".strip()}
 
 
-def wants_pool(parameters: dict[str, str], host: str | None) -> bool:
-    """Whether the host or the options name the endpoint's pooled twin."""
-    given, _ = wire.take_endpoint_option(parameters.get("options", ""))
-    labels = ((host or "").partition(".")[0], given or "")
-    return any(label.lower().startswith("ep-") and label.lower().endswith(_POOLED) for label in labels)
+class Route(NamedTuple):
+    endpoint: EndpointId
+    parameters: dict[str, str]
+    """To pass on: without the words that named the endpoint."""
+    pooled: bool
+    """The endpoint's pooled twin was named."""
 
 
-def route(parameters: dict[str, str], host: str | None) -> tuple[EndpointId, dict[str, str]]:
-    """The endpoint, and the parameters to pass on without the words that named it.
+def route(parameters: dict[str, str], host: str | None) -> Route:
+    """Where a client wants to go.
 
     Raises Refusal when no endpoint is named, when its name cannot be one, and when host and options disagree.
     """
@@ -58,7 +59,7 @@ def route(parameters: dict[str, str], host: str | None) -> tuple[EndpointId, dic
                 next_step="add options=endpoint%3D<endpoint id> to the connection URI, "
                 "or connect with TLS to the host name that begins with the endpoint's id",
             )
-        return by_host, passed_on
+        return Route(by_host, passed_on, _is_pooled(_label(host)))
     by_options = given.lower().removesuffix(_POOLED)
     if not ID_PATTERN.match(by_options):
         raise Refusal(
@@ -68,4 +69,13 @@ def route(parameters: dict[str, str], host: str | None) -> tuple[EndpointId, dic
         )
     if by_host is not None and by_host != by_options:
         raise Refusal(PROTOCOL_VIOLATION, "the host name and the options name two different endpoints")
-    return EndpointId(by_options), passed_on
+    pooled = _is_pooled(given.lower()) or (by_host is not None and _is_pooled(_label(host)))
+    return Route(EndpointId(by_options), passed_on, pooled)
+
+
+def _label(host: str | None) -> str:
+    return (host or "").partition(".")[0].lower()
+
+
+def _is_pooled(label: str) -> bool:
+    return label.startswith("ep-") and label.endswith(_POOLED)

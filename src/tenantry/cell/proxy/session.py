@@ -26,13 +26,11 @@ from tenantry.cell.proxy.pool import Kind, servers_max
 from tenantry.cell.proxy.ports import LeaseId, Login
 from tenantry.cell.proxy.refusals import Refusal
 from tenantry.cell.proxy.relay import End, Relay
-from tenantry.cell.proxy.routing import route, take_operator, wants_pool, with_options
+from tenantry.cell.proxy.routing import route, take_operator, with_options
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import scram, wire
 
-_READY_BYTES: Final = 6
-"""Of ReadyForQuery, which ends a greeting."""
 _ENCRYPTION_REQUESTS_MAX: Final = 2
 """One for GSSAPI and one for TLS, as in Postgres."""
 _log = structlog.get_logger("proxy.session")
@@ -111,11 +109,13 @@ async def _begin(client: Conn, address: str, house: House, entrance: Entrance | 
         if admitted is None:
             return None
         visitor, guest = admitted
-        # Clients of a pool wait for their turn instead.
-        pooled = visitor.pooled or guest.login.pooled
+        if guest.login.refusal is not None:
+            raise refusals.turned_away(guest.login)
+        # An operator is past limits that others wait at; clients of a pool wait for their turn.
+        pooled = (visitor.pooled or guest.login.pooled) and not guest.login.operator
         house.limits.enter_session(visitor.claim.endpoint, 0 if pooled else guest.login.connections_max)
         try:
-            return await _start(client, visitor, guest, house)
+            return await (_start_pooled if pooled else _start)(client, visitor, guest, house)
         except BaseException:
             house.limits.leave_session(visitor.claim.endpoint)
             raise
@@ -201,13 +201,12 @@ def _announce(client: Conn, startup: wire.Startup, address: str, house: House, e
     host = client.tls.sni if client.tls else None
     operator, parameters = take_operator(parameters)
     host = host or (entrance.host if entrance else None)
-    pooled = wants_pool(parameters, host)
-    endpoint, parameters = route(parameters, host)
+    way = route(parameters, host)
     version = startup.negotiated_version
     answer = b""
     if unknown or version != startup.version:
         answer = wire.negotiate_protocol_version(version, unknown)
-    return _Visitor(Claim(endpoint, role, address, operator), version, parameters, answer, pooled)
+    return _Visitor(Claim(way.endpoint, role, address, operator), version, way.parameters, answer, way.pooled)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -258,40 +257,45 @@ async def _response(client: Conn, bytes_max: int) -> bytes:
 
 
 async def _start(client: Conn, visitor: _Visitor, guest: _Guest, house: House) -> _Session:
-    """Wakes, logs in and lets the client hear the instance's greeting, with a cancel key of ours in it."""
-    if guest.login.refusal is not None:
-        raise refusals.turned_away(guest.login)
-    parameters = with_options(visitor.parameters, guest.login.options)
-    if (visitor.pooled or guest.login.pooled) and not guest.login.operator:
-        return await _start_pooled(client, visitor, guest, parameters, house)
+    """Wakes, and logs in."""
     lease, socket_path, greeting = await awake.enter(
-        visitor.claim, parameters, guest.keys, house, operator=guest.login.operator
+        visitor.claim,
+        with_options(visitor.parameters, guest.login.options),
+        guest.keys,
+        house,
+        operator=guest.login.operator,
     )
     session = _Session(visitor.claim.endpoint, greeting.conn, lease)
+    target = Target(socket_path, greeting.pid, greeting.key) if greeting.key else None
+    return await _greet(client, visitor, guest, session, target, (greeting.before_key, greeting.after_key), house)
+
+
+async def _start_pooled(client: Conn, visitor: _Visitor, guest: _Guest, house: House) -> _Session:
+    """The same on a connection that was used before, or that will be used again."""
+    kind = Kind.of(guest.login, with_options(visitor.parameters, guest.login.options))
+    loan = await borrow(visitor.claim, kind, guest.keys, house, servers_max(guest.login, house.settings))
+    server = loan.server
+    session = _Session(visitor.claim.endpoint, server.conn, loan)
+    return await _greet(client, visitor, guest, session, server.target, (server.before_key, server.after_key), house)
+
+
+async def _greet(
+    client: Conn,
+    visitor: _Visitor,
+    guest: _Guest,
+    session: _Session,
+    target: Target | None,
+    greeting: tuple[bytes, bytes],
+    house: House,
+) -> _Session:
+    """Lets the client hear the instance's greeting, with a cancel key of ours in it."""
     try:
         shown = b""
-        if greeting.key:
-            session.key = house.cancels.mint(visitor.version, Target(socket_path, greeting.pid, greeting.key))
+        if target is not None:
+            session.key = house.cancels.mint(visitor.version, target)
             shown = wire.backend_key_data(session.key.pid, session.key.secret)
-        await client.send(guest.answer + greeting.before_key + shown + greeting.after_key)
-    except BaseException:
-        await _finish(session, house)
-        raise
-    return session
-
-
-async def _start_pooled(
-    client: Conn, visitor: _Visitor, guest: _Guest, parameters: dict[str, str], house: House
-) -> _Session:
-    """As ``_start``, on a connection that was used before, or that will be used again."""
-    kind = Kind.of(guest.login, parameters)
-    loan = await borrow(visitor.claim, kind, guest.keys, house, servers_max(guest.login, house.settings))
-    session = _Session(visitor.claim.endpoint, loan.server.conn, loan)
-    try:
-        session.key = house.cancels.mint(visitor.version, loan.server.target)
-        shown = wire.backend_key_data(session.key.pid, session.key.secret)
-        greeting, ready = loan.server.greeting[:-_READY_BYTES], loan.server.greeting[-_READY_BYTES:]
-        await client.send(guest.answer + greeting + shown + ready)
+        before_key, after_key = greeting
+        await client.send(guest.answer + before_key + shown + after_key)
     except BaseException:
         await _finish(session, house)
         raise

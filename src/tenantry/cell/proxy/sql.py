@@ -31,6 +31,7 @@ from tenantry.cell.proxy.sql_answer import batch_parts, error_body
 from tenantry.cell.proxy.sql_request import HEADERS, Options, Request, echoed, read_body, read_options, read_target
 from tenantry.cell.proxy.statements import StatementFailed
 from tenantry.errors import Defect, InvalidInput, LimitReached, TenantryError, Unavailable
+from tenantry.neon.errors import BodyTooLarge, BodyTooSlow, MethodNotAllowed
 from tenantry.postgres import scram, wire
 
 PATH: Final = "/sql"
@@ -46,21 +47,6 @@ _PREFLIGHT: Final[Mapping[str, str]] = {
 }
 
 _log = structlog.get_logger("proxy.sql")
-
-
-class _BodyTooLarge(InvalidInput):
-    http_status = 413
-    code = "BODY_TOO_LARGE"
-
-
-class _BodyTooSlow(InvalidInput):
-    http_status = 408
-    code = "BODY_TOO_SLOW"
-
-
-class _WrongMethod(InvalidInput):
-    http_status = 405
-    code = "METHOD_NOT_ALLOWED"
 
 
 class _ClientGone(TenantryError):
@@ -147,7 +133,7 @@ async def _answer(scope: Scope, headers: Headers, receive: Receive, room: Room, 
     if scope["method"] == "OPTIONS":
         return Answer(200, dict(_PREFLIGHT), [])
     if scope["method"] != "POST":
-        raise _WrongMethod("only POST is possible here")
+        raise MethodNotAllowed("only POST is possible here", allow=_PREFLIGHT["allow"])
     target, options = read_target(headers), read_options(headers)
     claim = Claim(target.endpoint, target.role, scope["client"][0])
     login, keys = await _admit(claim, target.password, house)
@@ -200,12 +186,12 @@ async def _read(receive: Receive, room: Room, traffic: _Traffic, house: House) -
                 part: bytes = message.get("body", b"")
                 traffic.bytes_in += len(part)
                 if len(body) + len(part) > house.settings.sql_request_bytes_max:
-                    raise _BodyTooLarge(f"request is too large (max is {house.settings.sql_request_bytes_max} bytes)")
+                    raise BodyTooLarge(f"request is too large (max is {house.settings.sql_request_bytes_max} bytes)")
                 room.hold(len(part))
                 body += part
                 more = bool(message.get("more_body"))
     except TimeoutError as error:
-        raise _BodyTooSlow(f"the body took longer than {house.settings.sql_body_seconds:g} seconds") from error
+        raise BodyTooSlow(f"the body took longer than {house.settings.sql_body_seconds:g} seconds") from error
     if len(body) < LARGE_BODY_BYTES:
         return _parse(bytes(body), house.settings.sql_queries_max)
     return await asyncio.to_thread(_parse, bytes(body), house.settings.sql_queries_max)
@@ -284,9 +270,9 @@ def _refusal(error: TenantryError, scope: Scope) -> Answer:
     headers: dict[str, str] = {}
     if isinstance(error, LimitReached | Unavailable) and not isinstance(error, upstream.Rejected):
         headers["retry-after"] = str(RETRY_SECONDS)
-    if isinstance(error, _WrongMethod):
+    if isinstance(error, MethodNotAllowed):
         headers["allow"] = _PREFLIGHT["allow"]
-    if isinstance(error, _BodyTooSlow):
+    if isinstance(error, BodyTooSlow):
         headers["connection"] = "close"
     level = _log.debug if error.blame == "client" else _log.warning
     level("a request over HTTP was refused", status=status, sqlstate=body["code"], reason=error.message)
@@ -301,7 +287,7 @@ def _shut_down() -> Answer:
 
 def _sqlstate(error: TenantryError) -> str:
     match error:
-        case _BodyTooLarge() | AnswerTooLarge():
+        case BodyTooLarge() | AnswerTooLarge():
             return refusals.PROGRAM_LIMIT
         case InvalidInput() if not isinstance(error, wire.ProtocolViolation):
             return refusals.PROTOCOL_VIOLATION

@@ -111,8 +111,8 @@ def read_target(headers: Mapping[str, str]) -> Target:
         raise InvalidInput("the connection string holds the character U+0000")
     # An operator has no business here, and its token none in an instance.
     _, parameters = take_operator(parameters)
-    endpoint, parameters = route(parameters, dsn.host if dsn.host.startswith("ep-") else headers.get("host"))
-    return Target(endpoint, dsn.role, dsn.password, parameters)
+    way = route(parameters, dsn.host if dsn.host.startswith("ep-") else headers.get("host"))
+    return Target(way.endpoint, dsn.role, dsn.password, way.parameters)
 
 
 def read_options(headers: Mapping[str, str]) -> Options:

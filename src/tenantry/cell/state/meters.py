@@ -75,11 +75,7 @@ class Meters:
 
     def _note_process(self, reading: Reading) -> tuple[float, float]:
         """The seconds that were not counted yet, and the size that they were spent at."""
-        known = self._connection.execute(
-            "select seconds, cu from process_reading where endpoint_id = ? and pid = ? and start_ticks = ?",
-            (reading.endpoint_id, reading.pid, reading.start_ticks),
-        ).fetchone()
-        counted, cu = known or (0.0, reading.cu)
+        counted, cu = self._counted(reading)
         self._connection.execute(
             "insert into process_reading (endpoint_id, pid, start_ticks, seconds, cu)"
             " select ?1, ?2, ?3, ?4, ?5 where exists (select 1 from endpoint where id = ?1)"
@@ -87,6 +83,14 @@ class Meters:
             (reading.endpoint_id, reading.pid, reading.start_ticks, max(counted, reading.seconds), cu),
         )
         return max(0.0, reading.seconds - counted), cu
+
+    def _counted(self, reading: Reading) -> tuple[float, float]:
+        """The seconds of the reading's process that were counted before, and the size that it has."""
+        known = self._connection.execute(
+            "select seconds, cu from process_reading where endpoint_id = ? and pid = ? and start_ticks = ?",
+            (reading.endpoint_id, reading.pid, reading.start_ticks),
+        ).fetchone()
+        return known or (0.0, reading.cu)
 
     def _note_log(self, reading: Reading) -> int:
         """The bytes of log that were not counted yet. The mark only rises: log that a crash took back counts once."""
@@ -165,11 +169,7 @@ class Meters:
         """What each reading would add of time now."""
         found: list[tuple[Reading, Amounts]] = []
         for reading in readings:
-            known = self._connection.execute(
-                "select seconds, cu from process_reading where endpoint_id = ? and pid = ? and start_ticks = ?",
-                (reading.endpoint_id, reading.pid, reading.start_ticks),
-            ).fetchone()
-            counted, cu = known or (0.0, reading.cu)
+            counted, cu = self._counted(reading)
             seconds = max(0.0, reading.seconds - counted)
             found.append((reading, Amounts(active_seconds=seconds, compute_seconds=seconds * cu)))
         return found
