@@ -238,6 +238,9 @@ def test_without_a_control_process_there_is_an_answer(client: httpx.Client, cont
     control.stop()
     answer = client.get("/echo")
     assert answer.status_code == 503
+    told = answer.json()
+    assert (told["code"], told["message"]) == ("UNAVAILABLE", "the server is restarting, try again")
+    assert told["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["retry-after"] == "1"
     assert set(answer.json()) == {"request_id", "code", "message"}
 

@@ -202,7 +202,8 @@ async def _answer(conn: Conn, send: Send, *, head_only: bool) -> None:
 
 async def _unavailable(send: Send) -> None:
     request_id = new_request_id()
-    body = error_body(Unavailable("the server is restarting, try again"), request_id).to_json()
+    away = Unavailable("the control process is away", client_text="the server is restarting, try again")
+    body = error_body(away, request_id).to_json()
     headers = [
         *((name.encode(), request_id.encode()) for name in REQUEST_ID_HEADERS),
         (b"content-type", b"application/json"),
