@@ -215,8 +215,11 @@ def test_cancel_reaches_the_clients_own_statement_only(open_door: DoorMaker) -> 
         wait_for(
             lambda: admin.execute("select from pg_stat_activity where wait_event = 'PgSleep'").fetchone() is not None
         )
-    door.raw(wire.cancel_request(*key)).sock.close()
+    cancelling = door.raw(wire.cancel_request(*key))
     assert wire.parse_error(first.until(b"E").body)["C"] == "57014"
+    # The door closes it once the instance has taken the request; until then the connection would not be kept.
+    assert cancelling.at_end()
+    cancelling.sock.close()
     first.until(b"Z")
     first.sock.sendall(wire.terminate())
     first.sock.close()
