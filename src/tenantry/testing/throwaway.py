@@ -27,7 +27,8 @@ _LOG_LINES: Final = 15
 class ThrowawayCell:
     """One installation. Use ``with``, or ``start`` and ``close``; ``kill`` and ``start`` again in between.
 
-    ``options`` go to ``tenantry up`` as they are. Without ``data`` a temporary directory is made and removed again.
+    ``options`` go to ``tenantry up`` as they are, ``program`` is what is run as ``tenantry``. Without ``data`` a
+    temporary directory is made and removed again.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ThrowawayCell:
         data: Path | None = None,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "tenantry"),
         http: str = "127.0.0.1:0",
         postgres: str = "127.0.0.1:0",
     ) -> None:
@@ -46,6 +48,7 @@ class ThrowawayCell:
         self.log = self.data.parent / f"{self.data.name}.log"
         self.options = list(options)
         self.environment = dict(environment or {})
+        self.program = list(program)
         self.http = http
         self.postgres = postgres
         self.ready_seconds = 0.0
@@ -68,7 +71,7 @@ class ThrowawayCell:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "tenantry", "up", "--data", str(self.data)),
+                    *(*self.program, "up", "--data", str(self.data)),
                     *("--http", self.http, "--postgres", self.postgres, *self.options),
                 ],
                 stdin=subprocess.DEVNULL,

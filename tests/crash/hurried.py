@@ -1,0 +1,26 @@
+"""``tenantry`` in a hurry: what a cell does every few seconds or minutes it does several times a second, and bases are
+due after a few segments of log, so that a life of seconds has all of it.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from tenantry.cell.loops import discard, history, idle, retention
+from tenantry.cell.storage import bases
+from tenantry.cli.main import main
+
+HURRY: list[tuple[ModuleType, str, float]] = [
+    (history, "PERIOD_SECONDS", 0.3),
+    (history, "BASES_PERIOD_SECONDS", 0.4),
+    (retention, "PERIOD_SECONDS", 0.5),
+    (discard, "PERIOD_SECONDS", 0.3),
+    (idle, "PERIOD_SECONDS", 0.2),
+    (bases, "BASE_WAL_BYTES_MIN", 1024 * 1024),
+    (bases, "BASE_WAL_FRACTION", 0.0),
+]
+
+for module, name, value in HURRY:
+    assert hasattr(module, name), f"{module.__name__} has no {name} any more"
+    setattr(module, name, value)
+main()
