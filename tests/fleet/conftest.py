@@ -171,6 +171,10 @@ def catalog(catalog_url: str) -> Iterator[Catalog]:
     """A catalog of this release, without tenants."""
     catalog = Catalog(catalog_url)
     with catalog.transaction() as connection:
-        connection.exec_driver_sql("TRUNCATE customer, project, payment, migration_run, migration_failure")
+        connection.exec_driver_sql(
+            "TRUNCATE customer, region, residency, ready_project, migration_run, job,"
+            " procrastinate.procrastinate_jobs, procrastinate.procrastinate_workers CASCADE"
+        )
+        connection.exec_driver_sql("DELETE FROM provider WHERE name <> 'home'")
     yield catalog
     catalog.close()

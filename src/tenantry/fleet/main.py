@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import TypeAdapter
 
-from tenantry.fleet.catalog import queries
+from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant, TenantState
 from tenantry.fleet.config import verification
@@ -199,7 +199,7 @@ class CatalogRunLog:
 
     def began(self, run: RunRecord) -> None:
         with self._catalog.transaction() as connection:
-            queries.begin_run(
+            runs.begin_run(
                 connection,
                 run_id=run.run_id,
                 format=run.format,
@@ -213,13 +213,11 @@ class CatalogRunLog:
         if result.failure is None:
             return
         with self._catalog.transaction() as connection:
-            queries.add_failure(
-                connection, run_id, result.slug, sqlstate=result.failure.sqlstate, result=asdict(result)
-            )
+            runs.add_failure(connection, run_id, result.slug, sqlstate=result.failure.sqlstate, result=asdict(result))
 
     def ended(self, run: RunRecord) -> None:
         with self._catalog.transaction() as connection:
-            queries.end_run(
+            runs.end_run(
                 connection,
                 run.run_id,
                 finished_at=run.finished_at,
@@ -229,7 +227,7 @@ class CatalogRunLog:
 
     def latest(self) -> tuple[RunRecord, tuple[TenantResult, ...]] | None:
         with self._catalog.transaction() as connection:
-            run = queries.latest_run(connection)
+            run = runs.latest_run(connection)
         if run is None:
             return None
         record = RunRecord(

@@ -8,7 +8,7 @@ import pytest
 
 from tenantry.errors import Locked
 from tenantry.fleet.catalog import catalog as connecting
-from tenantry.fleet.catalog import queries
+from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.neon.ids import ProjectId
@@ -113,24 +113,24 @@ def test_the_schema_of_a_tenant_is_remembered_with_the_time_it_was_seen(catalog:
 def test_runs_of_migrations_are_remembered_the_last_one_first(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "RUNS_KEPT", 2)
+    monkeypatch.setattr(runs, "RUNS_KEPT", 2)
     make_ready(catalog)
     start = datetime(2026, 1, 1, tzinfo=UTC)
     with catalog.transaction() as connection:
-        assert queries.latest_run(connection) is None
+        assert runs.latest_run(connection) is None
         for number in range(4):
-            queries.begin_run(
+            runs.begin_run(
                 connection, run_id=f"run-{number}", format="sql", directory="m", target="2",
                 started_at=start + timedelta(hours=number), counts={},
             )  # fmt: skip
-            queries.add_failure(connection, f"run-{number}", "acme-corp", sqlstate=None, result={"n": number})
-        queries.add_failure(connection, "run-3", "acme-corp", sqlstate="42P07", result={"n": "twice"})
-        queries.add_failure(connection, "run-3", "nobody", sqlstate="42P07", result={})
-        queries.end_run(
+            runs.add_failure(connection, f"run-{number}", "acme-corp", sqlstate=None, result={"n": number})
+        runs.add_failure(connection, "run-3", "acme-corp", sqlstate="42P07", result={"n": "twice"})
+        runs.add_failure(connection, "run-3", "nobody", sqlstate="42P07", result={})
+        runs.end_run(
             connection, "run-3", finished_at=start + timedelta(hours=9), interrupted=False, counts={"failed": 1}
         )
     with catalog.transaction() as connection:
-        run = queries.latest_run(connection)
+        run = runs.latest_run(connection)
         assert run is not None
         assert (run.id, run.counts, run.failures) == ("run-3", {"failed": 1}, ({"n": "twice"},))
         assert connection.exec_driver_sql("SELECT array_agg(id ORDER BY id) FROM migration_run").scalar_one() == [

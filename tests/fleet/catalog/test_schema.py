@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import psycopg.conninfo
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -19,7 +20,10 @@ from tenantry.fleet.catalog.upgrade import is_ours, upgrade_catalog
 def _dump(pg_dump: Path, url: str) -> list[str]:
     """The schema as pg_dump writes it, without what differs from run to run."""
     dumped = subprocess.run(
-        [pg_dump, "--schema-only", f"--exclude-table={VERSION_TABLE}", url], check=True, capture_output=True, text=True
+        [pg_dump, "--schema-only", f"--exclude-table={VERSION_TABLE}", "--exclude-schema=procrastinate", url],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return [
         line
@@ -64,10 +68,10 @@ def test_upgrading_is_safe_twice_and_leaves_the_operators_tables_alone(new_datab
     with catalog.transaction() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version (version_num text)")
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('theirs')")
-    assert upgrade_catalog(catalog) == (None, "0001")
+    assert upgrade_catalog(catalog) == (None, REVISION)
     with catalog.transaction() as connection:
         connection.exec_driver_sql("CREATE TABLE salesman (customer_id uuid REFERENCES customer)")
-    assert upgrade_catalog(catalog) == ("0001", "0001")
+    assert upgrade_catalog(catalog) == (REVISION, REVISION)
     with catalog.transaction() as connection:
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "theirs"
         assert connection.exec_driver_sql("SELECT count(*) FROM salesman").scalar_one() == 0
@@ -109,7 +113,7 @@ def test_every_foreign_key_has_an_index(catalog: Catalog) -> None:
         bare = connection.exec_driver_sql(
             """
             SELECT conrelid::regclass::text, conname FROM pg_constraint
-            WHERE contype = 'f' AND NOT EXISTS (
+            WHERE contype = 'f' AND connamespace = 'public'::regnamespace AND NOT EXISTS (
                 SELECT FROM pg_index WHERE indrelid = conrelid AND indpred IS NULL
                 AND (indkey::smallint[])[0:cardinality(conkey) - 1] = conkey
             )
@@ -147,3 +151,56 @@ def test_a_catalog_out_of_reach_is_reported_without_its_password(catalog_url: st
         pass
     assert str(password) not in str(raised.value)
     assert str(password) not in repr(raised.value.__cause__)
+
+
+def test_the_release_before_runs_on_this_catalog(catalog: Catalog) -> None:
+    """Its statements name none of what 0002 added: they still work, and mean the home provider."""
+    with catalog.transaction() as connection:
+        connection.exec_driver_sql("INSERT INTO customer (slug, name, plan_slug) VALUES ('acme', 'ACME', 'launch')")
+        connection.exec_driver_sql(
+            "INSERT INTO project (customer_id, region) SELECT id, 'local' FROM customer WHERE slug = 'acme'"
+        )
+        connection.exec_driver_sql(
+            "UPDATE project SET provider_project_id = 'p-1', pg_version = 18, database_name = 'd', role_name = 'r',"
+            " state = 'ready', ready_at = now()"
+        )
+        assert connection.exec_driver_sql(
+            "SELECT provider.name, subscription.plan_slug FROM project JOIN provider ON provider.id = provider_id"
+            " JOIN subscription USING (customer_id)"
+        ).one() == ("home", "launch")
+
+
+def test_customers_of_a_catalog_of_the_release_before_are_kept(new_database: Callable[[], str]) -> None:
+    catalog = Catalog(new_database())
+    upgrade_catalog(catalog, "0001")
+    with catalog.transaction() as connection:
+        connection.exec_driver_sql("INSERT INTO customer (slug, name, plan_slug) VALUES ('acme', 'ACME', 'scale')")
+        connection.exec_driver_sql("INSERT INTO project (customer_id) SELECT id FROM customer")
+    assert upgrade_catalog(catalog) == ("0001", REVISION)
+    with catalog.transaction() as connection:
+        assert connection.exec_driver_sql(
+            "SELECT slug, provider.name, subscription.plan_slug FROM project JOIN provider ON provider.id = provider_id"
+            " JOIN customer ON customer.id = customer_id JOIN subscription ON subscription.customer_id = customer.id"
+        ).one() == ("acme", "home", "scale")
+    catalog.close()
+
+
+def test_a_subscription_begins_and_ends_with_each_change_of_plan(catalog: Catalog) -> None:
+    with catalog.transaction() as connection:
+        connection.exec_driver_sql("INSERT INTO customer (slug, name, plan_slug) VALUES ('acme', 'ACME', 'launch')")
+    for change in ("plan_slug = 'scale'", "name = 'Acme'", "plan_slug = 'scale'", "deleted_at = now()"):
+        with catalog.transaction() as connection:
+            connection.exec_driver_sql(f"UPDATE customer SET {change}")
+    with catalog.transaction() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT plan_slug, ended_at IS NOT NULL FROM subscription ORDER BY started_at"
+        ).all()
+    assert [tuple(row) for row in rows] == [("launch", True), ("scale", True)]
+
+
+def test_the_queue_of_jobs_lies_in_a_schema_of_its_own(catalog: Catalog) -> None:
+    with catalog.transaction() as connection:
+        schemas = connection.exec_driver_sql(
+            "SELECT DISTINCT relnamespace::regnamespace::text FROM pg_class WHERE relname LIKE 'procrastinate%%'"
+        ).scalars()
+        assert list(schemas) == ["procrastinate"]

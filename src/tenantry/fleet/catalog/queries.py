@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Final, cast
 
-from sqlalchemy import Connection, Executable, RowMapping, Text, delete, func, literal, select, text, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy import Connection, Executable, RowMapping, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 
 from tenantry.fleet.catalog import models
-from tenantry.fleet.catalog.records import CustomerId, Plan, Run, Tenant, TenantId, TenantState
+from tenantry.fleet.catalog.records import CustomerId, Plan, ProviderId, Tenant, TenantId, TenantState
 from tenantry.neon.ids import ProjectId
-
-RUNS_KEPT: Final = 100
-"""Runs of migrations that the catalog remembers."""
 
 _TENANT: Final = select(
     models.Project.id,
@@ -23,7 +19,9 @@ _TENANT: Final = select(
     models.Customer.name,
     models.Customer.email,
     models.Customer.plan_slug,
+    models.Customer.residency_slug,
     models.Project.state,
+    models.Project.provider_id,
     models.Project.region,
     models.Project.pg_version,
     models.Project.provider_project_id,
@@ -35,6 +33,8 @@ _TENANT: Final = select(
     models.Project.schema_seen_at,
     models.Project.created_at,
     models.Project.ready_at,
+    models.Project.leaving_at,
+    models.Project.purge_at,
     models.Project.deleting_at,
     models.Project.deleted_at,
 ).join(models.Customer, models.Customer.id == models.Project.customer_id)
@@ -50,7 +50,9 @@ def _tenant(fields: RowMapping) -> Tenant:
         name=fields["name"],
         email=fields["email"],
         plan=fields["plan_slug"],
+        residency=fields["residency_slug"],
         state=cast(TenantState, fields["state"]),
+        provider_id=ProviderId(fields["provider_id"]),
         region=fields["region"],
         pg_version=fields["pg_version"],
         project_id=None if fields["provider_project_id"] is None else ProjectId(fields["provider_project_id"]),
@@ -62,6 +64,8 @@ def _tenant(fields: RowMapping) -> Tenant:
         schema_seen_at=fields["schema_seen_at"],
         created_at=fields["created_at"],
         ready_at=fields["ready_at"],
+        leaving_at=fields["leaving_at"],
+        purge_at=fields["purge_at"],
         deleting_at=fields["deleting_at"],
         deleted_at=fields["deleted_at"],
     )
@@ -234,85 +238,6 @@ def forget_schema(connection: Connection, tenant: TenantId) -> None:
 def hold_name(connection: Connection, name: str) -> None:
     """Waits until nobody else holds this name, and holds it until the transaction ends. A name is not a row."""
     connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
-
-
-def begin_run(
-    connection: Connection,
-    *,
-    run_id: str,
-    format: str,
-    directory: str,
-    target: str | None,
-    started_at: datetime,
-    counts: Mapping[str, object],
-) -> None:
-    """A run of migrations starts. The oldest runs beyond RUNS_KEPT are forgotten, with their failures."""
-    table = models.MigrationRun
-    connection.execute(
-        insert(table).values(
-            id=run_id, format=format, directory=directory, target=target, started_at=started_at, counts=counts
-        )
-    )
-    kept = select(table.id).order_by(table.started_at.desc(), table.id.desc()).limit(RUNS_KEPT)
-    connection.execute(delete(table).where(table.id.not_in(kept)))
-
-
-def add_failure(
-    connection: Connection, run_id: str, slug: str, *, sqlstate: str | None, result: Mapping[str, object]
-) -> None:
-    """What failed for one tenant of a run; the last report counts. A tenant deleted meanwhile is passed over."""
-    table = models.MigrationFailure
-    tenant = select(
-        literal(run_id), models.Project.id, literal(slug), literal(sqlstate, Text()), literal(result, JSONB())
-    ).join(models.Customer, models.Customer.id == models.Project.customer_id)
-    values = insert(table).from_select(
-        ["run_id", "project_id", "slug", "sqlstate", "result"],
-        tenant.where(models.Customer.slug == slug, models.Customer.deleted_at.is_(None), _LIVE),
-    )
-    connection.execute(
-        values.on_conflict_do_update(
-            index_elements=["run_id", "project_id"],
-            set_={"sqlstate": values.excluded.sqlstate, "result": values.excluded.result, "failed_at": func.now()},
-        )
-    )
-
-
-def end_run(
-    connection: Connection,
-    run_id: str,
-    *,
-    finished_at: datetime | None,
-    interrupted: bool,
-    counts: Mapping[str, object],
-) -> None:
-    table = models.MigrationRun
-    connection.execute(
-        update(table).where(table.id == run_id).values(finished_at=finished_at, interrupted=interrupted, counts=counts)
-    )
-
-
-def latest_run(connection: Connection) -> Run | None:
-    """The run that began last, with the tenants that failed in it."""
-    table, failure = models.MigrationRun, models.MigrationFailure
-    row = (
-        connection.execute(select(table.__table__).order_by(table.started_at.desc(), table.id.desc()).limit(1))
-        .mappings()
-        .one_or_none()
-    )
-    if row is None:
-        return None
-    failures = connection.execute(select(failure.result).where(failure.run_id == row["id"]).order_by(failure.slug))
-    return Run(
-        id=row["id"],
-        format=row["format"],
-        directory=row["directory"],
-        target=row["target"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        interrupted=row["interrupted"],
-        counts=row["counts"],
-        failures=tuple(failures.scalars()),
-    )
 
 
 def _one(connection: Connection, query: Executable) -> Tenant | None:

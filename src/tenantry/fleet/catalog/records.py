@@ -15,7 +15,10 @@ CustomerId = NewType("CustomerId", UUID)
 TenantId = NewType("TenantId", UUID)
 """The row of a customer's project: known before the provider knows the project."""
 
-TenantState = Literal["creating", "ready", "deleting", "deleted"]
+ProviderId = NewType("ProviderId", UUID)
+
+TenantState = Literal["creating", "ready", "leaving", "deleting", "deleted"]
+"""``leaving``: its deletion was asked for, and can be called off until its grace ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,10 @@ class Tenant:
     name: str
     email: str | None
     plan: str
+    residency: str | None
+    """Where its data must stay; None: anywhere."""
     state: TenantState
+    provider_id: ProviderId
     region: str | None
     """As asked for until the tenant is ready (None: the provider's default), then as it is."""
     pg_version: int | None
@@ -43,6 +49,9 @@ class Tenant:
     """None: nobody has looked into this tenant's ledger yet."""
     created_at: datetime
     ready_at: datetime | None
+    leaving_at: datetime | None
+    purge_at: datetime | None
+    """When a leaving tenant is deleted for good."""
     deleting_at: datetime | None
     deleted_at: datetime | None
 

@@ -29,15 +29,17 @@ def is_ours(
     return kind != "table" or name in Base.metadata.tables
 
 
-def upgrade_catalog(catalog: Catalog) -> tuple[str | None, str]:
+def upgrade_catalog(catalog: Catalog, target: str | None = None) -> tuple[str | None, str]:
     """Applies what is missing, all in one transaction; returns the revision before and after.
+
+    ``target`` stops at a revision before the newest.
 
     Raises OperatorError for a catalog that a newer release has upgraded already: this one would misread it.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "schema").replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
-    head = script.get_current_head()
+    head = target or script.get_current_head()
     assert head is not None
     with catalog.transaction() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
@@ -50,5 +52,5 @@ def upgrade_catalog(catalog: Catalog) -> tuple[str | None, str]:
             )
         if before != head:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, head)
     return before, head
