@@ -257,6 +257,8 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.branches: dict[str, Past] = {}
         self.deleted: dict[str, Past] = {}
+        self.formers: dict[str, str] = {}
+        """What a branch was before it was restored, itself a branch now, and that branch."""
         """Branches that can be recovered."""
         self.snapshots: dict[str, Kept] = {}
         self.numbers = itertools.count(1)
@@ -666,11 +668,19 @@ class Life(RuleBasedStateMachine):
     def delete_branch(self, pick: int, hard: bool) -> None:
         self._delete(self.branch(pick), hard)
 
+    def _outlives(self, child: str, parent: str) -> bool:
+        """What was restored has its former state for a parent, as what that was restored to before: neither holds it."""
+        restored = self.formers.get(parent)
+        return restored is not None and restored in (child, self.formers.get(child))
+
     def _delete(self, branch: str, hard: bool) -> None:
         listed = self.listed()
         held = (
             listed[branch]["default"]
-            or any(other.get("parent_id") == branch for other in listed.values())
+            or any(
+                other.get("parent_id") == branch and not self._outlives(child, branch)
+                for child, other in listed.items()
+            )
             or any(kept.branch == branch for kept in self.snapshots.values())
         )
         self.tell(f"delete {branch}{' for good' if hard else ''}{' (held)' if held else ''}")
@@ -725,6 +735,7 @@ class Life(RuleBasedStateMachine):
         backup = self.named(preserve)
         assert backup is not None, "what was before the restore is gone"
         self.tell(f"  what it was is {backup}")
+        self.formers[backup] = branch
         self.branches[backup] = before
         self.check(backup, "what was before the restore")
 
@@ -795,6 +806,7 @@ class Life(RuleBasedStateMachine):
         backup = self.named(preserve)
         assert backup is not None, "what was before the restore is gone"
         self.tell(f"  what it was is {backup}")
+        self.formers[backup] = branch
         old, _ = self.look(backup)
         new, _ = self.look(branch)
         old_news, new_news = sorted(old - before), sorted(new - to[-1].rows)
