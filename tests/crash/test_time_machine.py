@@ -669,7 +669,7 @@ class Life(RuleBasedStateMachine):
         self._delete(self.branch(pick), hard)
 
     def _outlives(self, child: str, parent: str) -> bool:
-        """What was restored has its former state for a parent, as what that was restored to before: neither holds it."""
+        """What was restored has its former state for a parent, and so has what that was before: neither holds it."""
         restored = self.formers.get(parent)
         return restored is not None and restored in (child, self.formers.get(child))
 
