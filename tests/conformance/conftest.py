@@ -68,6 +68,17 @@ def real_cell(new_workdir: Callable[[str], Path]) -> Iterator[Address]:
         cell.close()
 
 
+@pytest.fixture(scope="session")
+def domain_cell(new_workdir: Callable[[str], Path]) -> Iterator[Address]:
+    """One whole cell whose endpoints have host names of their own, which nobody resolves here."""
+    cell = ThrowawayCell(data=new_workdir("names") / "d", options=["--no-fleet", "--domain", "db.example.com"])
+    try:
+        target = cell.start()
+        yield Address(str(target.api_url), str(target.api_key), real=True, ca=cell.data / "tls" / "ca.crt")
+    finally:
+        cell.close()
+
+
 @pytest.fixture(params=["fake", "real"])
 def address(request: pytest.FixtureRequest) -> Address:
     return request.getfixturevalue(f"{request.param}_cell")

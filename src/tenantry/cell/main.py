@@ -372,8 +372,9 @@ class RunningCell:
             host=reachable(host),
             port=port,
             domain=config.domain,
-            # On the loopback nothing can listen in, and several drivers take "require" for "verify".
-            sslmode="require" if self._needs_tls(host) else "disable",
+            # On the loopback nothing can listen in, and several drivers take "require" for "verify". Where a host name
+            # says which endpoint is meant, the door learns it from TLS alone.
+            sslmode="require" if config.domain or self._needs_tls(host) else "disable",
         )
         return door, supervisor
 
