@@ -160,6 +160,8 @@ class StaticCell:
     broken: bool = False
     endpoints: frozenset[str] = frozenset({ENDPOINT})
     wake_gate: asyncio.Event | None = None
+    forwarded: list[tuple[int, bytes]] = field(default_factory=list)
+    """Cancel requests that are no session's of this worker."""
     socket_paths: list[str] = field(default_factory=list)
     """Given out before the real one."""
 
@@ -200,8 +202,8 @@ class StaticCell:
     async def report(self, number: int, traffic: list[Traffic]) -> None:
         self.traffic += traffic
 
-    async def forward_cancel(self, worker: int, pid: int, secret: bytes) -> None:
-        raise AssertionError("a lone worker forwards nothing")
+    async def forward_cancel(self, pid: int, secret: bytes) -> None:
+        self.forwarded.append((pid, secret))
 
 
 class LoopThread:
@@ -299,10 +301,9 @@ def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker
                 settings=chosen,
                 limits=Limits(chosen, asyncio.get_running_loop().time),
                 meter=meter,
-                cancels=Cancels(7),
+                cancels=Cancels(),
                 forwarder=the_cell,
                 tasks=tasks,
-                worker=7,
                 tls=tls,
             )
             tasks.start(meter.run(), "meter")

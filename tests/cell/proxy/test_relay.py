@@ -80,9 +80,6 @@ def test_notices_errors_and_transactions(door: OpenDoor):
 @pytest.mark.parametrize("version", ["3.0", "3.2"])
 def test_cancel(door: OpenDoor, version: str):
     with door.connect(max_protocol_version=version) as client:
-        if version == "3.2":
-            shown = client.execute("select pg_backend_pid()").fetchone()
-            assert shown == (client.info.backend_pid,)
         failed: list[type[BaseException]] = []
 
         def sleep() -> None:
@@ -102,6 +99,15 @@ def test_cancel(door: OpenDoor, version: str):
         assert failed == [psycopg.errors.QueryCanceled]
 
 
+@pytest.mark.parametrize("version", ["3.0", "3.2"])
+def test_the_process_id_shown_is_the_one_that_notifications_come_from(door: OpenDoor, version: str):
+    with door.connect(max_protocol_version=version) as client:
+        client.execute("listen news")
+        client.execute("notify news")
+        assert [heard.pid for heard in client.notifies(timeout=10, stop_after=1)] == [client.info.backend_pid]
+        assert client.execute("select pg_backend_pid()").fetchone() == (client.info.backend_pid,)
+
+
 def test_a_wrong_cancel_key_cancels_nothing(door: OpenDoor):
     with door.raw() as client, door.raw() as stranger:
         client.startup()
@@ -109,8 +115,10 @@ def test_a_wrong_cancel_key_cancels_nothing(door: OpenDoor):
         pid, key = wire.parse_backend_key_data(client.until(b"K").body)
         client.until(b"Z")
         client.query("select pg_sleep(0.3)")
-        stranger.sock.sendall(wire.cancel_request(pid, key[:1] + bytes(255 - b for b in key[1:])))
+        wrong = key[:-1] + bytes([255 - key[-1]])
+        stranger.sock.sendall(wire.cancel_request(pid, wrong))
         assert stranger.at_end()
+        assert door.cell.forwarded == [(pid, wrong)]
         assert client.message().kind == b"T"
 
 

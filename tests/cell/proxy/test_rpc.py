@@ -308,13 +308,14 @@ def test_a_release_that_races_the_registration_is_not_lost(workdir: Path):
     run(workdir, test)
 
 
-def test_cancel_requests_reach_the_worker_in_their_slot(workdir: Path):
+def test_cancel_requests_reach_all_workers_but_the_one_that_asks(workdir: Path):
     async def test(wire: Wire) -> None:
-        async with wire.control(FakeStaff()):
+        async with wire.control(FakeStaff()) as control:
             await wire.remote.login(ENDPOINT, "r", "")
-            await wire.remote.forward_cancel(3, 17, b"\x03key")
-            await wire.remote.forward_cancel(4, 17, b"\x04key")
-        assert wire.cancelled == [{"pid": 17, "secret": b"\x03key".hex()}]
+            await wire.remote.forward_cancel(17, b"key")
+            assert wire.cancelled == []
+            await control.forward_cancel(WorkerId("another"), 17, b"key".hex())
+        assert wire.cancelled == [{"pid": 17, "secret": b"key".hex()}]
 
     run(workdir, test)
 

@@ -1,9 +1,9 @@
 """Cancel requests: keys of our own, each standing for a session's socket and its instance's real key.
 
-A key begins with the number of the worker that made it, so that a request which the kernel handed to another
-worker finds its way. With protocol 3.0 a key is 32 bits and tenants' process ids collide, so the process id
-shown is random too: 55 secret bits together. With protocol 3.2 the process id is the real one and the key has
-31 secret bytes.
+The process id shown is the real one, because clients use it: to know their own notifications, and to find themselves
+in ``pg_stat_activity`` or end a statement by ``pg_cancel_backend``. What is secret is the rest: 32 bits with protocol
+3.0, as in Postgres, and 32 bytes with 3.2. Nothing of it says which worker made it, so a request that the kernel
+handed to another worker goes to all of them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import structlog
 from tenantry.cell.proxy.conn import PeerGone, connect_unix
 from tenantry.postgres import wire
 
-WORKERS_MAX: Final = 256
-"""One byte of each key names the worker."""
 CANCEL_SECONDS: Final = 5.0
+_KEY_BYTES_3_0: Final = 4
 _KEY_BYTES_3_2: Final = 32
 
 _log = structlog.get_logger("proxy.cancel")
@@ -33,10 +32,6 @@ class Key:
 
     pid: int
     secret: bytes = field(repr=False)
-
-    @property
-    def worker(self) -> int:
-        return self.secret[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +46,7 @@ class Target:
 class Cancels:
     """The keys of one worker's sessions."""
 
-    def __init__(self, worker: int) -> None:
-        assert 0 <= worker < WORKERS_MAX
-        self._worker = bytes([worker])
+    def __init__(self) -> None:
         self._targets: dict[Key, Target] = {}
         self._under_way: Counter[Key] = Counter()
 
@@ -64,12 +57,9 @@ class Cancels:
 
     def mint(self, version: int, target: Target) -> Key:
         """A new key for ``target``, until :meth:`drop`."""
+        length = _KEY_BYTES_3_2 if version >= wire.PROTOCOL_3_2 else _KEY_BYTES_3_0
         while True:
-            if version >= wire.PROTOCOL_3_2:
-                key = Key(target.pid, self._worker + secrets.token_bytes(_KEY_BYTES_3_2 - 1))
-            else:
-                # Some clients read the process id as signed and take zero for "none".
-                key = Key(secrets.randbelow(2**31 - 1) + 1, self._worker + secrets.token_bytes(3))
+            key = Key(target.pid, secrets.token_bytes(length))
             if key not in self._targets:
                 self._targets[key] = target
                 return key

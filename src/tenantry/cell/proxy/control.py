@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import structlog
 
-from tenantry.cell.proxy.cancel import WORKERS_MAX
 from tenantry.cell.proxy.ports import Cell, LeaseId, Staff, Traffic, WorkerId
 from tenantry.cell.proxy.rpc import REGISTRATION_SECONDS, Disconnected, Peer, receive_first
 from tenantry.errors import OperatorError, TenantryError, Unavailable
@@ -25,6 +24,7 @@ from tenantry.neon.ids import EndpointId
 from tenantry.runtime.child import Identity, alive
 from tenantry.runtime.tasks import Tasks
 
+WORKERS_MAX: Final = 256
 UNREGISTERED_MAX: Final = 64
 """Connections that may be registering at a time."""
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
@@ -233,11 +233,10 @@ class Control:
             return False
         return True
 
-    async def forward_cancel(self, slot: int, pid: int, secret: str) -> None:
-        """Takes a cancel request to the worker in ``slot``; without one there is nothing to cancel."""
-        for worker, seat in list(self._seats.items()):
-            if seat.slot == slot:
-                await self.ask(worker, "cancel", pid=pid, secret=secret)
+    async def forward_cancel(self, asking: WorkerId, pid: int, secret: str) -> None:
+        """Takes a cancel request to all workers but the one that asks; whose key it is knows what to do."""
+        others = [worker for worker in self._seats if worker != asking]
+        await asyncio.gather(*(self.ask(worker, "cancel", pid=pid, secret=secret) for worker in others))
 
 
 class _Calls:
@@ -297,4 +296,5 @@ class _Calls:
         await self._cell.report(int(given["number"]), [Traffic(**item) for item in given["traffic"]])
 
     async def _forward_cancel(self, given: dict[str, Any]) -> None:
-        await self._control.forward_cancel(int(given["worker"]), int(given["pid"]), str(given["secret"]))
+        asking = worker_id(self._seat.slot, self._seat.identity)
+        await self._control.forward_cancel(asking, int(given["pid"]), str(given["secret"]))

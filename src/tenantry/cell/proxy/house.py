@@ -30,7 +30,6 @@ class House:
     cancels: Cancels
     forwarder: Forwarder
     tasks: Tasks
-    worker: int
     tls: Tls | None = None
     relays: set[Relay] = field(default_factory=set[Relay])
     tunnels: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])

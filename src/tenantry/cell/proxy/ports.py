@@ -110,10 +110,10 @@ class Cell(Protocol):
 
 
 class Forwarder(Protocol):
-    """Takes cancel requests to the worker whose key it is; the door's own control side implements it."""
+    """Takes cancel requests to the other workers; the door's own control side implements it."""
 
-    async def forward_cancel(self, worker: int, pid: int, secret: bytes) -> None:
-        """Returns when the instance has taken the request; an unknown worker or key does nothing."""
+    async def forward_cancel(self, pid: int, secret: bytes) -> None:
+        """Returns when the instance has taken the request; an unknown key does nothing."""
         ...
 
 

@@ -202,8 +202,8 @@ class RemoteCell:
 
     # -- ports.Forwarder
 
-    async def forward_cancel(self, worker: int, pid: int, secret: bytes) -> None:
-        await self._call_once("forward_cancel", worker=worker, pid=pid, secret=secret.hex())
+    async def forward_cancel(self, pid: int, secret: bytes) -> None:
+        await self._call_once("forward_cancel", pid=pid, secret=secret.hex())
 
 
 def _out_of_reach(seconds: float) -> Unavailable:

@@ -20,9 +20,8 @@ from typing import Any, Final
 
 import structlog
 
-from tenantry.cell.proxy.cancel import WORKERS_MAX
 from tenantry.cell.proxy.certificates import Pair
-from tenantry.cell.proxy.control import Control, Listeners, Registration, worker_id
+from tenantry.cell.proxy.control import WORKERS_MAX, Control, Listeners, Registration, worker_id
 from tenantry.cell.proxy.ports import Staff, WorkerId
 from tenantry.cell.proxy.settings import HTTP, HTTPS, LISTEN_BACKLOG, POSTGRES, Settings
 from tenantry.errors import OperatorError, TenantryError, Unavailable
@@ -31,7 +30,7 @@ from tenantry.runtime.child import Identity
 from tenantry.runtime.files import write_atomic
 from tenantry.runtime.tasks import Tasks
 
-PROTOCOL_VERSION: Final = "3"
+PROTOCOL_VERSION: Final = "4"
 """Of the calls between workers and control. A worker of another one keeps its sessions and takes no new ones."""
 ADOPT_SECONDS: Final = 5.0
 """How long a living worker may take to register with a new control process, before it counts as hung."""
