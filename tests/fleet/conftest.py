@@ -78,37 +78,71 @@ def _engine(home: Path, runs_as: _As) -> Path:
     return installed
 
 
+class Server:
+    """One real server below ``home``, reached by a Unix socket. A test may kill it and start it again."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._runs_as = _somebody_else()
+        self._engine = _engine(home, self._runs_as)
+        self._process: subprocess.Popen[bytes] | None = None
+        password = secrets.token_urlsafe(12)
+        self.dsn = f"host={home} user=postgres password={password}"
+        """The parameters of its superuser, without a database name, as a libpq DSN."""
+        data, word = home / "data", home / "word"
+        data.mkdir(mode=0o700)
+        word.write_text(password)
+        if self._runs_as:
+            for path in (home, data, word):
+                os.chown(path, self._runs_as["user"], self._runs_as["group"])
+        subprocess.run(
+            [self._engine / "bin/initdb", *_INITDB, f"--pwfile={word}", "-D", data],
+            check=True, capture_output=True, cwd="/", **self._runs_as,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        settings = [*_SETTINGS, f"unix_socket_directories={self._home}"]
+        with (self._home / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(self._engine / "bin/postgres", "-D", self._home / "data"),
+                    *(part for setting in settings for part in ("-c", setting)),
+                ],
+                stdout=log, stderr=log, cwd="/", start_new_session=True, **self._runs_as,
+            )  # fmt: skip
+        _wait_until_up(self.dsn, self._process)
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes at once."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(_START_SECONDS_MAX)
+
+    def stop(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(_START_SECONDS_MAX)
+
+
 @pytest.fixture(scope="session")
 def postgres_server(new_workdir: Callable[[str], Path]) -> Iterator[str]:
     """The parameters of a server's superuser, without a database name, as a libpq DSN."""
-    home = new_workdir("fleetpg")
-    runs_as = _somebody_else()
-    engine = _engine(home, runs_as)
-    password = secrets.token_urlsafe(12)
-    data = home / "data"
-    data.mkdir(mode=0o700)
-    word = home / "word"
-    word.write_text(password)
-    if runs_as:
-        for path in (home, data, word):
-            os.chown(path, runs_as["user"], runs_as["group"])
-    subprocess.run(
-        [engine / "bin/initdb", *_INITDB, f"--pwfile={word}", "-D", data],
-        check=True, capture_output=True, cwd="/", **runs_as,
-    )  # fmt: skip
-    settings = [part for setting in (*_SETTINGS, f"unix_socket_directories={home}") for part in ("-c", setting)]
-    log = (home / "server.log").open("wb")
-    server = subprocess.Popen(
-        [engine / "bin/postgres", "-D", data, *settings], stdout=log, stderr=log, cwd="/", **runs_as
-    )
-    dsn = f"host={home} user=postgres password={password}"
-    try:
-        _wait_until_up(dsn, server)
-        yield dsn
-    finally:
-        server.send_signal(signal.SIGQUIT)
-        server.wait(_START_SECONDS_MAX)
-        log.close()
+    server = Server(new_workdir("fleetpg"))
+    server.start()
+    yield server.dsn
+    server.stop()
+
+
+@pytest.fixture
+def mortal_server(workdir: Path) -> Iterator[Server]:
+    """A server of one test, to be killed and started again."""
+    home = workdir / "pg"
+    home.mkdir(mode=0o711)
+    server = Server(home)
+    server.start()
+    yield server
+    server.stop()
 
 
 def _wait_until_up(dsn: str, server: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,124 @@
+"""What workers can do: one line for each kind of job, one line for each pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol, cast
+
+from tenantry.fleet.catalog.jobs import QUEUE_DEFAULT, QUEUE_PASSES
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.tenants.create import Created
+
+SAID_MAX: Final = 100
+"""Sentences that a pass's record keeps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """What a kind's function is given: one subject of a job."""
+
+    subject: str
+    input: Mapping[str, object] = field(default_factory=dict[str, object])
+    arguments: Mapping[str, object] = field(default_factory=dict[str, object])
+    """The job's, the same for all of its subjects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of work. ``work`` runs in a thread, and again where nobody knows whether it was done."""
+
+    name: str
+    work: Callable[[Item], Mapping[str, object]]
+    """Returns what is worth remembering, as JSON has it. Raises TenantryError; Unavailable, Locked and LimitReached
+    (QuotaExceeded not) are tried again."""
+    of_tenants: bool = False
+    """Its subjects are tenants' slugs, so that an operator can start it by naming them."""
+    queue: str = QUEUE_DEFAULT
+    batch_items: int = 20
+    seconds_max: float = 600.0
+    """What takes longer has failed. Its thread cannot be stopped, and is left to itself."""
+    attempts_max: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Looks at the whole state and takes no input; one run at a time in the fleet, and none is made up for."""
+
+    name: str
+    cron: str
+    """Five fields, in UTC."""
+    run: Callable[[], Sequence[str]]
+    """Returns a sentence for each thing that it did, or could not do."""
+    seconds_max: float = 3600.0
+
+    def as_kind(self) -> Kind:
+        return Kind(
+            name=self.name,
+            work=lambda _: {"said": list(self.run()[:SAID_MAX])},
+            queue=QUEUE_PASSES,
+            batch_items=1,
+            seconds_max=self.seconds_max,
+            attempts_max=3,
+        )
+
+
+class Pruning(Protocol):
+    def prune(self) -> list[str]: ...
+
+
+class Verbs(Protocol):
+    """What of a fleet the kinds and passes call."""
+
+    @property
+    def jobs(self) -> Pruning: ...
+
+    def create(
+        self,
+        name: str,
+        *,
+        slug: str | None = None,
+        email: str | None = None,
+        plan: str | None = None,
+        region: str | None = None,
+        pg_version: int | None = None,
+    ) -> Created: ...
+
+    def suspend(self, name: str) -> Tenant: ...
+
+    def resume(self, name: str) -> Tenant: ...
+
+    def finish_unfinished(self) -> list[str]: ...
+
+
+def kinds(fleet: Verbs) -> tuple[Kind, ...]:
+    return (
+        Kind(name="create", work=partial(_create, fleet)),
+        Kind(name="suspend", work=lambda item: _named(fleet.suspend(item.subject)), of_tenants=True),
+        Kind(name="resume", work=lambda item: _named(fleet.resume(item.subject)), of_tenants=True),
+    )
+
+
+def passes(fleet: Verbs) -> tuple[Pass, ...]:
+    return (
+        Pass("finish_unfinished", "*/5 * * * *", fleet.finish_unfinished),
+        Pass("prune_jobs", "17 * * * *", fleet.jobs.prune),
+    )
+
+
+def _create(fleet: Verbs, item: Item) -> Mapping[str, object]:
+    """The subject is the slug; the input has the fields of ``Fleet.create``."""
+    done = fleet.create(
+        str(item.input["name"]),
+        slug=item.subject,
+        email=cast("str | None", item.input.get("email")),
+        plan=cast("str | None", item.input.get("plan")),
+        region=cast("str | None", item.input.get("region")),
+        pg_version=cast("int | None", item.input.get("pg_version")),
+    )
+    return {"created": done.new} | _named(done.tenant)
+
+
+def _named(tenant: Tenant) -> dict[str, object]:
+    return {"tenant": tenant.slug, "project_id": tenant.project_id}

@@ -1,0 +1,138 @@
+"""Jobs in a real catalog, and worker processes that are killed: forks of one process that has imported everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from tenantry.fleet.catalog import jobs as rows
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.jobs import Job, JobId
+from tenantry.fleet.jobs.jobs import start_job
+from tenantry.fleet.jobs.kinds import Kind
+
+QUICK = {
+    "concurrency": 4,
+    "heartbeat_seconds": 0.3,
+    "stalled_seconds": 2.0,
+    "look_seconds": 0.3,
+    "poll_seconds": 0.5,
+    "stop_seconds": 10.0,
+    "again_seconds": 0.05,
+}
+"""A worker's bounds in a hurry: what takes a minute in production takes two seconds."""
+LEDGER = """
+    CREATE TABLE done (job text, subject text, worker text NOT NULL, PRIMARY KEY (job, subject));
+    CREATE TABLE attempt (job text, subject text, worker text NOT NULL, at timestamptz DEFAULT clock_timestamp());
+    CREATE TABLE gate (name text PRIMARY KEY);
+"""
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """Waits until it is true, and returns what it is then."""
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"in {seconds:g} s it did not come to: {what}"
+        pause.wait(0.02)
+    return value
+
+
+class Workshop:
+    """Workers on one catalog and one ledger, which the ledger's own server keeps when the catalog's is killed."""
+
+    def __init__(self, catalog_url: str, ledger: str, directory: Path, batch_items: int) -> None:
+        self.catalog = Catalog(catalog_url)
+        self.directory = directory
+        self.kind = Kind(name="write", work=lambda _: {}, batch_items=batch_items)
+        self.bounds = dict(QUICK)
+        self.workers: dict[str, psutil.Process] = {}
+        self._order = {"catalog": catalog_url, "ledger": ledger, "batch_items": batch_items}
+        self._ledger = psycopg.connect(ledger, autocommit=True)
+        self._ledger.execute(LEDGER.encode())
+        self._number = 0
+        self._nursery = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("worker_process.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+
+    def begin(self, **bounds: float) -> str:
+        """One more worker; returns its name."""
+        self._number += 1
+        name = f"w{self._number}"
+        order = self._order | {"name": name, "log": str(self.directory / f"{name}.log"), "bounds": self.bounds | bounds}
+        assert self._nursery.stdin is not None and self._nursery.stdout is not None
+        self._nursery.stdin.write(json.dumps(order) + "\n")
+        self.workers[name] = psutil.Process(int(self._nursery.stdout.readline()))
+        return name
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self.workers[name].send_signal(number)
+
+    def wait_ended(self, name: str) -> None:
+        self.workers.pop(name).wait(timeout=60)
+
+    def kill(self, name: str) -> None:
+        self.signal(name, signal.SIGKILL)
+        self.wait_ended(name)
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+    def start(self, subjects: Mapping[str, Mapping[str, object]], job: str = "j", **arguments: object) -> JobId:
+        return start_job(self.catalog, self.kind, subjects, arguments={"job": job} | arguments, by="test")
+
+    def job(self, job_id: JobId) -> Job:
+        with self.catalog.transaction() as connection:
+            job = rows.job_by_id(connection, job_id)
+        assert job is not None
+        return job
+
+    def items(self, job_id: JobId) -> dict[str, rows.Item]:
+        with self.catalog.transaction() as connection:
+            found = rows.items_page(connection, job_id, states=["waiting", "done", "failed"], limit=10_000)
+        return {item.subject: item for item in found}
+
+    def wait_finished(self, job_id: JobId) -> Job:
+        return until(lambda: (job := self.job(job_id)).finished_at and job, "the job has ended")
+
+    def ledger(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        cursor = self._ledger.execute(statement.encode(), values)
+        return cursor.fetchall() if cursor.description else []
+
+    def open_gate(self, name: str) -> None:
+        self.ledger("INSERT INTO gate VALUES (%s)", name)
+
+    def close(self) -> None:
+        for process in self.workers.values():
+            try:
+                process.send_signal(signal.SIGKILL)
+                process.send_signal(signal.SIGCONT)
+            except psutil.NoSuchProcess:
+                continue
+        assert self._nursery.stdin is not None and self._nursery.stdout is not None
+        self._nursery.stdin.close()
+        self._nursery.wait(30)
+        self._nursery.stdout.close()
+        self._ledger.close()
+        self.catalog.close()
+
+
+@pytest.fixture
+def workshop(catalog: Catalog, catalog_url: str, new_database: Callable[[], str], workdir: Path) -> Iterator[Workshop]:
+    """Workers on the session's catalog; none has begun yet."""
+    made = Workshop(catalog_url, new_database(), workdir, batch_items=4)
+    yield made
+    made.close()

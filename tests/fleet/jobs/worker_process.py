@@ -1,0 +1,84 @@
+"""Workers in processes of their own, to be killed and stopped: a fork for each line read, with everything imported.
+
+``worker_process.py`` reads ``{"catalog", "ledger", "log", "name", "bounds"}`` and answers with the fork's pid, which runs
+one worker until SIGTERM. What an item does is an INSERT into the ledger that succeeds once for each job and subject.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from tenantry.errors import Unavailable
+from tenantry.fleet.jobs.kinds import Item, Kind
+from tenantry.fleet.jobs.worker import Bounds, Worker, Workplace
+from tenantry.runtime.telemetry import configure_logs
+
+
+class Ledger:
+    def __init__(self, dsn: str, worker: str) -> None:
+        self._dsn = dsn
+        self._worker = worker
+
+    def write(self, item: Item) -> Mapping[str, object]:
+        """An attempt and the deed are two transactions, as with a tenant: one may die between them."""
+        job = str(item.arguments["job"])
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            row = (job, item.subject, self._worker)
+            connection.execute("INSERT INTO attempt (job, subject, worker) VALUES (%s, %s, %s)", row)
+            if gate := item.input.get("gate"):
+                pause = threading.Event()
+                while connection.execute("SELECT FROM gate WHERE name = %s", [gate]).fetchone() is None:
+                    pause.wait(0.02)
+            if item.input.get("unavailable_until"):
+                made = connection.execute("SELECT count(*) FROM attempt WHERE subject = %s", [item.subject])
+                count = made.fetchone()
+                assert count is not None
+                if count[0] < int(str(item.input["unavailable_until"])):
+                    raise Unavailable("not just now")
+            if item.input.get("seconds"):
+                threading.Event().wait(float(str(item.input["seconds"])))
+            cursor = connection.execute("INSERT INTO done VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", row)
+        return {"worker": self._worker, "first": cursor.rowcount == 1}
+
+
+async def live(order: dict[str, Any]) -> None:
+    ledger = Ledger(order["ledger"], order["name"])
+    place = Workplace(
+        catalog_url=order["catalog"],
+        kinds=[Kind(name="write", work=ledger.write, batch_items=order.get("batch_items", 4), seconds_max=30)],
+        passes=[],
+        close=lambda: None,
+    )
+    worker = Worker(lambda: place, bounds=Bounds(**order["bounds"]), name=order["name"])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+    await worker.run()
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            for number in (1, 2):
+                os.dup2(log, number)
+            configure_logs(level="debug")
+            asyncio.run(live(order))
+            os._exit(0)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main()
