@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from tenantry.cell.proxy.limits import (
     PER_ADDRESS_AND_ENDPOINT,
     Allowance,
     FailureTable,
+    Handshake,
     Limits,
     network_of,
 )
@@ -100,6 +103,52 @@ def test_no_more_than_the_allowance_passes_in_any_time(pauses):
 )
 def test_what_counts_as_one_address(address, network):
     assert network_of(address) == network
+
+
+def test_who_was_silent_for_longest_gives_way():
+    limits = Limits(Settings(secret=b"", handshakes_max=4, handshakes_per_address_max=2), Clock())
+    gone: list[str] = []
+    with ExitStack() as stack:
+
+        def come(network: str, name: str) -> Handshake:
+            handshake = stack.enter_context(limits.handshake(network))
+            stack.enter_context(handshake.silent(lambda: gone.append(name)))
+            return handshake
+
+        first = come("a", "a1")
+        come("a", "a2")
+        come("b", "b1")
+        come("a", "a3")  # The address has its two, so one of the address goes.
+        assert (gone, first.displaced) == (["a1"], True)
+        come("c", "c1")  # The worker has its four, so whoever was silent for longest goes.
+        assert gone == ["a1", "a2"]
+        # Of those who were told to go none is told again, although their places are taken until they are gone.
+        come("b", "b2")
+        come("d", "d1")
+        assert gone == ["a1", "a2", "b1", "a3"]
+    with limits.handshake("a"), limits.handshake("a"), limits.handshake("b"), limits.handshake("b"):
+        assert gone == ["a1", "a2", "b1", "a3"], "who is gone gives way to nobody"
+
+
+def test_who_waits_for_us_gives_way_to_nobody():
+    limits = Limits(Settings(secret=b"", handshakes_max=2), Clock())
+    gone: list[str] = []
+    with limits.handshake("a") as first, limits.handshake("b") as second:
+        with first.silent(lambda: gone.append("first")):
+            pass
+        with pytest.raises(Refusal, match="too many clients are logging in"), limits.handshake("c"):
+            pass
+        with second.silent(lambda: gone.append("second")), limits.handshake("c"):
+            assert gone == ["second"]
+        with pytest.raises(Refusal), second.silent(lambda: None), limits.handshake("c"), limits.handshake("c"):
+            pass
+
+
+def test_few_descriptors_leave_room_for_those_who_are_known():
+    few = Settings(secret=b"").bounded(200)
+    assert (few.connections_max, few.handshakes_max, few.handshakes_per_address_max) == (200, 100, 50)
+    many = Settings(secret=b"")
+    assert many.bounded(10**6) == many
 
 
 def test_counts_go_back_to_nothing():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import threading
+from typing import Any
 
 import psycopg
 import pytest
 
+from tenantry.cell.proxy.ports import Login
 from tenantry.postgres import wire
 
 from .conftest import ADMIN_PASSWORD, ENDPOINT, ROLE, DoorMaker, Instance, RawClient, StaticCell, wait_for
@@ -265,17 +267,49 @@ def test_the_door_holds_only_so_many_connections(open_door: DoorMaker):
     door.connect().close()
 
 
-def test_only_so_many_clients_may_be_logging_in(open_door: DoorMaker):
+def test_whoever_says_nothing_gives_way_to_who_comes(open_door: DoorMaker):
     door = open_door(handshakes_per_address_max=3)
-    idle = [door.raw() for _ in range(3)]
-    wait_for(lambda: door.door.sessions == 3)
+    silent, half = door.raw(), door.raw(wire.startup({"user": ROLE})[:11])
+    wait_for(lambda: door.door.sessions == 2)
+    stuck = door.raw()
+    stuck.startup()
+    stuck.until(b"R")
+    more: list[RawClient] = []
+    for client in (silent, half, stuck):  # whom nothing was heard of for longest first
+        door.connect().close()
+        wait_for(lambda: door.door.sessions == 2)
+        error = client.error()
+        assert (error["C"], error["M"]) == ("53300", "too many clients are logging in")
+        more.append(door.raw())
+        wait_for(lambda: door.door.sessions == 3)
+    for client in (silent, half, stuck, *more):
+        client.sock.close()
+
+
+def test_clients_whom_the_door_lets_wait_keep_their_place(open_door: DoorMaker, instance: Instance):
+    class SlowCell(StaticCell):
+        asked = 0
+
+        async def login(self, *given: Any) -> Login:
+            self.asked += 1
+            await go_on.wait()
+            return await super().login(*given)
+
+    go_on = asyncio.Event()
+    cell = SlowCell(instance)
+    door = open_door(handshakes_max=2, cell=cell)
+    asking = [door.raw() for _ in range(2)]
+    for client in asking:
+        client.startup()
+    wait_for(lambda: cell.asked == 2)
     with door.raw() as client:
         client.startup()
         assert client.error()["M"] == "too many clients are logging in"
-    for client in idle:
+    door.thread.loop.call_soon_threadsafe(go_on.set)
+    for client in asking:
+        client.prove()
+        client.until(b"Z")
         client.sock.close()
-    wait_for(lambda: door.door.sessions == 0)
-    door.connect().close()
 
 
 def test_guessing_is_slowed_down_for_whoever_guesses(open_door: DoorMaker):

@@ -6,7 +6,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -121,6 +121,45 @@ class Room:
             )
 
 
+class Handshake:
+    """One client that has not proved a password. Made by ``Limits.handshake``."""
+
+    def __init__(self, silent: tuple[_Silent, _Silent]) -> None:
+        self._silent = silent
+        self._give_way: Callable[[], None] | None = None
+        self.displaced = False
+        """Whether it was told to give way to another."""
+
+    @contextmanager
+    def silent(self, give_way: Callable[[], None]) -> Generator[None]:
+        """Meanwhile it is the client's turn to speak. ``give_way`` ends it soon, where its place is needed."""
+        self._give_way = give_way
+        for queue in self._silent:
+            queue[self] = None
+        try:
+            yield
+        finally:
+            for queue in self._silent:
+                queue.pop(self, None)
+
+    def displace(self) -> None:
+        assert self._give_way is not None, "only who is silent gives way"
+        self.displaced = True
+        for queue in self._silent:
+            del queue[self]
+        self._give_way()
+
+
+_Silent = OrderedDict[Handshake, None]
+"""Whom nothing was heard of for longest comes first."""
+
+
+@dataclass(slots=True)
+class _OfAddress:
+    handshakes: int = 0
+    silent: _Silent = field(default_factory=OrderedDict[Handshake, None])
+
+
 class Limits:
     """The counts of one worker."""
 
@@ -128,7 +167,8 @@ class Limits:
         self.settings = settings
         self._connections = 0
         self._handshakes = 0
-        self._handshakes_of: dict[str, int] = {}
+        self._silent: _Silent = OrderedDict()
+        self._of_address: dict[str, _OfAddress] = {}
         self._sessions_of: dict[EndpointId, int] = {}
         self.sql_bytes = 0
         """What all requests over HTTP hold."""
@@ -151,22 +191,34 @@ class Limits:
             self._connections -= 1
 
     @contextmanager
-    def handshake(self, network: str) -> Generator[None]:
-        """One of the worker's, and of the address's, unproved connections. Raises Refusal."""
-        of_address = self._handshakes_of.get(network, 0)
-        if self._handshakes >= self.settings.handshakes_max or of_address >= self.settings.handshakes_per_address_max:
-            raise Refusal(TOO_MANY_CONNECTIONS, "too many clients are logging in", next_step="try later")
-        self._handshakes += 1
-        self._handshakes_of[network] = of_address + 1
+    def handshake(self, network: str) -> Generator[Handshake]:
+        """One of the worker's, and of the address's, unproved connections. Raises Refusal.
+
+        Where all are taken, the one that has been silent for longest gives way: whoever opens connections and says
+        nothing keeps nobody out. Without a silent one the newcomer is refused, so that those who speak come to an end.
+        """
+        of_address = self._of_address.setdefault(network, _OfAddress())
         try:
-            yield
+            if of_address.handshakes >= self.settings.handshakes_per_address_max:
+                self._make_room(of_address.silent)
+            elif self._handshakes >= self.settings.handshakes_max:
+                self._make_room(self._silent)
+            self._handshakes += 1
+            of_address.handshakes += 1
+            handshake = Handshake((self._silent, of_address.silent))
+            try:
+                yield handshake
+            finally:
+                self._handshakes -= 1
+                of_address.handshakes -= 1
         finally:
-            self._handshakes -= 1
-            left = self._handshakes_of[network] - 1
-            if left:
-                self._handshakes_of[network] = left
-            else:
-                del self._handshakes_of[network]
+            if not of_address.handshakes:
+                self._of_address.pop(network, None)
+
+    def _make_room(self, silent: _Silent) -> None:
+        if not silent:
+            raise Refusal(TOO_MANY_CONNECTIONS, "too many clients are logging in", next_step="try later")
+        next(iter(silent)).displace()
 
     @contextmanager
     def room(self) -> Generator[Room]:

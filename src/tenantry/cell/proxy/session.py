@@ -7,9 +7,10 @@ messages or in work done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -69,6 +70,23 @@ class _Guest:
     """Ends its authentication; sent once the instance has let it in."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A client whose turn it is to speak, now and then, until it has proved its password."""
+
+    client: Conn
+    silent: Callable[[], AbstractContextManager[None]]
+    """Meanwhile it may have to give way to others."""
+
+    async def response(self, bytes_max: int) -> bytes:
+        """What it answers to the authentication request. Raises PeerGone, ProtocolViolation."""
+        with self.silent():
+            message = await self.client.message(bytes_max)
+        if message.kind != b"p":
+            raise wire.ProtocolViolation("expected a response to the authentication request")
+        return message.body
+
+
 @dataclass(slots=True)
 class _Session:
     """A client that has been let in, and what is to be given back at its end."""
@@ -123,18 +141,24 @@ async def _begin(client: Conn, address: str, house: House, entrance: Entrance | 
 
 async def _admit(client: Conn, address: str, house: House, entrance: Entrance | None) -> tuple[_Visitor, _Guest] | None:
     """Everything until the password is proved, within the time for it."""
-    with house.limits.handshake(network_of(address)):
+    with house.limits.handshake(network_of(address)) as handshake:
         try:
-            async with asyncio.timeout(house.settings.handshake_seconds):
-                packet = await _first_words(client, house)
+            async with asyncio.timeout(house.settings.handshake_seconds) as time:
+                turn = _Turn(client, partial(handshake.silent, partial(time.reschedule, 0)))
+                with turn.silent():
+                    packet = await _first_words(client, house)
                 if isinstance(packet, wire.CancelRequest):
                     await _cancel(Key(packet.pid, packet.key), house)
                     return None
                 visitor = _announce(client, packet, address, house, entrance)
                 if entrance is not None and entrance.cleartext:
-                    return visitor, await _ask_password(client, visitor, house)
-                return visitor, await _authenticate(client, visitor, house)
+                    return visitor, await _ask_password(turn, visitor, house)
+                return visitor, await _authenticate(turn, visitor, house)
         except TimeoutError as error:
+            if handshake.displaced:
+                raise Refusal(
+                    refusals.TOO_MANY_CONNECTIONS, "too many clients are logging in", next_step="try again"
+                ) from error
             raise Refusal(
                 refusals.PROTOCOL_VIOLATION,
                 f"the login took longer than {house.settings.handshake_seconds:g} seconds",
@@ -213,8 +237,9 @@ def _announce(client: Conn, startup: wire.Startup, address: str, house: House, e
 # Is it true?
 
 
-async def _authenticate(client: Conn, visitor: _Visitor, house: House) -> _Guest:
+async def _authenticate(turn: _Turn, visitor: _Visitor, house: House) -> _Guest:
     """Raises Refusal; each failure after the first question takes the same time to be told."""
+    client = turn.client
     claim = visitor.claim
     network = network_of(claim.address)
     house.limits.check_failures(network, claim.endpoint)
@@ -224,10 +249,10 @@ async def _authenticate(client: Conn, visitor: _Visitor, house: House) -> _Guest
 
     offer = wire.authentication_sasl(scram.mechanisms(channel_binding=binding))
     await client.send(visitor.answer + offer)
-    mechanism, client_first = wire.parse_sasl_initial_response(await _response(client, wire.SASL_BYTES_MAX))
+    mechanism, client_first = wire.parse_sasl_initial_response(await turn.response(wire.SASL_BYTES_MAX))
     server_first = exchange.first(mechanism, client_first)
     await client.send(wire.authentication(wire.AUTH_SASL_CONTINUE, server_first))
-    client_final = await _response(client, wire.SASL_BYTES_MAX)
+    client_final = await turn.response(wire.SASL_BYTES_MAX)
     house.limits.check_failures(network, claim.endpoint)
     try:
         server_final = exchange.final(client_final)
@@ -237,19 +262,12 @@ async def _authenticate(client: Conn, visitor: _Visitor, house: House) -> _Guest
     return _Guest(login, exchange.keys, answer)
 
 
-async def _ask_password(client: Conn, visitor: _Visitor, house: House) -> _Guest:
+async def _ask_password(turn: _Turn, visitor: _Visitor, house: House) -> _Guest:
     """The password in clear text, which a client may send before it is asked. Raises Refusal."""
-    await client.send(visitor.answer + wire.authentication(wire.AUTH_CLEARTEXT))
-    password = wire.parse_password(await _response(client, wire.PASSWORD_BYTES_MAX))
+    await turn.client.send(visitor.answer + wire.authentication(wire.AUTH_CLEARTEXT))
+    password = wire.parse_password(await turn.response(wire.PASSWORD_BYTES_MAX))
     login, keys = await authentication.by_password(visitor.claim, password, house)
     return _Guest(login, keys, wire.authentication(wire.AUTH_OK))
-
-
-async def _response(client: Conn, bytes_max: int) -> bytes:
-    message = await client.message(bytes_max)
-    if message.kind != b"p":
-        raise wire.ProtocolViolation("expected a response to the authentication request")
-    return message.body
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -330,7 +348,7 @@ async def _finish(session: _Session, house: House, end: End = End.STOPPED) -> No
 
 
 async def _cancel(key: Key, house: House) -> None:
-    if house.cancels.find(key) is not None:
+    if key.worker == house.worker:
         await house.cancels.cancel(key)
     else:
-        await house.forwarder.forward_cancel(key.pid, key.secret)
+        await house.forwarder.forward_cancel(key.worker, key.pid, key.secret)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Self
 
 LISTEN_BACKLOG: Final = 4096
@@ -27,7 +27,7 @@ class Settings:
     connections_max: int = 10_000
     """Of one worker, before and after authentication."""
     handshakes_max: int = 4_096
-    """Connections of one worker that have not proved a password yet."""
+    """Connections of one worker that have not proved a password yet; then who is silent gives way."""
     handshakes_per_address_max: int = 2_048
     connections_per_endpoint_max: int = 1_000
     """Of one worker, where the cell does not say another number for the endpoint."""
@@ -70,6 +70,16 @@ class Settings:
     report_seconds: float = 5.0
     drain_seconds: float = 10.0
     """How long sessions may go on after a worker was told to end."""
+
+    def bounded(self, connections_max: int) -> Self:
+        """Where a worker may have no more connections than these: strangers still get half of them at most."""
+        handshakes_max = min(self.handshakes_max, max(1, connections_max // 2))
+        return replace(
+            self,
+            connections_max=min(self.connections_max, connections_max),
+            handshakes_max=handshakes_max,
+            handshakes_per_address_max=min(self.handshakes_per_address_max, max(1, handshakes_max // 2)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "secret": self.secret.hex()}

@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +55,7 @@ class Worker:
 
     def __init__(self, listeners: Mapping[str, socket.socket], rpc_path: Path, slot: int, version: str) -> None:
         self._listeners = listeners
+        self._slot = slot
         self._tasks = Tasks("worker")
         self._told_to_end = asyncio.Event()
         self._seconds: float | None = None
@@ -136,9 +136,10 @@ class Worker:
             settings=settings,
             limits=Limits(settings, loop.time),
             meter=Meter(self._remote, settings.report_seconds),
-            cancels=Cancels(),
+            cancels=Cancels(self._slot),
             forwarder=self._remote,
             tasks=self._tasks,
+            worker=self._slot,
             tls=tls,
         )
         self._tasks.start(self._house.meter.run(), "meter")
@@ -176,7 +177,7 @@ def _within_descriptors(settings: Settings) -> Settings:
     if hard == resource.RLIM_INFINITY or possible >= settings.connections_max:
         return settings
     _log.warning("the limit on open files bounds the connections", connections_max=possible)
-    return replace(settings, connections_max=possible)
+    return settings.bounded(possible)
 
 
 def main(arguments: list[str]) -> int:
