@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import selectors
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +35,7 @@ FIRST_WORDS: Final = {
 
 
 @contextmanager
-def descriptors(count: int) -> Iterator[int]:
+def descriptors(count: int) -> Generator[int]:
     """As many open files as the hard limit permits; how many connections can be held with them, ``count`` at most."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
