@@ -348,7 +348,7 @@ async def _finish(session: _Session, house: House, end: End = End.STOPPED) -> No
 
 
 async def _cancel(key: Key, house: House) -> None:
-    if key.worker == house.worker:
+    if house.cancels.find(key) is not None:
         await house.cancels.cancel(key)
     else:
-        await house.forwarder.forward_cancel(key.worker, key.pid, key.secret)
+        await house.forwarder.forward_cancel(key.pid, key.secret)

@@ -55,7 +55,6 @@ class Worker:
 
     def __init__(self, listeners: Mapping[str, socket.socket], rpc_path: Path, slot: int, version: str) -> None:
         self._listeners = listeners
-        self._slot = slot
         self._tasks = Tasks("worker")
         self._told_to_end = asyncio.Event()
         self._seconds: float | None = None
@@ -136,10 +135,9 @@ class Worker:
             settings=settings,
             limits=Limits(settings, loop.time),
             meter=Meter(self._remote, settings.report_seconds),
-            cancels=Cancels(self._slot),
+            cancels=Cancels(),
             forwarder=self._remote,
             tasks=self._tasks,
-            worker=self._slot,
             tls=tls,
         )
         self._tasks.start(self._house.meter.run(), "meter")
