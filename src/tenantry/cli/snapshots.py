@@ -42,7 +42,7 @@ def create_command(
     expires_at = None if expires is None else now + parse_span(expires)
     with the_fleet(data) as fleet:
         done = create_snapshot(
-            fleet.catalog, fleet.client, tenant, name=name, at=point.at, lsn=point.lsn, expires_at=expires_at
+            fleet.catalog, fleet.provider_of, tenant, name=name, at=point.at, lsn=point.lsn, expires_at=expires_at
         )
     taken = done.snapshot
     output.document({"tenant": done.tenant.slug, "snapshot": taken})
@@ -58,7 +58,7 @@ def list_command(tenant: TenantName, data: Data = None, json: Json = False) -> N
 
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
-        snapshots = list_snapshots(fleet.catalog, fleet.client, tenant)
+        snapshots = list_snapshots(fleet.catalog, fleet.provider_of, tenant)
     output.document({"snapshots": snapshots})
     if not snapshots and not json:
         output.remark("there are no snapshots yet")
@@ -81,12 +81,12 @@ def delete_command(
 
     output, now = Output(json_wanted=json), datetime.now(UTC)
     with the_fleet(data) as fleet:
-        planned = plan_snapshot_deletion(fleet.catalog, fleet.client, tenant, name)
+        planned = plan_snapshot_deletion(fleet.catalog, fleet.provider_of, tenant, name)
         held = planned.snapshot
         what = f"snapshot {held.name!r} of {planned.tenant.slug}, which holds {_state(held.timestamp, held.lsn, now)}"
         if not yes:
             confirm(f"Delete {what}?", refusal=f"nothing was deleted: this would delete {what}", json_wanted=json)
-        deleted = delete_snapshot(fleet.client, planned)
+        deleted = delete_snapshot(fleet.provider_of, planned)
     output.document({"deleted": deleted, "tenant": planned.tenant.slug, "snapshot": held})
     output.say(f"deleted {what}" if deleted else f"snapshot {held.name!r} was gone already")
 
@@ -111,11 +111,11 @@ def restore_command(
 
     output, now = Output(json_wanted=json), datetime.now(UTC)
     with the_fleet(data) as fleet:
-        plan = plan_snapshot_restore(fleet.catalog, fleet.client, tenant, name)
+        plan = plan_snapshot_restore(fleet.catalog, fleet.provider_of, tenant, name)
         slug, held = plan.tenant.slug, plan.snapshot
         state = f"snapshot {held.name!r} ({_state(held.timestamp, held.lsn, now)})"
         if branch is not None:
-            branch_of_snapshot(fleet.client, plan, branch)
+            branch_of_snapshot(fleet.provider_of, plan, branch)
             output.document({"restored": True, "tenant": slug, "branch": branch, "snapshot": held})
             output.say(f"branch {branch} of {slug} is {state}; the tenant is as it was")
             return
@@ -123,7 +123,7 @@ def restore_command(
             output.remark(f"restore {slug} to {state}")
             output.remark("the present is kept as a branch; open connections are cut")
             confirm("Do that?", refusal=f"nothing was changed: this would restore {slug} to {state}", json_wanted=json)
-        done = restore_snapshot(fleet.catalog, fleet.client, plan)
+        done = restore_snapshot(fleet.catalog, fleet.provider_of, plan)
     output.document({"restored": True, "snapshot": held, "result": result_document(done)})
     output.say(f"restored {slug} to {state}")
     say_what_follows(output, done)

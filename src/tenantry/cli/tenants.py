@@ -85,7 +85,7 @@ def show(tenant: TenantName, data: Data = None, json: Json = False) -> None:
         for fact in (
             ("endpoint", f"{endpoint.id} ({'awake' if endpoint.state == 'active' else 'asleep'})"),
             ("host", endpoint.host),
-            ("compute", f"{endpoint.cu_min:g} to {endpoint.cu_max:g} CU"),
+            ("compute", None if endpoint.cu_min is None else f"{endpoint.cu_min:g} to {endpoint.cu_max:g} CU"),
             ("last active", endpoint.last_active),
         )
     )

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import Tenant, TenantState
 from tenantry.fleet.config import verification
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
@@ -24,13 +25,13 @@ from tenantry.fleet.environments.records import Place
 from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
 from tenantry.fleet.prepare import only_catalog, url_of
+from tenantry.fleet.providers.neon_api import NeonProvider
+from tenantry.fleet.providers.ports import Provider, ProviderOf
 from tenantry.fleet.tenants.create import Created, create_tenant, wish
 from tenantry.fleet.tenants.delete import Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
-from tenantry.fleet.tenants.neon_provider import NeonProvider
-from tenantry.fleet.tenants.ports import Provider
 from tenantry.fleet.tenants.restore import Restored, Restoring, plan_restore, restore_tenant
 from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
@@ -50,8 +51,9 @@ class Fleet:
         """Takes both over: closing the fleet closes them."""
         self.catalog = catalog
         self.client = client
-        self.provider: Provider = NeonProvider(client)
-        self.migrating = MigratedTenants(catalog, self.provider)
+        self.home: Provider = NeonProvider(client)
+        """The provider that the fleet was opened with: its catalog and its non-production project are there."""
+        self.migrating = MigratedTenants(catalog, self.provider_of)
         self.run_log = CatalogRunLog(catalog)
 
     def __enter__(self) -> Self:
@@ -62,7 +64,12 @@ class Fleet:
 
     def close(self) -> None:
         self.catalog.close()
-        self.client.close()
+        self.home.close()
+
+    def provider_of(self, tenant: Tenant) -> Provider:
+        """Who has this tenant's project."""
+        assert tenant.provider_id == HOME_PROVIDER
+        return self.home
 
     def create(
         self,
@@ -75,42 +82,42 @@ class Fleet:
         pg_version: int | None = None,
     ) -> Created:
         wanted = wish(name, slug=slug, email=email, plan=plan, region=region, pg_version=pg_version)
-        return create_tenant(self.catalog, self.provider, wanted)
+        return create_tenant(self.catalog, self.provider_of, wanted)
 
     def list(self, *, states: Sequence[TenantState] = ()) -> Iterator[Tenant]:
         return list_tenants(self.catalog, states=states)
 
     def show(self, name: str) -> Shown:
-        return show_tenant(self.catalog, self.provider, name)
+        return show_tenant(self.catalog, self.provider_of, name)
 
     def url(self, name: str, *, pooled: bool = False) -> str:
-        return tenant_url(self.catalog, self.provider, name, pooled=pooled)
+        return tenant_url(self.catalog, self.provider_of, name, pooled=pooled)
 
     def suspend(self, name: str) -> Tenant:
-        return suspend_tenant(self.catalog, self.provider, name)
+        return suspend_tenant(self.catalog, self.provider_of, name)
 
     def resume(self, name: str) -> Tenant:
-        return resume_tenant(self.catalog, self.provider, name)
+        return resume_tenant(self.catalog, self.provider_of, name)
 
     def plan_deletion(self, name: str) -> Deletion:
-        return plan_deletion(self.catalog, self.provider, name)
+        return plan_deletion(self.catalog, self.provider_of, name)
 
     def delete(self, name: str) -> Tenant:
-        return delete_tenant(self.catalog, self.provider, name)
+        return delete_tenant(self.catalog, self.provider_of, name)
 
     def plan_restore(
         self, name: str, *, at: datetime | None = None, lsn: str | None = None, source: str | None = None
     ) -> Restoring:
-        return plan_restore(self.catalog, self.client, name, at=at, lsn=lsn, source=source)
+        return plan_restore(self.catalog, self.provider_of, name, at=at, lsn=lsn, source=source)
 
     def restore(self, plan: Restoring) -> Restored:
-        return restore_tenant(self.catalog, self.client, plan)
+        return restore_tenant(self.catalog, self.provider_of, plan)
 
     def find_place(self, tenant: str | None) -> Place | None:
         """Where a tenant's branches are, or those of the non-production project; None while that is not there."""
         if tenant is not None:
             found, project_id, _ = find_ready(self.catalog, tenant)
-            return Place(self.client, project_id, found.slug)
+            return Place(self.provider_of(found).api("branches"), project_id, found.slug)
         known = find_nonproduction(self.client)
         return None if known is None else Place(self.client, known)
 
@@ -119,7 +126,7 @@ class Fleet:
         return self.find_place(tenant) or Place(self.client, prepare_nonproduction(self.catalog, self.client))
 
     def finish_unfinished(self) -> builtins.list[str]:
-        return finish_unfinished(self.catalog, self.provider)
+        return finish_unfinished(self.catalog, self.provider_of)
 
     def migrate(
         self,
@@ -161,9 +168,9 @@ def open_fleet(api_url: str, api_key: str, catalog_url: str | None = None, *, ap
 class MigratedTenants:
     """The tenants as migrations see them (``migrations.ports.Tenants``)."""
 
-    def __init__(self, catalog: Catalog, provider: Provider) -> None:
+    def __init__(self, catalog: Catalog, provider_of: ProviderOf) -> None:
         self._catalog = catalog
-        self._provider = provider
+        self._provider_of = provider_of
 
     def select(self, slugs: Sequence[str] | None) -> Iterable[TenantRef]:
         if slugs is None:
@@ -175,7 +182,7 @@ class MigratedTenants:
 
     def dsn(self, slug: TenantSlug) -> str:
         # A migration must get in also where the tenant has used up its quotas.
-        return operator_url(self._catalog, self._provider, slug)
+        return operator_url(self._catalog, self._provider_of, slug)
 
     def record(self, slug: TenantSlug, state: SchemaState) -> None:
         with self._catalog.transaction() as connection:

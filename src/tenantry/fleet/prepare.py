@@ -15,8 +15,8 @@ from typing import Final, cast
 from tenantry.errors import NotFound, OperatorError
 from tenantry.fleet.catalog.current import is_current
 from tenantry.fleet.config import FLEET_FILE
-from tenantry.fleet.tenants.neon_provider import NeonProvider
-from tenantry.fleet.tenants.ports import Provider, ProviderProject
+from tenantry.fleet.providers.neon_api import NeonProvider
+from tenantry.fleet.providers.ports import Provider, ProviderProject
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 from tenantry.runtime.failpoints import failpoint

@@ -11,6 +11,9 @@ import random
 import ssl
 import time
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -40,6 +43,15 @@ _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeou
 S = TypeVar("S", bound=shapes.Shape)
 Query = Mapping[str, str | int | bool | None]
 JsonBody = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an answer tells beside its body."""
+
+    server: str | None
+    clock_seconds: float | None
+    """How far the server's clock is ahead of ours; its date is exact to a second. None where it sent none."""
 
 
 class Transport:
@@ -113,6 +125,26 @@ class Transport:
         deadline_seconds: float | None = None,
     ) -> tuple[int, bytes]:
         """One request, asked again while that is harmless and the deadline allows it."""
+        status, _, answer = self._asked(method, path, query=query, body=body, deadline_seconds=deadline_seconds)
+        return status, answer
+
+    def look(self, path: str) -> Seen:
+        """Asks for ``path`` once (or again, as always) and tells what the answer says beside its body."""
+        began = datetime.now(UTC)
+        _, headers, _ = self._asked("GET", path)
+        # Half of what the answer took is as near as one question comes to the moment that its date means.
+        here = began + (datetime.now(UTC) - began) / 2
+        return Seen(server=headers.get("server"), clock_seconds=_ahead(headers.get("date"), here))
+
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: JsonBody | None = None,
+        deadline_seconds: float | None = None,
+    ) -> tuple[int, httpx.Headers, bytes]:
         seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
         deadline = time.monotonic() + seconds
         last_start = deadline - min(_LAST_ATTEMPT_SECONDS, seconds / 4)
@@ -125,7 +157,7 @@ class Transport:
 
     def _once(
         self, method: str, path: str, *, query: Query | None, body: JsonBody | None, deadline: float
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, httpx.Headers, bytes]:
         asked = f"{method} {path}"
         left = max(deadline - time.monotonic(), 0.001)
         timeout = httpx.Timeout(min(left, ANSWER_SECONDS_MAX), connect=min(left, CONNECT_SECONDS_MAX))
@@ -149,7 +181,7 @@ class Transport:
             ) from error
         if response.status_code >= 300:
             raise error_from_answer(response.status_code, answer, response.headers, asked=asked)
-        return response.status_code, answer
+        return response.status_code, response.headers, answer
 
 
 class _Bearer(httpx.Auth):
@@ -226,6 +258,15 @@ def _read(shape: type[S], body: bytes, asked: str) -> S:
             asked=asked,
             maybe_done=True,
         ) from error
+
+
+def _ahead(date: str | None, here: datetime) -> float | None:
+    try:
+        there = None if date is None else parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    # The date is cut to its second: on average it means half a second later.
+    return None if there is None else (there + timedelta(seconds=0.5) - here).total_seconds()
 
 
 def _parameter(value: str | int | bool) -> str:

@@ -2,13 +2,28 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Self
 
 import pytest
 
 from tenantry.errors import NotFound, TenantryError
-from tenantry.fleet.tenants.ports import EndpointState, Home, ProviderEndpoint, ProviderProject
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import (
+    FEATURES,
+    EndpointState,
+    Feature,
+    Health,
+    Home,
+    Limits,
+    ProviderEndpoint,
+    ProviderProject,
+    UsedOnDay,
+    no_feature,
+)
+from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import EndpointId, ProjectId, RegionId
 
 
@@ -18,7 +33,11 @@ class MemoryProvider:
     class Killed(BaseException):
         """Ends a verb as SIGKILL would: nothing catches it, and the open transaction is rolled back."""
 
+    name = "memory"
+
     def __init__(self) -> None:
+        self.features: frozenset[Feature] = frozenset(FEATURES)
+        self.held: dict[ProjectId, Limits] = {}
         self.projects: dict[ProjectId, ProviderProject] = {}
         self.states: dict[ProjectId, EndpointState] = {}
         self.calls: list[str] = []
@@ -99,6 +118,42 @@ class MemoryProvider:
     def start_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
         self.calls.append("start")
         self.states[project_id] = "active"
+
+    def of(self, tenant: Tenant) -> Self:
+        """For verbs that ask who has a tenant."""
+        del tenant
+        return self
+
+    def check(self) -> Health:
+        return Health(version="memory", regions=[RegionId("local")], clock_seconds=0.0)
+
+    def rename_project(self, project_id: ProjectId, name: str) -> None:
+        self._moment("before", "rename")
+        self.home(project_id)
+        self.projects[project_id] = replace(self.projects[project_id], name=name)
+        self._moment("after", "rename")
+
+    def limits(self, project_id: ProjectId) -> Limits:
+        self.home(project_id)
+        return self.held.get(project_id, Limits())
+
+    def change_limits(self, project_id: ProjectId, wanted: Limits) -> None:
+        self._moment("before", "limits")
+        self.home(project_id)
+        said = {field.name: getattr(wanted, field.name) for field in fields(wanted)}
+        known = self.held.get(project_id, Limits())
+        self.held[project_id] = replace(known, **{name: value for name, value in said.items() if value is not None})
+        self._moment("after", "limits")
+
+    def usage(self, since: date, until: date) -> Iterator[UsedOnDay]:
+        del since, until
+        return iter(())
+
+    def api(self, feature: Feature) -> NeonClient:
+        raise no_feature(self.name, "memory", feature)
+
+    def close(self) -> None:
+        pass
 
     def delete_project(self, project_id: ProjectId) -> bool:
         self._moment("before", "delete")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def test_creating_makes_one_project_named_after_the_customer_and_the_row(
     catalog: Catalog, provider: MemoryProvider
 ) -> None:
-    done = create_tenant(catalog, provider, wish("ACME Corp", region="eu", pg_version=17, email="Ops@Acme.example"))
+    done = create_tenant(catalog, provider.of, wish("ACME Corp", region="eu", pg_version=17, email="Ops@Acme.example"))
     assert done.new
     assert (done.tenant.slug, done.tenant.state, done.tenant.region, done.tenant.pg_version, done.tenant.plan) == (
         "acme-corp",
@@ -41,9 +41,9 @@ def test_creating_makes_one_project_named_after_the_customer_and_the_row(
 
 
 def test_creating_twice_returns_the_same_tenant(catalog: Catalog, provider: MemoryProvider) -> None:
-    first = create_tenant(catalog, provider, wish("ACME Corp"))
+    first = create_tenant(catalog, provider.of, wish("ACME Corp"))
     for again in (wish("ACME Corp"), wish(" acme  corp "), wish("acme-corp"), wish("ACME Corp", region="local")):
-        second = create_tenant(catalog, provider, again)
+        second = create_tenant(catalog, provider.of, again)
         assert (second.tenant, second.new) == (first.tenant, False)
     assert len(provider.projects) == 1
 
@@ -61,15 +61,15 @@ def test_creating_twice_returns_the_same_tenant(catalog: Catalog, provider: Memo
 def test_another_customer_of_the_same_slug_is_reported(
     catalog: Catalog, provider: MemoryProvider, again: object, reason: str
 ) -> None:
-    create_tenant(catalog, provider, wish("ACME Corp", region="eu", email="ops@acme.example"))
+    create_tenant(catalog, provider.of, wish("ACME Corp", region="eu", email="ops@acme.example"))
     with pytest.raises(Conflict, match=reason):
-        create_tenant(catalog, provider, again)  # pyright: ignore[reportArgumentType]
+        create_tenant(catalog, provider.of, again)  # pyright: ignore[reportArgumentType]
     assert len(provider.projects) == 1
 
 
 def test_a_slug_of_ones_own_keeps_two_customers_apart(catalog: Catalog, provider: MemoryProvider) -> None:
-    create_tenant(catalog, provider, wish("ACME Corp"))
-    other = create_tenant(catalog, provider, wish("ACME, Corp.", slug="acme-2"))
+    create_tenant(catalog, provider.of, wish("ACME Corp"))
+    other = create_tenant(catalog, provider.of, wish("ACME, Corp.", slug="acme-2"))
     assert other.tenant.slug == "acme-2"
     assert len(provider.projects) == 2
 
@@ -78,7 +78,7 @@ def test_a_plan_that_does_not_exist_is_refused_before_anything_is_written(
     catalog: Catalog, provider: MemoryProvider
 ) -> None:
     with pytest.raises(InvalidInput, match="no plan 'gold'") as raised:
-        create_tenant(catalog, provider, wish("ACME Corp", plan="gold"))
+        create_tenant(catalog, provider.of, wish("ACME Corp", plan="gold"))
     assert raised.value.next_step == "choose one of: launch, scale, business"
     assert list(list_tenants(catalog)) == []
 
@@ -94,7 +94,7 @@ def test_ten_at_once_make_one_tenant(catalog: Catalog, provider: MemoryProvider)
 
     def create(_: int) -> bool:
         gate.wait(10)
-        return create_tenant(catalog, provider, wish("ACME Corp")).tenant.state == "ready"
+        return create_tenant(catalog, provider.of, wish("ACME Corp")).tenant.state == "ready"
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(create, range(4)))
@@ -109,12 +109,12 @@ def test_killed_at_any_point_the_next_create_completes_it(
 ) -> None:
     provider.kill_at = moment
     with pytest.raises(provider.Killed):
-        create_tenant(catalog, provider, wish("ACME Corp"))
+        create_tenant(catalog, provider.of, wish("ACME Corp"))
     assert find_tenant(catalog, "acme-corp").state == "creating"
     with pytest.raises(Conflict, match="not ready: its creation was interrupted"):
-        tenant_url(catalog, provider, "acme-corp")
+        tenant_url(catalog, provider.of, "acme-corp")
 
-    done = create_tenant(catalog, provider, wish("ACME Corp"))
+    done = create_tenant(catalog, provider.of, wish("ACME Corp"))
     assert done.new
     (project,) = provider.projects.values()
     assert (done.tenant.state, done.tenant.project_id) == ("ready", project.id)
@@ -128,8 +128,8 @@ def test_killed_while_recording_the_next_create_adopts_the_project(
     with monkeypatch.context() as patched:
         patched.setattr(queries, "mark_ready", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            create_tenant(catalog, provider, wish("ACME Corp"))
-    assert create_tenant(catalog, provider, wish("ACME Corp")).tenant.project_id in provider.projects
+            create_tenant(catalog, provider.of, wish("ACME Corp"))
+    assert create_tenant(catalog, provider.of, wish("ACME Corp")).tenant.project_id in provider.projects
     assert len(provider.projects) == 1
 
 
@@ -138,27 +138,27 @@ def test_a_request_of_the_dead_that_arrives_late_leaves_no_second_project(
 ) -> None:
     provider.kill_at = ("before", "create")
     with pytest.raises(provider.Killed):
-        create_tenant(catalog, provider, wish("ACME Corp"))
+        create_tenant(catalog, provider.of, wish("ACME Corp"))
     late = provider.born(project_name(find_tenant(catalog, "acme-corp")))
     provider.before_create = [late]
 
-    done = create_tenant(catalog, provider, wish("ACME Corp"))
+    done = create_tenant(catalog, provider.of, wish("ACME Corp"))
     assert list(provider.projects) == [late.id] == [done.tenant.project_id]
 
 
 def test_what_the_provider_refuses_as_wrong_leaves_no_intent_behind(catalog: Catalog, provider: MemoryProvider) -> None:
     provider.refusal = NotSupported("there is no Postgres 14 here")
     with pytest.raises(NotSupported, match="no Postgres 14"):
-        create_tenant(catalog, provider, wish("ACME Corp", pg_version=14))
+        create_tenant(catalog, provider.of, wish("ACME Corp", pg_version=14))
     assert list(list_tenants(catalog)) == []
     provider.refusal = None
-    assert create_tenant(catalog, provider, wish("ACME Corp", pg_version=18)).new
+    assert create_tenant(catalog, provider.of, wish("ACME Corp", pg_version=18)).new
 
 
 def test_what_the_provider_cannot_do_now_stays_an_intent(catalog: Catalog, provider: MemoryProvider) -> None:
     provider.refusal = Unavailable("the answer was lost", maybe_done=True)
     with pytest.raises(Unavailable):
-        create_tenant(catalog, provider, wish("ACME Corp"))
+        create_tenant(catalog, provider.of, wish("ACME Corp"))
     assert [tenant.state for tenant in list_tenants(catalog)] == ["creating"]
 
 
@@ -166,79 +166,79 @@ def test_what_the_provider_cannot_do_now_stays_an_intent(catalog: Catalog, provi
 def test_killed_at_any_point_the_next_delete_completes_it(
     catalog: Catalog, provider: MemoryProvider, moment: tuple[str, str]
 ) -> None:
-    create_tenant(catalog, provider, wish("Other"))
-    tenant = create_tenant(catalog, provider, wish("ACME Corp")).tenant
+    create_tenant(catalog, provider.of, wish("Other"))
+    tenant = create_tenant(catalog, provider.of, wish("ACME Corp")).tenant
     provider.kill_at = moment
     with pytest.raises(provider.Killed):
-        delete_tenant(catalog, provider, "acme-corp")
+        delete_tenant(catalog, provider.of, "acme-corp")
     assert find_tenant(catalog, "acme-corp").state == "deleting"
     with pytest.raises(Conflict, match="being deleted"):
-        create_tenant(catalog, provider, wish("ACME Corp"))
+        create_tenant(catalog, provider.of, wish("ACME Corp"))
     with pytest.raises(Conflict, match="being deleted"):
-        tenant_url(catalog, provider, "acme-corp")
+        tenant_url(catalog, provider.of, "acme-corp")
 
-    assert delete_tenant(catalog, provider, "acme-corp").id == tenant.id
+    assert delete_tenant(catalog, provider.of, "acme-corp").id == tenant.id
     assert [t.slug for t in list_tenants(catalog)] == ["other"]
     assert len(provider.projects) == 1
     with pytest.raises(NotFound, match="there is no tenant acme-corp"):
-        delete_tenant(catalog, provider, "acme-corp")
+        delete_tenant(catalog, provider.of, "acme-corp")
 
-    assert create_tenant(catalog, provider, wish("ACME Corp")).tenant.id != tenant.id
+    assert create_tenant(catalog, provider.of, wish("ACME Corp")).tenant.id != tenant.id
 
 
 def test_a_tenant_that_never_got_a_project_can_be_deleted(catalog: Catalog, provider: MemoryProvider) -> None:
     provider.kill_at = ("after", "create")
     with pytest.raises(provider.Killed):
-        create_tenant(catalog, provider, wish("ACME Corp"))
-    delete_tenant(catalog, provider, "acme-corp")
+        create_tenant(catalog, provider.of, wish("ACME Corp"))
+    delete_tenant(catalog, provider.of, "acme-corp")
     assert provider.projects == {}
 
 
 def test_a_deletion_is_shown_before_it_is_done(catalog: Catalog, provider: MemoryProvider) -> None:
-    tenant = create_tenant(catalog, provider, wish("ACME Corp")).tenant
+    tenant = create_tenant(catalog, provider.of, wish("ACME Corp")).tenant
     stray = provider.born(project_name(tenant))
     provider.projects[stray.id] = stray
-    planned = plan_deletion(catalog, provider, "ACME Corp")
+    planned = plan_deletion(catalog, provider.of, "ACME Corp")
     assert list(planned.projects) == [tenant.project_id, stray.id]
     assert find_tenant(catalog, "acme-corp").state == "ready"
-    delete_tenant(catalog, provider, "ACME Corp")
+    delete_tenant(catalog, provider.of, "ACME Corp")
     assert provider.projects == {}
 
 
 def test_a_pass_finishes_whatever_was_interrupted(catalog: Catalog, provider: MemoryProvider) -> None:
-    create_tenant(catalog, provider, wish("Finance Co"))
+    create_tenant(catalog, provider.of, wish("Finance Co"))
     for moment, verb in (
-        (("after", "create"), lambda: create_tenant(catalog, provider, wish("ACME Corp"))),
-        (("after", "delete"), lambda: delete_tenant(catalog, provider, "finance-co")),
+        (("after", "create"), lambda: create_tenant(catalog, provider.of, wish("ACME Corp"))),
+        (("after", "delete"), lambda: delete_tenant(catalog, provider.of, "finance-co")),
     ):
         provider.kill_at = moment
         with pytest.raises(provider.Killed):
             verb()
-    assert sorted(finish_unfinished(catalog, provider)) == [
+    assert sorted(finish_unfinished(catalog, provider.of)) == [
         "acme-corp: its interrupted creation is complete",
         "finance-co: its interrupted deletion is complete",
     ]
-    assert finish_unfinished(catalog, provider) == []
+    assert finish_unfinished(catalog, provider.of) == []
     assert [t.slug for t in list_tenants(catalog)] == ["acme-corp"]
 
 
 def test_suspend_and_resume_are_safe_twice(catalog: Catalog, provider: MemoryProvider) -> None:
-    create_tenant(catalog, provider, wish("ACME Corp"))
+    create_tenant(catalog, provider.of, wish("ACME Corp"))
     for verb, state in ((resume_tenant, "active"), (suspend_tenant, "idle")):
         for _ in range(2):
-            verb(catalog, provider, "ACME Corp")
-            assert [endpoint.state for endpoint in show_tenant(catalog, provider, "acme-corp").endpoints] == [state]
+            verb(catalog, provider.of, "ACME Corp")
+            assert [endpoint.state for endpoint in show_tenant(catalog, provider.of, "acme-corp").endpoints] == [state]
     assert [call for call in provider.calls if call in ("start", "suspend")] == ["start", "suspend"]
 
 
 def test_a_url_comes_from_the_provider_each_time(catalog: Catalog, provider: MemoryProvider) -> None:
-    tenant = create_tenant(catalog, provider, wish("ACME Corp")).tenant
-    assert tenant_url(catalog, provider, "acme-corp").startswith(
+    tenant = create_tenant(catalog, provider.of, wish("ACME Corp")).tenant
+    assert tenant_url(catalog, provider.of, "acme-corp").startswith(
         f"postgresql://neondb_owner:secret@ep-{tenant.project_id}"
     )
-    assert "-pooler." in tenant_url(catalog, provider, "acme-corp", pooled=True)
+    assert "-pooler." in tenant_url(catalog, provider.of, "acme-corp", pooled=True)
     with pytest.raises(NotFound, match="there is no tenant nobody"):
-        tenant_url(catalog, provider, "nobody")
+        tenant_url(catalog, provider.of, "nobody")
 
 
 def test_listing_goes_on_over_pages(
@@ -246,7 +246,7 @@ def test_listing_goes_on_over_pages(
 ) -> None:
     monkeypatch.setattr("tenantry.fleet.tenants.list.PAGE", 2)
     for name in "edcba":
-        create_tenant(catalog, provider, wish(name))
+        create_tenant(catalog, provider.of, wish(name))
     provider.calls.clear()
     assert [t.slug for t in list_tenants(catalog)] == list("abcde")
     assert provider.calls == []

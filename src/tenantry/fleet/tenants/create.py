@@ -11,8 +11,8 @@ from typing import Final
 from tenantry.errors import Conflict, InvalidInput
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.catalog.records import Tenant, TenantId
-from tenantry.fleet.tenants.ports import Home, Provider, ProviderProject
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import Home, Provider, ProviderOf, ProviderProject
 from tenantry.fleet.tenants.slugs import Slug, checked_slug, clean_name, same_name, slugify
 from tenantry.runtime.failpoints import failpoint
 
@@ -87,7 +87,7 @@ def disagreement(tenant: Tenant, wanted: Wish) -> str | None:
     return None
 
 
-def create_tenant(catalog: Catalog, provider: Provider, wanted: Wish) -> Created:
+def create_tenant(catalog: Catalog, provider_of: ProviderOf, wanted: Wish) -> Created:
     """Raises Conflict when the slug's tenant is another one, InvalidInput for a plan that does not exist."""
     plan = wanted.plan or DEFAULT_PLAN
     with catalog.transaction() as connection:
@@ -108,17 +108,18 @@ def create_tenant(catalog: Catalog, provider: Provider, wanted: Wish) -> Created
         raise Conflict(reason, next_step="choose another name, or another slug with --slug", tenant=tenant.slug)
     if tenant.state == "ready":
         return Created(tenant, new=False)
-    return Created(finish_creation(catalog, provider, tenant.id, fresh=fresh), new=True)
+    return Created(finish_creation(catalog, provider_of, tenant, fresh=fresh), new=True)
 
 
-def finish_creation(catalog: Catalog, provider: Provider, tenant_id: TenantId, *, fresh: bool = False) -> Tenant:
+def finish_creation(catalog: Catalog, provider_of: ProviderOf, intended: Tenant, *, fresh: bool = False) -> Tenant:
     """Takes an intent to its end, from wherever it stands; returns the ready tenant.
 
     ``fresh`` says that nobody can have tried before. Raises Conflict when the tenant is being deleted. What the
     provider refuses as wrong (InvalidInput) would be refused again: the intent is withdrawn, and the slug is free.
     """
+    provider = provider_of(intended)
     with catalog.transaction() as connection:
-        tenant = queries.hold_tenant(connection, tenant_id)
+        tenant = queries.hold_tenant(connection, intended.id)
         if tenant.state == "ready":
             return tenant
         if tenant.state != "creating":

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.catalog.records import Tenant, TenantId
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import Provider, ProviderOf
 from tenantry.fleet.tenants.find import find_tenant
-from tenantry.fleet.tenants.ports import Provider
 from tenantry.neon.ids import ProjectId
 from tenantry.runtime.failpoints import failpoint
 
@@ -25,26 +25,27 @@ class Deletion:
     projects: Sequence[ProjectId]
 
 
-def plan_deletion(catalog: Catalog, provider: Provider, name: str) -> Deletion:
+def plan_deletion(catalog: Catalog, provider_of: ProviderOf, name: str) -> Deletion:
     """Changes nothing. Raises NotFound."""
     tenant = find_tenant(catalog, name)
-    return Deletion(tenant, _projects(provider, tenant))
+    return Deletion(tenant, _projects(provider_of(tenant), tenant))
 
 
-def delete_tenant(catalog: Catalog, provider: Provider, name: str) -> Tenant:
+def delete_tenant(catalog: Catalog, provider_of: ProviderOf, name: str) -> Tenant:
     """Deletes the tenant's project with all its data; returns the tenant as it was. Raises NotFound."""
     tenant = find_tenant(catalog, name)
     with catalog.transaction() as connection:
         queries.mark_deleting(connection, tenant.id)
     failpoint("delete_tenant.marked")
-    finish_deletion(catalog, provider, tenant.id)
+    finish_deletion(catalog, provider_of, tenant)
     return tenant
 
 
-def finish_deletion(catalog: Catalog, provider: Provider, tenant_id: TenantId) -> None:
+def finish_deletion(catalog: Catalog, provider_of: ProviderOf, marked: Tenant) -> None:
     """Takes a marked tenant to its end, from wherever it stands. Does nothing for one that is not marked."""
+    provider = provider_of(marked)
     with catalog.transaction() as connection:
-        tenant = queries.hold_tenant(connection, tenant_id)
+        tenant = queries.hold_tenant(connection, marked.id)
         if tenant.state != "deleting":
             return
         for project_id in _projects(provider, tenant):

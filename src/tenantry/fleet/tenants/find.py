@@ -6,7 +6,7 @@ from tenantry.errors import Conflict, NotFound
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
-from tenantry.fleet.tenants.ports import Home
+from tenantry.fleet.providers.ports import Home
 from tenantry.fleet.tenants.slugs import slugify
 from tenantry.neon.ids import ProjectId
 

@@ -15,6 +15,7 @@ from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.neon import shapes
 from tenantry.neon.client import NeonClient
@@ -58,7 +59,7 @@ class Restored:
 
 def plan_restore(
     catalog: Catalog,
-    client: NeonClient,
+    provider_of: ProviderOf,
     name: str,
     *,
     at: datetime | None = None,
@@ -73,6 +74,7 @@ def plan_restore(
     if at is not None and lsn is not None:
         raise InvalidInput("a time and a position were given", next_step="give one of them")
     tenant, project_id, _ = find_ready(catalog, name)
+    client = provider_of(tenant).api("restore")
     branches = list(client.branches(project_id))
     branch = default_branch(branches, project_id)
     origin = branch if source is None else _named(branches, source, tenant)
@@ -98,11 +100,12 @@ def plan_restore(
     )
 
 
-def restore_tenant(catalog: Catalog, client: NeonClient, plan: Restoring) -> Restored:
+def restore_tenant(catalog: Catalog, provider_of: ProviderOf, plan: Restoring) -> Restored:
     """Returns when the tenant is in the chosen state. Its sessions are cut; who connects again finds that state.
 
     Raises InvalidInput for a point outside of the history; the tenant is as it was then.
     """
+    client = provider_of(plan.tenant).api("restore")
     # Before, so that no crash leaves a catalog that believes in migrations which are not there any more.
     forget_schema(catalog, plan.tenant)
     changed = client.restore_branch(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import ProviderEndpoint, ProviderOf
 from tenantry.fleet.tenants.find import find_tenant
-from tenantry.fleet.tenants.ports import Provider, ProviderEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class Shown:
     endpoints: Sequence[ProviderEndpoint]
 
 
-def show_tenant(catalog: Catalog, provider: Provider, name: str) -> Shown:
+def show_tenant(catalog: Catalog, provider_of: ProviderOf, name: str) -> Shown:
     """Raises NotFound."""
     tenant = find_tenant(catalog, name)
     if tenant.state != "ready" or tenant.project_id is None:
         return Shown(tenant, ())
-    return Shown(tenant, provider.endpoints(tenant.project_id))
+    return Shown(tenant, provider_of(tenant).endpoints(tenant.project_id))

@@ -8,10 +8,10 @@ from datetime import datetime
 from tenantry.errors import InvalidInput
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.restore import default_branch
 from tenantry.fleet.tenants.snapshots import Snapshot, snapshot_of
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId
 
 
@@ -23,7 +23,7 @@ class TakenSnapshot:
 
 def create_snapshot(
     catalog: Catalog,
-    client: NeonClient,
+    provider_of: ProviderOf,
     tenant: str,
     *,
     name: str | None = None,
@@ -35,6 +35,7 @@ def create_snapshot(
     if at is not None and lsn is not None:
         raise InvalidInput("a time and a position were given", next_step="give one of them")
     found, project_id, _ = find_ready(catalog, tenant)
+    client = provider_of(found).api("snapshots")
     branch = default_branch(list(client.branches(project_id)), project_id)
     made = client.create_snapshot(
         project_id, BranchId(branch.id), name=name, timestamp=at, lsn=lsn, expires_at=expires_at

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from tenantry.errors import NotFound
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.snapshots import Snapshot, read_snapshots, the_snapshot
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 
 
@@ -20,14 +20,16 @@ class SnapshotDeletion:
     snapshot: Snapshot
 
 
-def plan_snapshot_deletion(catalog: Catalog, client: NeonClient, tenant: str, name: str) -> SnapshotDeletion:
+def plan_snapshot_deletion(catalog: Catalog, provider_of: ProviderOf, tenant: str, name: str) -> SnapshotDeletion:
     """Changes nothing. Raises NotFound and Conflict."""
     found, project_id, _ = find_ready(catalog, tenant)
+    client = provider_of(found).api("snapshots")
     return SnapshotDeletion(found, project_id, the_snapshot(read_snapshots(client, project_id), name, found))
 
 
-def delete_snapshot(client: NeonClient, deletion: SnapshotDeletion) -> bool:
+def delete_snapshot(provider_of: ProviderOf, deletion: SnapshotDeletion) -> bool:
     """False when it was gone already."""
+    client = provider_of(deletion.tenant).api("snapshots")
     try:
         deleted = client.delete_snapshot(deletion.project_id, deletion.snapshot.id)
     except NotFound:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.snapshots import Snapshot, read_snapshots
-from tenantry.neon.client import NeonClient
 
 
-def list_snapshots(catalog: Catalog, client: NeonClient, tenant: str) -> list[Snapshot]:
+def list_snapshots(catalog: Catalog, provider_of: ProviderOf, tenant: str) -> list[Snapshot]:
     """Oldest first. Raises NotFound and Conflict."""
-    _, project_id, _ = find_ready(catalog, tenant)
-    return read_snapshots(client, project_id)
+    found, project_id, _ = find_ready(catalog, tenant)
+    return read_snapshots(provider_of(found).api("snapshots"), project_id)

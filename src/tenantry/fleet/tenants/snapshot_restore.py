@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.restore import (
     RESTORE_SECONDS_MAX,
@@ -35,9 +36,10 @@ class SnapshotRestoring:
     snapshot: Snapshot
 
 
-def plan_snapshot_restore(catalog: Catalog, client: NeonClient, tenant: str, name: str) -> SnapshotRestoring:
+def plan_snapshot_restore(catalog: Catalog, provider_of: ProviderOf, tenant: str, name: str) -> SnapshotRestoring:
     """Changes nothing. Raises NotFound and Conflict."""
     found, project_id, _ = find_ready(catalog, tenant)
+    client = provider_of(found).api("snapshots")
     branch = default_branch(list(client.branches(project_id)), project_id)
     snapshot = the_snapshot(read_snapshots(client, project_id), name, found)
     return SnapshotRestoring(
@@ -45,8 +47,9 @@ def plan_snapshot_restore(catalog: Catalog, client: NeonClient, tenant: str, nam
     )
 
 
-def restore_snapshot(catalog: Catalog, client: NeonClient, plan: SnapshotRestoring) -> Restored:
+def restore_snapshot(catalog: Catalog, provider_of: ProviderOf, plan: SnapshotRestoring) -> Restored:
     """Returns when the tenant is in the snapshot's state. Its sessions are cut, its connection string stays."""
+    client = provider_of(plan.tenant).api("snapshots")
     before = {branch.name for branch in client.branches(plan.project_id)}
     forget_schema(catalog, plan.tenant)
     changed = client.restore_snapshot(plan.project_id, plan.snapshot.id, target_branch_id=plan.branch_id, finalize=True)
@@ -75,7 +78,8 @@ def _name_as_kept(
     return name
 
 
-def branch_of_snapshot(client: NeonClient, plan: SnapshotRestoring, branch: str) -> None:
+def branch_of_snapshot(provider_of: ProviderOf, plan: SnapshotRestoring, branch: str) -> None:
     """Makes a new branch of this name in the snapshot's state, with an endpoint. Raises Conflict when it is taken."""
+    client = provider_of(plan.tenant).api("snapshots")
     made = client.restore_snapshot(plan.project_id, plan.snapshot.id, name=branch)
     client.wait_for_operations(plan.project_id, made.operations, deadline_seconds=RESTORE_SECONDS_MAX)

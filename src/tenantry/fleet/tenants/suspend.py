@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
-from tenantry.fleet.tenants.ports import Provider
 
 
-def suspend_tenant(catalog: Catalog, provider: Provider, name: str) -> Tenant:
+def suspend_tenant(catalog: Catalog, provider_of: ProviderOf, name: str) -> Tenant:
     """Returns when all endpoints of the tenant sleep; safe for one that does. Raises NotFound and Conflict."""
     tenant, project_id, _ = find_ready(catalog, name)
+    provider = provider_of(tenant)
     for endpoint in provider.endpoints(project_id):
         if endpoint.state != "idle":
             provider.suspend_endpoint(project_id, endpoint.id)

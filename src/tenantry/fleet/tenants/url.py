@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
-from tenantry.fleet.tenants.ports import Provider
 
 
-def tenant_url(catalog: Catalog, provider: Provider, name: str, *, pooled: bool = False) -> str:
+def tenant_url(catalog: Catalog, provider_of: ProviderOf, name: str, *, pooled: bool = False) -> str:
     """A libpq URI with its password, as the database's owner. Wakes nobody. Raises NotFound and Conflict."""
-    _, project_id, home = find_ready(catalog, name)
-    return provider.connection_uri(project_id, home, pooled=pooled)
+    tenant, project_id, home = find_ready(catalog, name)
+    return provider_of(tenant).connection_uri(project_id, home, pooled=pooled)
 
 
-def operator_url(catalog: Catalog, provider: Provider, name: str) -> str:
+def operator_url(catalog: Catalog, provider_of: ProviderOf, name: str) -> str:
     """The same for our own work on the tenant, which its quotas do not stop; to be used at once."""
-    _, project_id, home = find_ready(catalog, name)
-    return provider.operator_uri(project_id, home)
+    tenant, project_id, home = find_ready(catalog, name)
+    return provider_of(tenant).operator_uri(project_id, home)

@@ -1,0 +1,225 @@
+"""What the fleet needs of whoever owns the projects, and what each provider declares that it can.
+
+Every call raises :class:`tenantry.errors.TenantryError` only. A provider retries what is worth it (423, 429) within
+its own deadline, and raises NotSupported for a feature that it does not declare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+from typing import Final, Literal, Protocol
+
+from tenantry.errors import NotSupported
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.neon.client import NeonClient
+from tenantry.neon.ids import EndpointId, ProjectId, RegionId
+
+EndpointState = Literal["init", "active", "idle"]
+
+Feature = Literal[
+    "branches", "restore", "snapshots", "suspend", "pooled", "compute", "history", "quotas", "usage", "versions"
+]
+FEATURES: Final[dict[Feature, str]] = {
+    "branches": "branches of a tenant",
+    "restore": "going back in time",
+    "snapshots": "snapshots",
+    "suspend": "sleep and wake",
+    "pooled": "a pooler in front",
+    "compute": "a compute size for each tenant",
+    "history": "a history of a chosen length",
+    "quotas": "quotas",
+    "usage": "metered usage",
+    "versions": "a choice of Postgres versions",
+}
+"""Every feature, in words for errors and tables."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderProject:
+    id: ProjectId
+    name: str
+    """As it was made or renamed; of a provider that keeps no names, the uuid in brackets alone."""
+    region: RegionId
+    """As the provider calls it."""
+    pg_version: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Where a tenant's data lives inside its project: the default branch's first database and its owner."""
+
+    database_name: str
+    role_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderEndpoint:
+    id: EndpointId
+    host: str
+    state: EndpointState
+    suspend_timeout_seconds: int | None
+    """0: the provider's default; -1: never; None: it does not sleep."""
+    cu_min: float | None
+    cu_max: float | None
+    """None where the provider has no compute sizes."""
+    last_active: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one tenant may use. None: not said, or not limited; in a change it leaves what is there."""
+
+    cu_min: float | None = None
+    cu_max: float | None = None
+    suspend_seconds: int | None = None
+    """0: the provider's default; -1: never sleeps."""
+    history_seconds: int | None = None
+    quota_active_seconds: int | None = None
+    """Of a month, this and the four below; 0 takes a limit away."""
+    quota_compute_seconds: int | None = None
+    quota_written_bytes: int | None = None
+    quota_sent_bytes: int | None = None
+    quota_logical_bytes: int | None = None
+
+
+LIMIT_FEATURES: Final[dict[str, Feature]] = {
+    field.name: "quotas"
+    if field.name.startswith("quota_")
+    else ("history" if field.name == "history_seconds" else "compute")
+    for field in fields(Limits)
+}
+"""The feature that each field of ``Limits`` needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedOnDay:
+    """What one project used on one day (UTC). The current day is not over."""
+
+    project_id: ProjectId
+    day: date
+    active_seconds: int
+    compute_seconds: int
+    written_bytes: int
+    sent_bytes: int
+    storage_bytes: int
+    """The most that it held on that day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What a provider says of itself when it is asked."""
+
+    version: str
+    """Of what answers: a cell's API, or the Postgres server."""
+    regions: Sequence[RegionId]
+    """As the provider calls them; empty where it has none."""
+    clock_seconds: float | None
+    """How far its clock is ahead of ours, as near as one request tells; None where it does not say."""
+    notes: Sequence[str] = ()
+    """What works, and what its operator should know all the same."""
+
+
+class Provider(Protocol):
+    """Threads may share it."""
+
+    @property
+    def name(self) -> str:
+        """As the catalog calls it."""
+        ...
+
+    @property
+    def features(self) -> frozenset[Feature]: ...
+
+    def check(self) -> Health:
+        """Asks for what shows that it can be reached, that the key is right, and what it is. Changes nothing."""
+        ...
+
+    def find_projects(self, part_of_name: str) -> Sequence[ProviderProject]:
+        """Every project whose name contains the text. Every provider keeps the uuid that a name ends with."""
+        ...
+
+    def create_project(self, *, name: str, region: str | None, pg_version: int | None) -> tuple[ProviderProject, Home]:
+        """Makes a project, by the provider's defaults where None is given. Not idempotent.
+
+        ``region`` is the provider's own word for it. Raises InvalidInput for what would be refused for ever.
+        """
+        ...
+
+    def rename_project(self, project_id: ProjectId, name: str) -> None:
+        """The project's name follows, where the provider keeps names. Raises NotFound."""
+        ...
+
+    def home(self, project_id: ProjectId) -> Home:
+        """Where the data is, completing what a killed ``create_project`` left. Raises NotFound for a project that
+        is not there (any more)."""
+        ...
+
+    def endpoints(self, project_id: ProjectId) -> Sequence[ProviderEndpoint]:
+        """Raises NotFound."""
+        ...
+
+    def connection_uri(self, project_id: ProjectId, home: Home, *, pooled: bool) -> str:
+        """A libpq URI with its password: a secret. Wakes nobody. ``pooled`` needs the feature."""
+        ...
+
+    def operator_uri(self, project_id: ProjectId, home: Home) -> str:
+        """The same for an operator's own work (migrations, backups): quotas do not stop it, where the provider can.
+
+        Good for connections that are opened within some minutes. A secret. Wakes nobody.
+        """
+        ...
+
+    def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
+        """Returns once the endpoint sleeps. Safe for one that does. Feature: suspend."""
+        ...
+
+    def start_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
+        """Returns once the endpoint is awake. Safe for one that is. Feature: suspend."""
+        ...
+
+    def limits(self, project_id: ProjectId) -> Limits:
+        """What holds now of the features that it has; None elsewhere. Raises NotFound."""
+        ...
+
+    def change_limits(self, project_id: ProjectId, wanted: Limits) -> None:
+        """Makes hold what is not None, at the project and at its default branch's endpoint. Safe twice.
+
+        Raises NotSupported, having changed nothing, when one of the fields needs a feature that is not declared.
+        """
+        ...
+
+    def usage(self, since: date, until: date) -> Iterator[UsedOnDay]:
+        """Of every project, for each day from ``since`` up to and with ``until``. Feature: usage."""
+        ...
+
+    def delete_project(self, project_id: ProjectId) -> bool:
+        """False when it was not there (any more)."""
+        ...
+
+    def api(self, feature: Feature) -> NeonClient:
+        """The Neon API behind it, for the verbs of a feature (branches, restore, snapshots).
+
+        Raises NotSupported where the feature is not declared.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives connections back; safe twice."""
+        ...
+
+
+ProviderOf = Callable[[Tenant], Provider]
+"""Who has this tenant's project. Raises NotFound and what opening the provider raises, never what asking it does."""
+
+
+def no_feature(provider: str, kind: str, feature: Feature) -> NotSupported:
+    """The error of a provider that is asked for what it has not declared."""
+    return NotSupported(
+        f"provider {provider} ({kind}) does not have {FEATURES[feature]}",
+        next_step="keep this tenant with a cell or at Neon to have it",
+        provider=provider,
+        feature=feature,
+    )
