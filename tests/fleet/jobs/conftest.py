@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -40,20 +39,12 @@ LEDGER = """
 """
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """Waits until it is true, and returns what it is then."""
-    pause = threading.Event()
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"in {seconds:g} s it did not come to: {what}"
-        pause.wait(0.02)
-    return value
-
-
 class Workshop:
     """Workers on one catalog and one ledger, which the ledger's own server keeps when the catalog's is killed."""
 
-    def __init__(self, catalog_url: str, ledger: str, directory: Path, batch_items: int) -> None:
+    def __init__(
+        self, nursery: subprocess.Popen[str], catalog_url: str, ledger: str, directory: Path, batch_items: int
+    ) -> None:
         self.catalog = Catalog(catalog_url)
         self.directory = directory
         self.kind = Kind(name="write", work=lambda _: {}, batch_items=batch_items)
@@ -63,16 +54,29 @@ class Workshop:
         self._ledger = psycopg.connect(ledger, autocommit=True)
         self._ledger.execute(LEDGER.encode())
         self._number = 0
-        self._nursery = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("worker_process.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        )  # fmt: skip
+        self._nursery = nursery
 
-    def begin(self, **bounds: float) -> str:
+    @staticmethod
+    def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+        """Waits until it is true, and returns what it is then."""
+        pause = threading.Event()
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"in {seconds:g} s it did not come to: {what}"
+            pause.wait(0.02)
+        return value
+
+    def begin(self, *, seconds_max: float = 60, queues: list[str] | None = None, **bounds: float) -> str:
         """One more worker; returns its name."""
         self._number += 1
         name = f"w{self._number}"
-        order = self._order | {"name": name, "log": str(self.directory / f"{name}.log"), "bounds": self.bounds | bounds}
+        order = self._order | {
+            "name": name,
+            "log": str(self.directory / f"{name}.log"),
+            "bounds": self.bounds | bounds,
+            "seconds_max": seconds_max,
+            "queues": queues,
+        }
         assert self._nursery.stdin is not None and self._nursery.stdout is not None
         self._nursery.stdin.write(json.dumps(order) + "\n")
         self.workers[name] = psutil.Process(int(self._nursery.stdout.readline()))
@@ -106,7 +110,7 @@ class Workshop:
         return {item.subject: item for item in found}
 
     def wait_finished(self, job_id: JobId) -> Job:
-        return until(lambda: (job := self.job(job_id)).finished_at and job, "the job has ended")
+        return self.until(lambda: (job := self.job(job_id)).finished_at and job, "the job has ended")
 
     def ledger(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         cursor = self._ledger.execute(statement.encode(), values)
@@ -122,17 +126,43 @@ class Workshop:
                 process.send_signal(signal.SIGCONT)
             except psutil.NoSuchProcess:
                 continue
-        assert self._nursery.stdin is not None and self._nursery.stdout is not None
-        self._nursery.stdin.close()
-        self._nursery.wait(30)
-        self._nursery.stdout.close()
+        psutil.wait_procs(list(self.workers.values()), timeout=30)
         self._ledger.close()
         self.catalog.close()
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[subprocess.Popen[str]]:
+    """The process that workers are forked from."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("worker_process.py"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    yield process
+    process.stdin.close()
+    process.wait(30)
+    process.stdout.close()
+
+
 @pytest.fixture
-def workshop(catalog: Catalog, catalog_url: str, new_database: Callable[[], str], workdir: Path) -> Iterator[Workshop]:
-    """Workers on the session's catalog; none has begun yet."""
-    made = Workshop(catalog_url, new_database(), workdir, batch_items=4)
-    yield made
-    made.close()
+def new_workshop(
+    nursery: subprocess.Popen[str], new_database: Callable[[], str], workdir: Path
+) -> Iterator[Callable[..., Workshop]]:
+    """Makes one on a catalog, with a ledger of its own on the session's server; no worker of it has begun."""
+    made: list[Workshop] = []
+
+    def make(catalog_url: str, *, batch_items: int = 4) -> Workshop:
+        made.append(Workshop(nursery, catalog_url, new_database(), workdir, batch_items))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def workshop(catalog: Catalog, catalog_url: str, new_workshop: Callable[..., Workshop]) -> Workshop:
+    """On the session's catalog, which is empty."""
+    del catalog  # it is wanted for having been emptied
+    return new_workshop(catalog_url)

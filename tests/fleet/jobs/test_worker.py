@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from tenantry.fleet.catalog import jobs as rows
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -13,7 +17,11 @@ def subjects(count: int, **given: object) -> dict[str, dict[str, object]]:
     return {f"t{number:03}": dict(given) for number in range(count)}
 
 
-def test_a_job_is_done_by_several_workers(workshop: Workshop) -> None:
+def attempts(workshop: Workshop) -> int:
+    return workshop.ledger("SELECT count(*) FROM attempt")[0][0]
+
+
+def test_a_job_is_done_by_several_workers_each_item_once(workshop: Workshop) -> None:
     job_id = workshop.start(subjects(10))
     assert workshop.job(job_id).state == "waiting"
     for _ in range(2):
@@ -22,5 +30,202 @@ def test_a_job_is_done_by_several_workers(workshop: Workshop) -> None:
     assert (job.state, job.done, job.failed, job.waiting) == ("done", 10, 0, 0)
     assert {item.attempts for item in workshop.items(job_id).values()} == {1}
     assert workshop.ledger("SELECT count(*) FROM done") == [(10,)]
+    # The queue keeps nothing of what is over.
+    entries = "SELECT count(*) FROM procrastinate.procrastinate_jobs"
+    workshop.until(lambda: _scalar(workshop, entries) == 0, "the queue is empty")
+
+
+def test_a_stopped_workers_batch_is_taken_over_and_its_late_result_refused(workshop: Workshop) -> None:
+    job_id = workshop.start(subjects(1, gate="late"))
+    stalled = workshop.begin()
+    workshop.until(lambda: attempts(workshop) == 1, "the first worker has begun")
+    workshop.signal(stalled, signal.SIGSTOP)
+
+    second = workshop.begin()
+    workshop.until(lambda: workshop.job(job_id).workers == (second,), "the second has claimed the batch")
+    workshop.until(lambda: attempts(workshop) == 2, "the second has begun")
+    workshop.open_gate("late")
+    job = workshop.wait_finished(job_id)
+    assert job.state == "done"
+    assert workshop.items(job_id)["t000"].result == {"worker": second, "first": True}
+
+    workshop.signal(stalled, signal.SIGCONT)
+    workshop.until(lambda: "a late result was refused" in workshop.log(stalled), "the first was refused")
+    assert workshop.items(job_id)["t000"].result == {"worker": second, "first": True}
+    assert workshop.ledger("SELECT worker FROM done") == [(second,)]
+
+    # It is a worker like any other again.
+    workshop.kill(second)
+    later = workshop.start(subjects(3), job="later")
+    assert workshop.wait_finished(later).state == "done"
+    assert {item.result and item.result["worker"] for item in workshop.items(later).values()} == {stalled}
+
+
+def test_what_is_done_is_not_done_again_by_whoever_takes_over(workshop: Workshop) -> None:
+    job_id = workshop.start(subjects(2) | {"t002": {"gate": "held"}})
+    first = workshop.begin()
+    workshop.until(
+        lambda: workshop.job(job_id).done == 2 and attempts(workshop) == 3, "two are done, the third is under way"
+    )
+    workshop.kill(first)
+    second = workshop.begin()
+    workshop.open_gate("held")
+    assert workshop.wait_finished(job_id).state == "done"
+    by = {subject: item.result and item.result["worker"] for subject, item in workshop.items(job_id).items()}
+    assert by == {"t000": first, "t001": first, "t002": second}
+    assert attempts(workshop) == 4
+
+
+def test_sigterm_ends_what_is_under_way_and_leaves_the_rest_to_others_at_once(workshop: Workshop) -> None:
+    job_id = workshop.start(subjects(4, gate="slow"))
+    first = workshop.begin(concurrency=1)
+    workshop.until(lambda: attempts(workshop) == 1, "it has begun")
+    workshop.signal(first, signal.SIGTERM)
+    workshop.bounds["stalled_seconds"] = 3600  # nobody takes over: what is left was released
+    workshop.until(lambda: "Stop requested" in workshop.log(first), "it has heard of it")
+    workshop.open_gate("slow")
+    workshop.wait_ended(first)
+    assert (workshop.job(job_id).done, workshop.job(job_id).waiting) == (1, 3)
+    workshop.begin()
+    assert workshop.wait_finished(job_id).state == "done"
+    assert attempts(workshop) == 4
+
+
+def test_a_second_sigterm_waits_for_nothing(workshop: Workshop) -> None:
+    job_id = workshop.start(subjects(1, gate="never"))
+    first = workshop.begin(stop_seconds=3600)
+    workshop.until(lambda: attempts(workshop) == 1, "it has begun")
+    workshop.signal(first, signal.SIGTERM)
+    workshop.until(lambda: "Stop requested" in workshop.log(first), "it has heard of it")
+    workshop.signal(first, signal.SIGTERM)
+    workshop.wait_ended(first)
+    assert workshop.job(job_id).workers == (first,), "what may still be done is not for anybody to begin"
+
+
+def test_a_cancelled_job_begins_nothing_more_and_can_be_taken_up_again(workshop: Workshop) -> None:
+    job_id = workshop.start(subjects(8, gate="slow"))
+    workshop.begin(concurrency=1)
+    workshop.until(lambda: attempts(workshop) == 1, "it has begun")
     with workshop.catalog.transaction() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM procrastinate.procrastinate_jobs").scalar() == 0
+        rows.cancel_job(connection, job_id)
+    assert workshop.job(job_id).state == "cancelling"
+    workshop.open_gate("slow")
+    job = workshop.wait_finished(job_id)
+    assert (job.state, job.done, job.waiting) == ("cancelled", 1, 7)
+
+    with workshop.catalog.transaction() as connection:
+        assert rows.retry_job(connection, job_id, queues={"write": "tenants"}) == 7
+    assert workshop.wait_finished(job_id).state == "done"
+    assert attempts(workshop) == 8
+
+
+def test_what_fails_says_why_and_only_that_is_retried(workshop: Workshop) -> None:
+    job_id = workshop.start(
+        {"ok": {}, "refuses": {"refuses": True}, "breaks": {"breaks": True}, "mended": {"unavailable_until": 3}}
+    )
+    name = workshop.begin()
+    assert workshop.wait_finished(job_id).state == "failed"
+    items = workshop.items(job_id)
+    assert {subject: (item.state, item.attempts) for subject, item in items.items()} == {
+        "ok": ("done", 1),
+        "refuses": ("failed", 1),
+        "breaks": ("failed", 1),
+        "mended": ("done", 3),
+    }
+    assert items["refuses"].error == "it never can be; give up"
+    assert items["breaks"].error == "internal error: ZeroDivisionError; the worker's log has the traceback"
+    assert "ZeroDivisionError" in workshop.log(name)
+    assert "secret" not in workshop.log(name)
+
+    with workshop.catalog.transaction() as connection:
+        assert rows.retry_job(connection, job_id, queues={"write": "tenants"}) == 2
+    assert workshop.wait_finished(job_id).state == "failed"
+    assert workshop.ledger("SELECT subject, count(*) FROM attempt GROUP BY 1 ORDER BY 1") == [
+        ("breaks", 2), ("mended", 3), ("ok", 1), ("refuses", 2),
+    ]  # fmt: skip
+
+
+def test_what_kills_its_workers_is_given_up(workshop: Workshop) -> None:
+    job_id = workshop.start({"poison": {"kills": True}})
+    for _ in range(3):
+        workshop.wait_ended(workshop.begin(stalled_seconds=0.5))
+    workshop.begin(stalled_seconds=0.5)
+    assert workshop.wait_finished(job_id).state == "failed"
+    assert "its worker died each time" in (workshop.items(job_id)["poison"].error or "")
+    assert attempts(workshop) == 3
+
+
+def test_what_takes_too_long_has_failed_and_holds_nobody_up(workshop: Workshop) -> None:
+    job_id = workshop.start({"a": {"gate": "never"}, "b": {}, "c": {}})
+    workshop.begin(seconds_max=0.5, concurrency=1)
+    job = workshop.wait_finished(job_id)
+    assert (job.done, job.failed) == (2, 1)
+    assert workshop.items(job_id)["a"].error == "it took longer than 0.5 s"
+
+
+def test_a_worker_whose_threads_hang_gives_itself_up(workshop: Workshop) -> None:
+    job_id = workshop.start(subjects(8, gate="never"))
+    hung = workshop.begin(seconds_max=0.5)
+    workshop.wait_ended(hung)
+    assert "their threads hang" in workshop.log(hung)
+    assert workshop.wait_finished(job_id).failed == 8
+
+
+def test_an_entry_that_the_queue_lost_is_put_back(workshop: Workshop) -> None:
+    job_id = workshop.start(subjects(2))
+    with workshop.catalog.transaction() as connection:
+        connection.exec_driver_sql("TRUNCATE procrastinate.procrastinate_jobs CASCADE")
+    workshop.begin()
+    assert workshop.wait_finished(job_id).state == "done"
+
+
+def test_a_worker_survives_its_connections(workshop: Workshop) -> None:
+    """All of them at once, in the middle of the work, as when a pooler or a network goes."""
+    job_id = workshop.start(subjects(4, gate="open"))
+    name = workshop.begin()
+    workshop.until(lambda: attempts(workshop) == 4, "all are under way")
+    with workshop.catalog.transaction() as connection:
+        ended = connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).all()
+    assert len(ended) >= 3
+    workshop.open_gate("open")
+    assert workshop.wait_finished(job_id).state == "done"
+    assert attempts(workshop) == 4
+    later = workshop.start(subjects(2), job="later")
+    assert workshop.wait_finished(later).state == "done"
+    assert workshop.workers[name].is_running()
+
+
+def test_a_worker_keeps_to_its_budget_of_connections(workshop: Workshop) -> None:
+    from tenantry.fleet.jobs.worker import CATALOG_CONNECTIONS_MAX  # noqa: PLC0415
+
+    workshop.start(subjects(12, gate="open"))
+    workshop.begin(concurrency=12)
+    workshop.until(lambda: attempts(workshop) == 12, "all are under way")
+    workshop.catalog.close()
+    mine = _scalar(
+        workshop,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND application_name LIKE 'tenantry%%'",
+    )
+    assert 0 < mine <= CATALOG_CONNECTIONS_MAX
+    workshop.open_gate("open")
+
+
+@pytest.mark.parametrize("queues", [["tenants"], ["passes"]])
+def test_a_worker_takes_work_from_its_queues_only(workshop: Workshop, queues: list[str]) -> None:
+    job_id = workshop.start(subjects(1))
+    workshop.begin(queues=queues)
+    if queues == ["tenants"]:
+        assert workshop.wait_finished(job_id).state == "done"
+    else:
+        other = workshop.begin()
+        assert workshop.wait_finished(job_id).state == "done"
+        assert workshop.items(job_id)["t000"].result == {"worker": other, "first": True}
+
+
+def _scalar(workshop: Workshop, statement: str) -> Any:
+    with workshop.catalog.transaction() as connection:
+        return connection.exec_driver_sql(statement).scalar()

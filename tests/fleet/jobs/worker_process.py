@@ -1,7 +1,7 @@
 """Workers in processes of their own, to be killed and stopped: a fork for each line read, with everything imported.
 
-``worker_process.py`` reads ``{"catalog", "ledger", "log", "name", "bounds"}`` and answers with the fork's pid, which runs
-one worker until SIGTERM. What an item does is an INSERT into the ledger that succeeds once for each job and subject.
+Reads a line ``{"catalog", "ledger", "log", "name", "bounds", ...}`` and answers with the fork's pid, which runs one
+worker until SIGTERM. What an item does is an INSERT into the ledger that succeeds once for each job and subject.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 
-from tenantry.errors import Unavailable
+from tenantry.errors import Conflict, Unavailable
 from tenantry.fleet.jobs.kinds import Item, Kind
 from tenantry.fleet.jobs.worker import Bounds, Worker, Workplace
 from tenantry.runtime.telemetry import configure_logs
@@ -44,8 +44,14 @@ class Ledger:
                 assert count is not None
                 if count[0] < int(str(item.input["unavailable_until"])):
                     raise Unavailable("not just now")
-            if item.input.get("seconds"):
-                threading.Event().wait(float(str(item.input["seconds"])))
+            if item.input.get("refuses"):
+                raise Conflict("it never can be", next_step="give up")
+            if item.input.get("breaks"):
+                raise ZeroDivisionError("postgresql://u:secret@h/d")
+            if item.input.get("kills"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if seconds := item.input.get("seconds"):
+                threading.Event().wait(float(str(seconds)))
             cursor = connection.execute("INSERT INTO done VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", row)
         return {"worker": self._worker, "first": cursor.rowcount == 1}
 
@@ -54,11 +60,19 @@ async def live(order: dict[str, Any]) -> None:
     ledger = Ledger(order["ledger"], order["name"])
     place = Workplace(
         catalog_url=order["catalog"],
-        kinds=[Kind(name="write", work=ledger.write, batch_items=order.get("batch_items", 4), seconds_max=30)],
+        kinds=[
+            Kind(
+                name="write",
+                work=ledger.write,
+                batch_items=order["batch_items"],
+                seconds_max=order["seconds_max"],
+                attempts_max=3,
+            )
+        ],
         passes=[],
         close=lambda: None,
     )
-    worker = Worker(lambda: place, bounds=Bounds(**order["bounds"]), name=order["name"])
+    worker = Worker(lambda: place, queues=order["queues"], bounds=Bounds(**order["bounds"]), name=order["name"])
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop)
     await worker.run()
@@ -72,8 +86,8 @@ def main() -> None:
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            for number in (1, 2):
-                os.dup2(log, number)
+            for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+                os.dup2(descriptor, number)
             configure_logs(level="debug")
             asyncio.run(live(order))
             os._exit(0)

@@ -175,8 +175,8 @@ def start_job(
         raise InvalidInput(f"a job of kind {kind.name} needs something to work on")
     if len(subjects) > ITEMS_MAX:
         raise InvalidInput(f"{len(subjects)} subjects are more than the {ITEMS_MAX} of one job", next_step="start two")
-    if wrong := next((each for each in subjects if not 0 < len(each) <= SUBJECT_CHARS_MAX), None):
-        raise InvalidInput(f"{wrong[:50]!r}... is longer than the {SUBJECT_CHARS_MAX} characters of a subject")
+    if any(not 0 < len(each) <= SUBJECT_CHARS_MAX for each in subjects):
+        raise InvalidInput(f"a subject has 1 to {SUBJECT_CHARS_MAX} characters")
     with catalog.transaction() as connection:
         return rows.add_job(
             connection,
