@@ -116,8 +116,9 @@ class Workshop:
         cursor = self._ledger.execute(statement.encode(), values)
         return cursor.fetchall() if cursor.description else []
 
-    def open_gate(self, name: str) -> None:
-        self.ledger("INSERT INTO gate VALUES (%s)", name)
+    def open_gate(self, name: str, worker: str | None = None) -> None:
+        """Lets this worker pass, or all."""
+        self.ledger("INSERT INTO gate VALUES (%s)", f"{name} {worker}" if worker else name)
 
     def close(self) -> None:
         for process in self.workers.values():

@@ -44,15 +44,16 @@ def test_a_stopped_workers_batch_is_taken_over_and_its_late_result_refused(works
     second = workshop.begin()
     workshop.until(lambda: workshop.job(job_id).workers == (second,), "the second has claimed the batch")
     workshop.until(lambda: attempts(workshop) == 2, "the second has begun")
-    workshop.open_gate("late")
-    job = workshop.wait_finished(job_id)
-    assert job.state == "done"
-    assert workshop.items(job_id)["t000"].result == {"worker": second, "first": True}
 
+    workshop.open_gate("late", stalled)
     workshop.signal(stalled, signal.SIGCONT)
     workshop.until(lambda: "a late result was refused" in workshop.log(stalled), "the first was refused")
-    assert workshop.items(job_id)["t000"].result == {"worker": second, "first": True}
-    assert workshop.ledger("SELECT worker FROM done") == [(second,)]
+    assert workshop.ledger("SELECT worker FROM done") == [(stalled,)]
+    assert (workshop.job(job_id).workers, workshop.job(job_id).waiting) == ((second,), 1)
+
+    workshop.open_gate("late", second)
+    assert workshop.wait_finished(job_id).state == "done"
+    assert workshop.items(job_id)["t000"].result == {"worker": second, "first": False}
 
     # It is a worker like any other again.
     workshop.kill(second)

@@ -36,7 +36,8 @@ class Ledger:
             connection.execute("INSERT INTO attempt (job, subject, worker) VALUES (%s, %s, %s)", row)
             if gate := item.input.get("gate"):
                 pause = threading.Event()
-                while connection.execute("SELECT FROM gate WHERE name = %s", [gate]).fetchone() is None:
+                names = [str(gate), f"{gate} {self._worker}"]
+                while connection.execute("SELECT FROM gate WHERE name = ANY (%s)", [names]).fetchone() is None:
                     pause.wait(0.02)
             if item.input.get("unavailable_until"):
                 made = connection.execute("SELECT count(*) FROM attempt WHERE subject = %s", [item.subject])
