@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenantry.errors import Locked
+from tenantry.errors import Locked, Unavailable
 from tenantry.fleet.catalog import catalog as connecting
 from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
@@ -137,3 +137,15 @@ def test_runs_of_migrations_are_remembered_the_last_one_first(
             "run-2",
             "run-3",
         ]
+
+
+def test_whoever_stands_still_in_a_transaction_loses_what_it_holds(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = make_ready(catalog)
+    monkeypatch.setattr(connecting, "IDLE_SECONDS_MAX", 0.05)
+    with pytest.raises(Unavailable, match="idle-in-transaction"), catalog.transaction() as connection:
+        queries.hold_tenant(connection, tenant.id)
+        with catalog.transaction() as other:  # waits for the lock, which comes free by itself
+            assert queries.hold_tenant(other, tenant.id) == tenant
+        queries.hold_tenant(connection, tenant.id)

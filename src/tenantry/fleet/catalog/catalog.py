@@ -20,6 +20,8 @@ CONNECT_SECONDS_MAX: Final = 15
 """A sleeping or restarting catalog answers within this, or the caller is told."""
 LOCK_SECONDS_MAX: Final = 15
 """How long a verb waits for another one that is busy with the same tenant."""
+IDLE_SECONDS_MAX: Final = 300
+"""How long a verb may hold a tenant while it waits for a provider. A process that stands still loses its locks then."""
 
 _NEXT_STEP: Final = "see that `tenantry up` is running and that the catalog's URL is right"
 
@@ -29,6 +31,8 @@ class Catalog:
 
     def __init__(self, url: str, *, connections_max: int = CONNECTIONS_MAX) -> None:
         """``url`` is a libpq URI or DSN. Connects on first use."""
+        self.url = url
+        """A secret: the password is in it."""
 
         def connect() -> psycopg.Connection:
             # Handing libpq its own URI keeps every parameter of it, and the password out of SQLAlchemy's reprs.
@@ -53,7 +57,10 @@ class Catalog:
         """
         try:
             with self._engine.begin() as connection:
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS_MAX}s'")
+                connection.exec_driver_sql(
+                    f"SELECT set_config('lock_timeout', '{LOCK_SECONDS_MAX}s', true),"
+                    f" set_config('idle_in_transaction_session_timeout', '{IDLE_SECONDS_MAX}s', true)"
+                )
                 yield connection
         except sa.DBAPIError as error:
             raise _in_our_words(error) from error
@@ -81,7 +88,7 @@ def _in_our_words(error: sa.DBAPIError) -> Exception:
         return Conflict(
             f"the catalog refuses this: {cause.diag.message_primary}", constraint=cause.diag.constraint_name
         )
-    if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | pg.IdleInTransactionSessionTimeout):
         return Unavailable(f"the catalog does not answer ({_first_line(cause)})", next_step=_NEXT_STEP)
     return error
 
