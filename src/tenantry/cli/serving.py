@@ -16,6 +16,7 @@ import structlog
 
 from tenantry.cell.config import CellConfig
 from tenantry.cell.main import Addresses, RunningCell
+from tenantry.cli.resident import ResidentWorker
 from tenantry.errors import TenantryError
 from tenantry.fleet.config import READY_FILE, verification
 from tenantry.fleet.prepare import prepare_catalog
@@ -25,8 +26,13 @@ from tenantry.runtime.files import write_atomic
 _log = structlog.get_logger("fleet")
 
 
-async def serve(config: CellConfig, *, ready_file: Path | None, with_fleet: bool) -> None:
-    """Runs both until SIGTERM or SIGINT. Raises what starting them raises, having stopped what was started."""
+async def serve(
+    config: CellConfig, *, ready_file: Path | None, with_fleet: bool, worker: ResidentWorker | None
+) -> None:
+    """Runs both until SIGTERM or SIGINT, and once they answer a worker, where there is a fleet for it to work for.
+
+    Raises what starting them raises, having stopped what was started.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,9 +68,13 @@ async def serve(config: CellConfig, *, ready_file: Path | None, with_fleet: bool
         )
         if catalog_url is not None:
             finishing = asyncio.create_task(asyncio.to_thread(_finish, addresses, catalog_url), name="finish")
+            if worker is not None:
+                worker.start()
         await stopping.wait()
     finally:
         await asyncio.to_thread(_remove, written)
+        if worker is not None:
+            await worker.stop()
         if finishing is not None:
             await finishing
         await cell.stop()

@@ -37,6 +37,9 @@ def up(
         typer.Option(metavar="FILE", help="Written (0600) once everything answers.", show_default=False),
     ] = None,
     no_fleet: Annotated[bool, typer.Option("--no-fleet", help="Only the cell: no catalog, no tenants.")] = False,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Leave jobs and passes to other workers of the fleet.")
+    ] = False,
     region: Annotated[str, typer.Option(metavar="R", help="What this cell calls its region.")] = "local",
     domain: Annotated[
         str | None,
@@ -74,6 +77,7 @@ def up(
 
     from tenantry.cell.config import CellConfig
     from tenantry.cli.moments import parse_span
+    from tenantry.cli.resident import ResidentWorker
     from tenantry.cli.serving import serve
     from tenantry.fleet.config import data_directory
     from tenantry.runtime.telemetry import configure_logs
@@ -95,7 +99,10 @@ def up(
         spares_max=spares,
     )
     configure_logs(level=log_level, form=log_format)
-    uvloop.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet))
+    worker = None
+    if not (no_fleet or no_worker):
+        worker = ResidentWorker(config.data, {"TENANTRY_LOG_LEVEL": log_level, "TENANTRY_LOG_FORMAT": log_format})
+    uvloop.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet, worker=worker))
 
 
 def register(app: typer.Typer) -> None:

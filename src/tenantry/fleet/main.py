@@ -22,6 +22,7 @@ from tenantry.fleet.catalog.records import Tenant, TenantState
 from tenantry.fleet.config import verification
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
 from tenantry.fleet.environments.records import Place
+from tenantry.fleet.jobs.jobs import Jobs
 from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
 from tenantry.fleet.prepare import only_catalog, url_of
@@ -55,6 +56,7 @@ class Fleet:
         """The provider that the fleet was opened with: its catalog and its non-production project are there."""
         self.migrating = MigratedTenants(catalog, self.provider_of)
         self.run_log = CatalogRunLog(catalog)
+        self.jobs = Jobs(catalog, self)
 
     def __enter__(self) -> Self:
         return self
