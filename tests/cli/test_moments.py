@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenantry.cli.moments import SPAN_MAX, Point, in_words, parse_point, parse_span, parse_time
+from tenantry.cli.moments import Point, in_words, parse_point, parse_time
 from tenantry.errors import InvalidInput
+from tenantry.runtime.spans import SPAN_MAX, parse_span
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 24, 10, 42, 7, tzinfo=UTC)  # 11:42:07 in Berlin

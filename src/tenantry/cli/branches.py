@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenantry.cli.confirm import confirm
-from tenantry.cli.moments import in_words, parse_span, parse_time
+from tenantry.cli.moments import in_words, parse_time
 from tenantry.cli.options import Data, Expires, Json, Pooled, Yes
 from tenantry.cli.output import Output, shown
+from tenantry.runtime.spans import parse_span
 
 if TYPE_CHECKING:
     from tenantry.fleet.environments.records import Branch

@@ -12,19 +12,8 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Final
 
 from tenantry.errors import InvalidInput
+from tenantry.runtime.spans import parse_span
 
-SPAN_MAX: Final = timedelta(days=3660)
-"""Ten years: more is a slip of the finger, and near the end of what dates can say."""
-
-_UNITS: Final = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
-_PART: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|w) ?")
 _AGO: Final = re.compile(r"(.+?) ?\bago", re.IGNORECASE)
 _LSN: Final = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 _CLOCK: Final = re.compile(r"[0-9]{1,2}:[0-9]{2}.*")
@@ -60,23 +49,6 @@ def parse_time(text: str, now: datetime, *, zone: tzinfo | None = None) -> Point
     if point.at is None:
         raise InvalidInput(f"{text!r} is a position, not a time", next_step="give it with --lsn")
     return point
-
-
-def parse_span(text: str) -> timedelta:
-    """``7d``, ``12h``, ``1h30m``, ``1.5h``, ``250ms``: at least a millisecond. Raises InvalidInput."""
-    span, place, typed = timedelta(), 0, text.strip().lower()
-    while place < len(typed) and (part := _PART.match(typed, place)) is not None:
-        try:
-            span += float(part[1]) * _UNITS[part[2]]
-        except OverflowError:
-            span = timedelta.max
-            break
-        place = part.end()
-    if span > SPAN_MAX:
-        raise InvalidInput(f"{text!r} is more than ten years")
-    if place < len(typed) or span < _UNITS["ms"]:
-        raise InvalidInput(f"{text!r} is not a span of time", next_step="for instance 30m, 12h, 7d or 1h30m")
-    return span
 
 
 def in_words(point: Point, now: datetime, *, zone: tzinfo | None = None) -> str:

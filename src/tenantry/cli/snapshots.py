@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from tenantry.cli.confirm import confirm
-from tenantry.cli.moments import Point, in_words, parse_point, parse_span
+from tenantry.cli.moments import Point, in_words, parse_point
 from tenantry.cli.options import Data, Expires, Json, TenantName, Yes
 from tenantry.cli.output import Output
 from tenantry.cli.restore import result_document, say_what_follows
+from tenantry.runtime.spans import parse_span
 
 snapshot = typer.Typer(name="snapshot", help="States of a tenant, held under a name.", no_args_is_help=True)
 

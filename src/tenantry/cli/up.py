@@ -76,10 +76,10 @@ def up(
     import uvloop
 
     from tenantry.cell.config import CellConfig
-    from tenantry.cli.moments import parse_span
     from tenantry.cli.resident import ResidentWorker
     from tenantry.cli.serving import serve
     from tenantry.fleet.config import data_directory
+    from tenantry.runtime.spans import parse_span
     from tenantry.runtime.telemetry import configure_logs
 
     if (tls_cert is None) != (tls_key is None):

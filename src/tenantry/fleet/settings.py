@@ -1,0 +1,270 @@
+"""``tenantry.toml``: what an operator has configured, over the defaults and under the environment and the flags.
+
+The file is looked for in the working directory and above it, up to the root of the repository. Every setting can also
+come from the environment: ``[migrations] jobs`` is ``TENANTRY_MIGRATIONS__JOBS``. Secrets are in neither: settings name
+the file or the variable that holds one. An error names the key and where it was said.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tenantry.errors import InvalidInput, TenantryError
+from tenantry.runtime.spans import parse_span
+
+FILE_NAME: Final = "tenantry.toml"
+FILE_VARIABLE: Final = "TENANTRY_CONFIG"
+"""Names another file, wherever it lies."""
+FILE_BYTES_MAX: Final = 1_000_000
+PREFIX: Final = "TENANTRY_"
+_DELIMITER: Final = "__"
+
+
+def _span(text: str) -> str:
+    try:
+        parse_span(text)
+    except TenantryError as error:
+        raise ValueError(error.message) from error
+    return text
+
+
+Span = Annotated[str, AfterValidator(_span)]
+"""A span of time as people write it: 7d, 12h, 1h30m."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cell(_Section):
+    """Which cell a command is meant for, where neither --data nor TENANTRY_API_URL says it."""
+
+    data: Path | None = Field(default=None, description="Data directory of a cell on this machine.")
+    api_url: str | None = Field(default=None, description="A cell elsewhere: its API, with /api/v2.")
+    api_key_file: Path | None = Field(default=None, description="The file that holds its key, readable by nobody else.")
+    catalog_url_file: Path | None = Field(
+        default=None, description="The file that holds the catalog's URL, if not in the cell."
+    )
+
+
+class Tenants(_Section):
+    """What a new tenant gets that does not say otherwise, and what deleting one means."""
+
+    plan: str = Field(default="launch", description="The plan of a new tenant.")
+    region: str | None = Field(default=None, description="The region of a new tenant; by default the provider's own.")
+    residency: str | None = Field(default=None, description="Where the data of a new tenant must stay.")
+    pg_version: int | None = Field(default=None, ge=14, le=18, description="Postgres version; default: the provider's.")
+    grace: Span = Field(default="7d", description="How long a deleted tenant can be brought back.")
+    ready: int = Field(default=0, ge=0, le=1000, description="Projects kept ready for sign-ups.")
+    jobs: int = Field(default=8, ge=1, le=64, description="Tenants that `create --csv` makes at a time.")
+
+
+class Migrations(_Section):
+    """How `tenantry migrate` runs."""
+
+    dir: Path = Field(default=Path(), description="The folder of migrations.")
+    jobs: int = Field(default=8, ge=1, le=256, description="Tenants at a time.")
+    lock_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a lock.")
+    statement_timeout: float = Field(default=0.0, ge=0, description="Seconds that a statement may take; 0: any time.")
+
+
+class Branches(_Section):
+    """Branches for development and tests."""
+
+    max: int = Field(default=50, ge=1, description="Branches of one place, its main branch included.")
+    expires: Span | None = Field(default=None, description="When a branch goes by itself without --expires.")
+
+
+class Anonymize(_Section):
+    """How `tenantry branch create --anonymized` makes personal data unrecognizable."""
+
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Column (schema.table.column) to the SQL expression that replaces it, in quotes.",
+        examples=[{"public.users.email": "'user' || id || '@example.com'"}],
+    )
+    personal: list[str] = Field(
+        default_factory=list,
+        description="Columns that are personal: a branch is refused while one of them has no expression.",
+        examples=[["public.users.email", "*.*.phone"]],
+    )
+
+
+class Worker(_Section):
+    """`tenantry worker`, and the one inside `tenantry up`."""
+
+    concurrency: int = Field(default=4, ge=1, le=64, description="Tenants that one worker works on at a time.")
+    queues: list[str] = Field(default_factory=list, description="Only these queues; empty: all.")
+
+
+class Prices(_Section):
+    """What usage costs, for `tenantry usage`."""
+
+    currency: str = Field(default="USD", pattern="^[A-Z]{3}$", description="Three letters.")
+    compute_hour: float = Field(default=0.0, ge=0, description="An hour at one compute unit.")
+    storage_gib_month: float = Field(default=0.0, ge=0, description="A GiB kept for a month (30 days).")
+    written_gib: float = Field(default=0.0, ge=0, description="A GiB written to the log.")
+    sent_gib: float = Field(default=0.0, ge=0, description="A GiB sent to clients.")
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=PREFIX, env_nested_delimiter=_DELIMITER, env_ignore_empty=True
+    )
+
+    cell: Cell = Field(default_factory=Cell)
+    tenants: Tenants = Field(default_factory=Tenants)
+    migrations: Migrations = Field(default_factory=Migrations)
+    branches: Branches = Field(default_factory=Branches)
+    anonymize: Anonymize = Field(default_factory=Anonymize)
+    worker: Worker = Field(default_factory=Worker)
+    prices: Prices = Field(default_factory=Prices)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings  # what the file says comes as arguments
+
+
+def find_file(start: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that counts: TENANTRY_CONFIG, else the nearest above ``start`` within its repository; or None."""
+    if named := environment.get(FILE_VARIABLE):
+        return Path(named)
+    for directory in (start, *start.parents):
+        if (found := directory / FILE_NAME).is_file():
+            return found
+        if (directory / ".git").exists():
+            break
+    return None
+
+
+def load_settings(start: Path | None = None) -> Settings:
+    """What is configured for whoever works in ``start`` (the working directory). Raises InvalidInput."""
+    path = find_file((start or Path.cwd()).absolute())
+    return read_settings(path)
+
+
+def read_settings(path: Path | None) -> Settings:
+    """The file's settings under the environment's. Raises InvalidInput naming the key and the line or variable."""
+    text = "" if path is None else _text(path)
+    try:
+        said = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{path}: {error}", next_step="see `tenantry init --help` for a file that works") from error
+    try:
+        settings = Settings(**said)
+    except ValidationError as error:
+        raise _in_our_words(error, path, text) from error
+    return settings if path is None else _anchored(settings, path.parent)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}", next_step=f"see {FILE_VARIABLE}") from error
+    if len(content) > FILE_BYTES_MAX:
+        raise InvalidInput(f"{path} is longer than {FILE_BYTES_MAX} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 text") from error
+
+
+def _anchored(settings: Settings, directory: Path) -> Settings:
+    """Paths that the file says are meant from where it lies; those of the environment are absolute or as they are."""
+    cell = settings.cell.model_copy(
+        update={
+            name: directory / value
+            for name in ("data", "api_key_file", "catalog_url_file")
+            if isinstance(value := getattr(settings.cell, name), Path) and _variable(("cell", name)) not in os.environ
+        }
+    )
+    migrations = settings.migrations
+    if "dir" in migrations.model_fields_set and _variable(("migrations", "dir")) not in os.environ:
+        migrations = migrations.model_copy(update={"dir": directory / migrations.dir})
+    return settings.model_copy(update={"cell": cell, "migrations": migrations})
+
+
+# ------------------------------------------------------------------------------------------- what is wrong, and where
+
+
+def _in_our_words(error: ValidationError, path: Path | None, text: str) -> InvalidInput:
+    """The first thing that is wrong: one is mended at a time."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = tuple(str(part) for part in first["loc"])
+    dotted = ".".join(key)
+    variable = next((name for name in _variables(key) if name in os.environ), None)
+    if variable is not None:
+        where = f"${variable}"
+    else:
+        line = line_of(text, key)
+        where = f"{path}, line {line}" if line else str(path)
+    known = _names(key[:-1])
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(key[-1], known, n=1)
+        return InvalidInput(
+            f"{where}: there is no setting {dotted}",
+            next_step=f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}",
+            key=dotted,
+        )
+    return InvalidInput(f"{where}: {dotted}: {first['msg'].removeprefix('Value error, ')}", key=dotted)
+
+
+def _names(section: tuple[str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in section:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _variable(key: tuple[str, ...]) -> str:
+    return PREFIX + _DELIMITER.join(key).upper()
+
+
+def _variables(key: tuple[str, ...]) -> Iterator[str]:
+    """A value inside a list or a table may have come with the whole of it."""
+    for length in range(len(key), 0, -1):
+        yield _variable(key[:length])
+
+
+def line_of(text: str, key: tuple[str, ...]) -> int | None:
+    """The line that says ``key``, or else its table. Pure; as exact as files that people write need."""
+    table: tuple[str, ...] = ()
+    found: int | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        bare = line.strip()
+        if bare.startswith("["):
+            table = tuple(part.strip().strip("\"'") for part in bare.strip("[]").split(".") if part)
+            here = table
+        elif "=" in bare and not bare.startswith("#"):
+            name = bare.split("=", 1)[0].strip()
+            here = (*table, *((name.strip("\"'"),) if name[:1] in "\"'" else tuple(name.split("."))))
+        else:
+            continue
+        if here == key:
+            return number
+        if here and here == key[: len(here)]:
+            found = number
+    return found
