@@ -66,8 +66,10 @@ class Workshop:
             pause.wait(0.02)
         return value
 
-    def begin(self, *, seconds_max: float = 60, queues: list[str] | None = None, **bounds: float) -> str:
-        """One more worker; returns its name."""
+    def begin(
+        self, *, seconds_max: float = 60, queues: list[str] | None = None, tidy: str | None = None, **bounds: float
+    ) -> str:
+        """One more worker; returns its name. ``tidy``: the schedule of the one pass that it knows."""
         self._number += 1
         name = f"w{self._number}"
         order = self._order | {
@@ -76,6 +78,7 @@ class Workshop:
             "bounds": self.bounds | bounds,
             "seconds_max": seconds_max,
             "queues": queues,
+            "tidy": tidy,
         }
         assert self._nursery.stdin is not None and self._nursery.stdout is not None
         self._nursery.stdin.write(json.dumps(order) + "\n")

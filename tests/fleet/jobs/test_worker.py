@@ -227,6 +227,30 @@ def test_a_worker_takes_work_from_its_queues_only(workshop: Workshop, queues: li
         assert workshop.items(job_id)["t000"].result == {"worker": other, "first": True}
 
 
+def test_a_pass_runs_in_time_by_one_worker_at_a_time(workshop: Workshop) -> None:
+    for _ in range(3):
+        workshop.begin(tidy="* * * * * *")  # with a field for seconds in front
+
+    def runs() -> list[Any]:
+        with workshop.catalog.transaction() as connection:
+            return [job for job in rows.jobs_page(connection, limit=100) if job.finished_at is not None]
+
+    workshop.until(lambda: len(runs()) >= 4, "it has run four times")
+    assert {(job.kind, job.state, job.created_by, job.total) for job in runs()} == {("tidy", "done", "schedule", 1)}
+    result = workshop.items(runs()[0].id)["tidy"].result
+    assert result is not None
+    assert result["said"] in [[f"w{number} was here"] for number in (1, 2, 3)]
+
+
+def test_a_run_of_a_pass_is_finished_by_another_when_its_worker_dies(workshop: Workshop) -> None:
+    first = workshop.begin(tidy="* * * * * *")
+    workshop.until(lambda: attempts(workshop) > 0, "it runs")
+    workshop.kill(first)
+    ran = attempts(workshop)
+    workshop.begin(tidy="* * * * * *")
+    workshop.until(lambda: attempts(workshop) > ran, "it runs again")
+
+
 def _scalar(workshop: Workshop, statement: str) -> Any:
     with workshop.catalog.transaction() as connection:
         return connection.exec_driver_sql(statement).scalar()

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from tenantry.errors import Conflict, Unavailable
-from tenantry.fleet.jobs.kinds import Item, Kind
+from tenantry.fleet.jobs.kinds import Item, Kind, Pass
 from tenantry.fleet.jobs.worker import Bounds, Worker, Workplace
 from tenantry.runtime.telemetry import configure_logs
 
@@ -56,6 +56,17 @@ class Ledger:
             cursor = connection.execute("INSERT INTO done VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", row)
         return {"worker": self._worker, "first": cursor.rowcount == 1}
 
+    def tidy(self) -> list[str]:
+        """A pass that cannot bear another run beside it."""
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            row = connection.execute("SELECT pg_try_advisory_lock(1)").fetchone()
+            assert row is not None
+            if not row[0]:
+                raise Conflict("another run is at it")
+            connection.execute("INSERT INTO attempt VALUES ('tidy', 'tidy', %s)", [self._worker])
+            threading.Event().wait(0.2)
+        return [f"{self._worker} was here"]
+
 
 async def live(order: dict[str, Any]) -> None:
     ledger = Ledger(order["ledger"], order["name"])
@@ -70,7 +81,7 @@ async def live(order: dict[str, Any]) -> None:
                 attempts_max=3,
             )
         ],
-        passes=[],
+        passes=[Pass("tidy", order["tidy"], ledger.tidy)] if order["tidy"] else [],
         close=lambda: None,
     )
     worker = Worker(lambda: place, queues=order["queues"], bounds=Bounds(**order["bounds"]), name=order["name"])
