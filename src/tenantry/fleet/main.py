@@ -81,9 +81,12 @@ class Fleet:
         email: str | None = None,
         plan: str | None = None,
         region: str | None = None,
+        residency: str | None = None,
         pg_version: int | None = None,
     ) -> Created:
-        wanted = wish(name, slug=slug, email=email, plan=plan, region=region, pg_version=pg_version)
+        wanted = wish(
+            name, slug=slug, email=email, plan=plan, region=region, residency=residency, pg_version=pg_version
+        )
         return create_tenant(self.catalog, self.provider_of, wanted)
 
     def list(self, *, states: Sequence[TenantState] = ()) -> Iterator[Tenant]:

@@ -260,6 +260,8 @@ class Project(Base):
         Index("project_provider_id_provider_project_id_key", "provider_id", "provider_project_id", unique=True),
         # What is to be finished is few among very many.
         Index("project_unfinished_idx", "created_at", postgresql_where=text("state IN ('creating', 'deleting')")),
+        # How full a provider is in a region.
+        Index("project_place_idx", "provider_id", "region", postgresql_where=text("state <> 'deleted'")),
         Index("project_purge_at_idx", "purge_at", postgresql_where=text("state = 'leaving'")),
         Index("project_schema_version_idx", "schema_version", postgresql_where=text("state = 'ready'")),
     )

@@ -39,6 +39,7 @@ _TENANT: Final = select(
     models.Project.deleted_at,
 ).join(models.Customer, models.Customer.id == models.Project.customer_id)
 
+_HOME: Final = ProviderId(models.HOME_PROVIDER)
 _LIVE: Final = models.Project.state != "deleted"
 
 
@@ -89,13 +90,17 @@ def intend_tenant(
     plan: str,
     region: str | None,
     pg_version: int | None,
+    provider_id: ProviderId = _HOME,
+    residency: str | None = None,
 ) -> tuple[Tenant, bool]:
     """Writes down that this tenant shall exist, unless the slug is taken; returns the slug's tenant either way.
 
     The second value says whether it was written now. Two processes that call this at once with one slug get the
     same tenant, and one of them True.
     """
-    customer = insert(models.Customer).values(slug=slug, name=name, email=email, plan_slug=plan)
+    customer = insert(models.Customer).values(
+        slug=slug, name=name, email=email, plan_slug=plan, residency_slug=residency
+    )
     connection.execute(
         customer.on_conflict_do_nothing(index_elements=["slug"], index_where=models.Customer.deleted_at.is_(None))
     )
@@ -104,7 +109,9 @@ def intend_tenant(
         .where(models.Customer.slug == slug, models.Customer.deleted_at.is_(None))
         .scalar_subquery()
     )
-    project = insert(models.Project).values(customer_id=customer_id, region=region, pg_version=pg_version)
+    project = insert(models.Project).values(
+        customer_id=customer_id, provider_id=provider_id, region=region, pg_version=pg_version
+    )
     written = connection.execute(
         project.on_conflict_do_nothing(index_elements=["customer_id"], index_where=text("state <> 'deleted'"))
     )

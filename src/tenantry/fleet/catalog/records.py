@@ -64,6 +64,52 @@ class Plan:
     price_usd_monthly: Decimal
 
 
+ProviderKind = Literal["cell", "neon", "postgres"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderRecord:
+    """Who owns projects, as the catalog knows it."""
+
+    id: ProviderId
+    name: str
+    kind: ProviderKind
+    api_url: str | None
+    """None for the provider that the fleet was opened with, and for plain Postgres."""
+    api_ca: str | None
+    secret_from: str
+    """``env:NAME``, ``file:/PATH``, or ``home``."""
+    created_at: datetime
+    removed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """That a provider serves a region, and how full it is there."""
+
+    provider_id: ProviderId
+    provider: str
+    region: str
+    provider_region: str
+    """What the provider calls it."""
+    projects: int
+    """Of tenants that are not deleted, intended ones included."""
+    ready: int
+    """Those that wait for a tenant."""
+    projects_max: int | None
+    """None: no limit of ours."""
+    accepts_new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residency:
+    """Where the data of some customers must stay."""
+
+    slug: str
+    region_patterns: tuple[str, ...]
+    """Such as ``eu-*``: a star is any text."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run of migrations as it is remembered. ``counts`` and ``failures`` are the runner's own documents."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from tenantry.errors import Conflict, InvalidInput
-from tenantry.fleet.catalog import queries
+from tenantry.fleet.catalog import providers, queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.providers.choose import choose_place
 from tenantry.fleet.providers.ports import Home, Provider, ProviderOf, ProviderProject
 from tenantry.fleet.tenants.slugs import Slug, checked_slug, clean_name, same_name, slugify
 from tenantry.runtime.failpoints import failpoint
@@ -29,6 +30,8 @@ class Wish:
     email: str | None = None
     plan: str | None = None
     region: str | None = None
+    residency: str | None = None
+    """Where its data must stay."""
     pg_version: int | None = None
 
 
@@ -46,6 +49,7 @@ def wish(
     email: str | None = None,
     plan: str | None = None,
     region: str | None = None,
+    residency: str | None = None,
     pg_version: int | None = None,
 ) -> Wish:
     """Checks what was typed. Raises InvalidInput naming what is wrong with it."""
@@ -62,6 +66,7 @@ def wish(
         email=email,
         plan=plan,
         region=region,
+        residency=residency,
         pg_version=pg_version,
     )
 
@@ -84,25 +89,36 @@ def disagreement(tenant: Tenant, wanted: Wish) -> str | None:
     ):
         if want is not None and have is not None and want != have:
             return f"{tenant.slug} exists with {what} {have}, not {want}"
+    if wanted.residency is not None and tenant.residency != wanted.residency:
+        return f"{tenant.slug} exists with residency {tenant.residency or 'anywhere'}, not {wanted.residency}"
     return None
 
 
 def create_tenant(catalog: Catalog, provider_of: ProviderOf, wanted: Wish) -> Created:
-    """Raises Conflict when the slug's tenant is another one, InvalidInput for a plan that does not exist."""
+    """Raises Conflict when the slug's tenant is another one, InvalidInput for a plan that does not exist.
+
+    Where it goes is chosen and written with the intent: whoever completes it goes to the same provider. Raises
+    InvalidInput and LimitReached when nowhere is a place for it.
+    """
     plan = wanted.plan or DEFAULT_PLAN
     with catalog.transaction() as connection:
         plans = [known.slug for known in queries.plans(connection)]
         if plan not in plans:
             raise InvalidInput(f"there is no plan {plan!r}", next_step=f"choose one of: {', '.join(plans)}")
-        tenant, fresh = queries.intend_tenant(
-            connection,
-            slug=wanted.slug,
-            name=wanted.name,
-            email=wanted.email,
-            plan=plan,
-            region=wanted.region,
-            pg_version=wanted.pg_version,
-        )
+        tenant, fresh = queries.tenant_by_slug(connection, wanted.slug), False
+        if tenant is None:
+            place = choose_place(connection, region=wanted.region, residency=wanted.residency)
+            tenant, fresh = queries.intend_tenant(
+                connection,
+                slug=wanted.slug,
+                name=wanted.name,
+                email=wanted.email,
+                plan=plan,
+                region=place.region,
+                pg_version=wanted.pg_version,
+                provider_id=place.provider_id,
+                residency=wanted.residency,
+            )
     failpoint("create_tenant.intended")
     if (reason := disagreement(tenant, wanted)) is not None:
         raise Conflict(reason, next_step="choose another name, or another slug with --slug", tenant=tenant.slug)
@@ -127,7 +143,8 @@ def finish_creation(catalog: Catalog, provider_of: ProviderOf, intended: Tenant,
                 f"{tenant.slug} is being deleted",
                 next_step=f"finish that with `tenantry delete {tenant.slug} --yes`, then create it anew",
             )
-        made = _project_of(provider, tenant, fresh=fresh)
+        where = tenant.region and (providers.serving_of(connection, tenant.provider_id, tenant.region) or tenant.region)
+        made = _project_of(provider, tenant, region=where, fresh=fresh)
         if isinstance(made, InvalidInput):
             queries.mark_deleting(connection, tenant.id)
             queries.mark_deleted(connection, tenant.id)
@@ -140,7 +157,7 @@ def finish_creation(catalog: Catalog, provider_of: ProviderOf, intended: Tenant,
                     connection,
                     tenant.id,
                     project_id=project.id,
-                    region=project.region,
+                    region=tenant.region or project.region,
                     pg_version=project.pg_version,
                     database_name=home.database_name,
                     role_name=home.role_name,
@@ -153,14 +170,16 @@ def finish_creation(catalog: Catalog, provider_of: ProviderOf, intended: Tenant,
     return ready
 
 
-def _project_of(provider: Provider, tenant: Tenant, *, fresh: bool) -> tuple[ProviderProject, Home] | InvalidInput:
+def _project_of(
+    provider: Provider, tenant: Tenant, *, region: str | None, fresh: bool
+) -> tuple[ProviderProject, Home] | InvalidInput:
     """The one project that carries the tenant's uuid: adopted if it is there, else made; or why it cannot be made."""
     found = _oldest_first(provider, tenant)
     home: Home | None = None
     if not found:
         try:
             project, home = provider.create_project(
-                name=project_name(tenant), region=tenant.region, pg_version=tenant.pg_version
+                name=project_name(tenant), region=region, pg_version=tenant.pg_version
             )
         except InvalidInput as refusal:
             return refusal
