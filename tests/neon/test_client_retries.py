@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tenantry.errors import InvalidInput, LimitReached, Locked, Unavailable
+from tenantry.errors import InvalidInput, LimitReached, Locked, QuotaExceeded, Unavailable
 from tenantry.neon import transport as module
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
@@ -34,6 +34,13 @@ def test_nothing_happened_so_a_post_is_asked_again(script: Any, connect: Any, ne
     with pytest.raises(Unavailable, match="something else than ProjectCreated"):
         connect(script.base_url).create_project()
     assert script.asked == ["POST /api/v2/projects"] * 3
+
+
+def test_a_quota_that_is_used_up_is_told_at_once(script: Any, connect: Any, new_reply: Any) -> None:
+    script.replies += [new_reply(402, b'{"code": "QUOTA_EXCEEDED", "message": "used up"}')]
+    with pytest.raises(QuotaExceeded, match="used up"):
+        connect(script.base_url).start_endpoint(P, "ep-x")
+    assert len(script.asked) == 1
 
 
 def test_retry_after_is_waited_for(script: Any, connect: Any, new_reply: Any) -> None:

@@ -21,9 +21,10 @@ import httpx
 import stamina
 from pydantic import ValidationError
 
-from tenantry.errors import Defect, InvalidInput, LimitReached, Locked, TenantryError, Unavailable
+from tenantry.errors import Defect, InvalidInput, LimitReached, Locked, QuotaExceeded, TenantryError, Unavailable
 from tenantry.neon import shapes
 from tenantry.neon.errors import error_from_answer
+from tenantry.neon.pace import Pace, is_neons_cloud, route_of
 
 DEADLINE_SECONDS: Final = 60.0
 """How long one call may take with all its repetitions, unless the caller says otherwise."""
@@ -65,8 +66,11 @@ class Transport:
         deadline_seconds: float = DEADLINE_SECONDS,
         connections_max: int = CONNECTIONS_MAX,
         tls_verify: bool | str = True,
+        pace: Pace | None = None,
     ) -> None:
         """``base_url`` includes ``/api/v2``. ``tls_verify`` may name a file with the certificates to trust.
+
+        ``pace`` is kept by every request, repetitions included; Neon's cloud has one of its own by default.
 
         Raises InvalidInput for a base URL that is not one or that holds a password.
         """
@@ -75,6 +79,7 @@ class Transport:
             raise InvalidInput("the API's base URL is not like https://host/api/v2")
         self._base_url = base_url.rstrip("/")
         self._deadline_seconds = deadline_seconds
+        self._pace = pace or (Pace() if is_neons_cloud(base_url) else None)
         self._http = httpx.Client(
             auth=_Bearer(api_key),
             headers={"Accept": "application/json", "User-Agent": "tenantry"},
@@ -152,6 +157,8 @@ class Transport:
         asking = stamina.retry_context(on=patience, attempts=None, timeout=max(seconds, _RETRY_SECONDS_FIRST))
         for attempt in asking.with_name(f"{method} {path}", (), {}):
             with attempt:
+                if self._pace is not None:
+                    self._pace.wait(route_of(method, path), latest=last_start)
                 return self._once(method, path, query=query, body=body, deadline=deadline)
         raise Defect(f"asking {method} {path} ended without an answer and without an error")
 
@@ -217,8 +224,10 @@ class _Patience:
 
     def _harmless(self, error: TenantryError) -> bool:
         match error:
+            case QuotaExceeded():
+                return False  # until the next period
             case Locked() | LimitReached():
-                return True
+                return error.fields.get("paced") is not True
             case Unavailable() if error.fields.get("transport"):
                 self._connection_failures += 1
                 may_repeat = self._repeatable or error.fields.get("never_sent") is True
