@@ -18,12 +18,15 @@ import pytest
 
 pytestmark = pytest.mark.timeout(900)  # dozens of starts, on machines with other things to do
 DIE_SECONDS_MAX = 60.0
+STEPS_SOME = 2
+"""Of each piece of work, drawn anew in each run: the long form dies at all of them."""
 
 
 class Life:
     """A cell that dies again and again, and its tenants."""
 
-    def __init__(self, cell: Any, api: Any) -> None:
+    def __init__(self, cell: Any, api: Any, chosen: Callable[[list[str]], list[str]]) -> None:
+        self.chosen = chosen
         self.cell = cell
         self.api = api
         self.tenants: list[Any] = []
@@ -37,9 +40,10 @@ class Life:
         return client
 
     def die_at(self, points: list[str], begin: Callable[[], object] | None = None) -> None:
-        """Dies at each of the points; ``begin`` gets it to the first, or it comes there by itself. It runs after."""
+        """Dies at the points that are chosen; ``begin`` gets it to the first, or it comes there by itself. It runs
+        after."""
         self.cell.kill()
-        for number, point in enumerate(points):
+        for number, point in enumerate(self.chosen(points)):
             if number == 0 and begin is not None:
                 self.start(point)
                 # Who begins it may or may not wait for what dies.
@@ -55,10 +59,14 @@ class Life:
             tenant.settled()
 
 
-@pytest.fixture
-def new_life(make_cell: Any, api: Any) -> Callable[[], Life]:
+@pytest.fixture(params=[pytest.param(STEPS_SOME, id="some"), pytest.param(100, id="all", marks=pytest.mark.slow)])
+def new_life(request: pytest.FixtureRequest, make_cell: Any, api: Any, chance: Any) -> Callable[[], Life]:
+    def chosen(points: list[str]) -> list[str]:
+        places = chance.sample(range(len(points)), min(request.param, len(points)))
+        return [points[place] for place in sorted(places)]
+
     def make() -> Life:
-        life = Life(make_cell("d", "--spares", "0", "--recover-for", "0", forked=True), api)
+        life = Life(make_cell("d", "--spares", "0", "--recover-for", "0", forked=True), api, chosen)
         life.start()
         return life
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
 from tenantry.cell.compute.instance import Instance
 from tenantry.cell.loops.loop import Loop
+from tenantry.cell.model import Head, Project
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.history import heads_by_id
 from tenantry.cell.operations.usage import note_sizes
@@ -69,11 +71,13 @@ def bases_loop(context: Context) -> Loop:
             if looked.get(facts.head.id, 0) == facts.endpoint.suspended_at:
                 continue
             project = facts.project
-            heads = await context.state.read(lambda tables, project=project: heads_by_id(tables, project))
+            heads = await _heads(context, project)
             try:
                 base = await asyncio.to_thread(context.keeper.take_base_if_due, project, facts.head, heads)
             except TenantryError as error:
-                _log.error("no base taken", head_id=facts.head.id, error=str(error))
+                # A head that was deleted since the sleepers were listed needs none.
+                if facts.head.id in await _heads(context, project):
+                    _log.error("no base taken", head_id=facts.head.id, error=str(error))
                 continue
             looked[facts.head.id] = facts.endpoint.suspended_at
             if base is not None:
@@ -82,3 +86,7 @@ def bases_loop(context: Context) -> Loop:
         return f"{taken} base images taken" if taken else None
 
     return Loop("bases", BASES_PERIOD_SECONDS, cycle)
+
+
+async def _heads(context: Context, project: Project) -> Mapping[HeadId, Head]:
+    return await context.state.read(lambda tables: heads_by_id(tables, project))
