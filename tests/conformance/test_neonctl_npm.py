@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,14 +27,16 @@ def home(request: pytest.FixtureRequest, npm_install: Callable[..., Path]) -> Pa
 
 
 def neonctl_at(home: Path, address: Any) -> Neonctl:
-    def run(*arguments: str, fails: bool = False) -> Any:
+    def run(*arguments: str, fails: bool = False, environment: dict[str, str] | None = None) -> Any:
         """The parsed output, or with ``fails`` what it complains of."""
         done = subprocess.run(
             [
-                *("node", str(home / "node_modules/.bin/neonctl"), *arguments, "--output", "json", "--no-analytics"),
+                *("node", str(home / "node_modules/.bin/neonctl"), "--output", "json", "--no-analytics"),
                 *("--api-host", address.api_url, "--api-key", address.api_key, "--config-dir", str(home)),
+                *arguments,
             ],
             cwd=home,
+            env={**os.environ, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=60,
@@ -102,8 +106,8 @@ class Story:
     def names(self) -> set[str]:
         return {branch["name"] for branch in self.branches("list")}
 
-    def connection_string(self, branch: str, *, fails: bool = False) -> str:
-        return self._neonctl("connection-string", branch, "--project-id", self.project, fails=fails)
+    def connection_string(self, branch: str, *arguments: str, **how: Any) -> Any:
+        return self._neonctl("connection-string", branch, "--project-id", self.project, *arguments, **how)
 
     def sql(self, branch: str, sql: str) -> list[Any]:
         return run(self.connection_string(branch), sql)
@@ -135,6 +139,27 @@ def story(home: Path, real_cell: Any) -> Iterator[Story]:
     one.sql("main", "create table tasks (id int); insert into tasks values (1)")
     yield one
     neonctl("projects", "delete", one.project)
+
+
+def test_psql_by_the_connection_string(story: Story) -> None:
+    """Unchanged: it asks for TLS and channel binding, and the host names the endpoint."""
+    if shutil.which("psql") is None:
+        pytest.skip("no psql is installed, and the one of the wheel knows no TLS")
+
+    def psql(uri: str) -> subprocess.CompletedProcess[str]:
+        command = ["psql", "--no-psqlrc", "--csv", "-c", "select id, current_user from tasks", "-c", "\\conninfo", uri]
+        environment = {**os.environ, "PGHOSTADDR": "127.0.0.1", "PGREQUIREAUTH": "scram-sha-256", "PSQL_PAGER": "cat"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    for pooled in ((), ("--pooled",)):
+        uri = story.connection_string("main", *pooled)
+        assert ("-pooler" in uri) == bool(pooled)
+        done = psql(uri)
+        assert done.returncode == 0, done.stderr
+        assert "1,neondb_owner" in done.stdout
+        assert "TLSv1.3" in done.stdout
+    by_neonctl = ("--psql", "--", "-XAtc", "select id + 41 from tasks")
+    assert story.connection_string("main", *by_neonctl, environment={"PGHOSTADDR": "127.0.0.1"}) == 42
 
 
 def test_branches(story: Story) -> None:
