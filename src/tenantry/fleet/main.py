@@ -1,4 +1,4 @@
-"""The fleet's composition root: one catalog, one provider, and the verbs over both.
+"""The fleet's composition root: one catalog, its providers, and the verbs over both.
 
 Where the catalog is, and how it comes to be, is told in ``prepare``.
 """
@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 
 from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import Tenant, TenantState
 from tenantry.fleet.config import verification
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
@@ -27,6 +26,7 @@ from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, Tenan
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
 from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.providers.neon_api import NeonProvider
+from tenantry.fleet.providers.open import Providers
 from tenantry.fleet.providers.ports import Provider, ProviderOf
 from tenantry.fleet.tenants.create import Created, create_tenant, wish
 from tenantry.fleet.tenants.delete import Deletion, delete_tenant, plan_deletion
@@ -52,8 +52,8 @@ class Fleet:
         """Takes both over: closing the fleet closes them."""
         self.catalog = catalog
         self.client = client
-        self.home: Provider = NeonProvider(client)
-        """The provider that the fleet was opened with: its catalog and its non-production project are there."""
+        """Of the provider that the fleet was opened with: its catalog and its non-production project are there."""
+        self.providers = Providers(catalog, NeonProvider(client))
         self.migrating = MigratedTenants(catalog, self.provider_of)
         self.run_log = CatalogRunLog(catalog)
         self.jobs = Jobs(catalog, self)
@@ -66,12 +66,11 @@ class Fleet:
 
     def close(self) -> None:
         self.catalog.close()
-        self.home.close()
+        self.providers.close()
 
     def provider_of(self, tenant: Tenant) -> Provider:
-        """Who has this tenant's project."""
-        assert tenant.provider_id == HOME_PROVIDER
-        return self.home
+        """Who has this tenant's project; opened once and closed with the fleet. Not to be asked in a transaction."""
+        return self.providers.of(tenant)
 
     def create(
         self,

@@ -133,6 +133,10 @@ class MemoryProvider:
         self.projects[project_id] = replace(self.projects[project_id], name=name)
         self._moment("after", "rename")
 
+    def new_password(self, project_id: ProjectId, home: Home) -> None:
+        self._moment("before", "password")
+        self.home(project_id)
+
     def limits(self, project_id: ProjectId) -> Limits:
         self.home(project_id)
         return self.held.get(project_id, Limits())

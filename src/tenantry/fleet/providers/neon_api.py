@@ -54,10 +54,7 @@ class NeonProvider:
         return _project(made.project), _home(ProjectId(made.project.id), made.databases)
 
     def home(self, project_id: ProjectId) -> Home:
-        branch = next((branch for branch in self._client.branches(project_id) if branch.default), None)
-        if branch is None:
-            raise NotFound(f"project {project_id} has no default branch", project_id=project_id)
-        return _home(project_id, self._client.list_databases(project_id, BranchId(branch.id)))
+        return _home(project_id, self._client.list_databases(project_id, self._default_branch(project_id)))
 
     def endpoints(self, project_id: ProjectId) -> Sequence[ProviderEndpoint]:
         return [
@@ -81,6 +78,11 @@ class NeonProvider:
 
     def operator_uri(self, project_id: ProjectId, home: Home) -> str:
         return self._client.operator_uri(project_id, database_name=home.database_name, role_name=home.role_name)
+
+    def new_password(self, project_id: ProjectId, home: Home) -> None:
+        branch = self._default_branch(project_id)
+        changed = self._client.reset_password(project_id, branch, home.role_name)
+        self._client.wait_for_operations(project_id, changed.operations)
 
     def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
         changed = self._client.suspend_endpoint(project_id, endpoint_id)
@@ -156,12 +158,15 @@ class NeonProvider:
     def close(self) -> None:
         self._client.close()
 
-    def _writing_endpoint(self, project_id: ProjectId) -> shapes.Endpoint | None:
-        """The read-write endpoint of the default branch."""
+    def _default_branch(self, project_id: ProjectId) -> BranchId:
         branch = next((branch for branch in self._client.branches(project_id) if branch.default), None)
         if branch is None:
             raise NotFound(f"project {project_id} has no default branch", project_id=project_id)
-        found = self._client.list_endpoints(project_id, branch_id=BranchId(branch.id))
+        return BranchId(branch.id)
+
+    def _writing_endpoint(self, project_id: ProjectId) -> shapes.Endpoint | None:
+        """The read-write endpoint of the default branch."""
+        found = self._client.list_endpoints(project_id, branch_id=self._default_branch(project_id))
         return next((endpoint for endpoint in found if endpoint.type == "read_write"), None)
 
 

@@ -18,9 +18,7 @@ from tenantry.neon.ids import EndpointId, ProjectId, RegionId
 
 EndpointState = Literal["init", "active", "idle"]
 
-Feature = Literal[
-    "branches", "restore", "snapshots", "suspend", "pooled", "compute", "history", "quotas", "usage", "versions"
-]
+Feature = Literal["branches", "restore", "snapshots", "suspend", "pooled", "compute", "history", "quotas", "usage"]
 FEATURES: Final[dict[Feature, str]] = {
     "branches": "branches of a tenant",
     "restore": "going back in time",
@@ -31,7 +29,6 @@ FEATURES: Final[dict[Feature, str]] = {
     "history": "a history of a chosen length",
     "quotas": "quotas",
     "usage": "metered usage",
-    "versions": "a choice of Postgres versions",
 }
 """Every feature, in words for errors and tables."""
 
@@ -170,6 +167,10 @@ class Provider(Protocol):
 
         Good for connections that are opened within some minutes. A secret. Wakes nobody.
         """
+        ...
+
+    def new_password(self, project_id: ProjectId, home: Home) -> None:
+        """Gives the owner another password, which ``connection_uri`` then has. The old one opens nothing more."""
         ...
 
     def suspend_endpoint(self, project_id: ProjectId, endpoint_id: EndpointId) -> None:
