@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tenantry.errors import InvalidInput
-from tenantry.fleet.settings import Settings, find_file, load_settings, read_settings
+from tenantry.fleet.config import find_settings
+from tenantry.fleet.settings import Settings, load_settings, read_settings
 from tenantry.fleet.settings_file import commented_file, json_schema
 
 
@@ -28,12 +29,12 @@ def test_the_nearest_file_up_to_the_repositorys_root_counts(tmp_path: Path) -> N
     repository = tmp_path / "repository"
     deep = repository / "a" / "b"
     deep.mkdir(parents=True)
-    assert find_file(deep, {}) == tmp_path / "tenantry.toml"
+    assert find_settings(deep, {}) == tmp_path / "tenantry.toml"
     (repository / ".git").mkdir()
-    assert find_file(deep, {}) is None
-    assert find_file(deep, {"TENANTRY_CONFIG": "/x/y.toml"}) == Path("/x/y.toml")
+    assert find_settings(deep, {}) is None
+    assert find_settings(deep, {"TENANTRY_CONFIG": "/x/y.toml"}) == Path("/x/y.toml")
     path = written(repository, "")
-    assert find_file(deep, {}) == path
+    assert find_settings(deep, {}) == path
 
 
 def test_the_environment_outranks_the_file_and_the_file_the_defaults(

@@ -16,10 +16,10 @@ def doctor(data: Data = None, json: Json = False) -> None:
     Exit status 1 when something is wrong.
     """
     from tenantry.cell import doctor as of_the_cell
+    from tenantry.cli.fleet import the_data_directory
     from tenantry.fleet import doctor as of_the_fleet
-    from tenantry.fleet.config import data_directory
 
-    output, directory = Output(json_wanted=json), data_directory(data)
+    output, directory = Output(json_wanted=json), the_data_directory(data)
     findings = [*of_the_cell.examine(directory), *of_the_fleet.examine(directory)]
     wrong = [each for each in findings if each.level == "wrong"]
     output.document({"data": directory.absolute(), "ok": not wrong, "findings": findings})

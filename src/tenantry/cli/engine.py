@@ -35,12 +35,12 @@ def list_engines(
     from tenantry.cell.engine_directories import engines_directory, project_uids
     from tenantry.cell.model import BuildId
     from tenantry.cell.state.census import heads_by_build
+    from tenantry.cli.fleet import the_data_directory
     from tenantry.cli.output import Output
-    from tenantry.fleet.config import data_directory
     from tenantry.postgres.engines import discover, extensions
 
     output = Output(json_wanted=json)
-    place = data_directory(data)
+    place = the_data_directory(data)
     found = discover(
         extra_dirs=[engines_directory(place.absolute(), project_uids(CellConfig(data=place)))],
         on_problem=lambda problem: output.remark(f"passed over: {problem}"),
@@ -102,8 +102,8 @@ def install_engine(
     from tenantry.cell.config import CellConfig
     from tenantry.cell.engine_directories import engines_directory, project_uids
     from tenantry.cell.storage.layout import Layout, prepare, run_directory
+    from tenantry.cli.fleet import the_data_directory
     from tenantry.cli.output import Output
-    from tenantry.fleet.config import data_directory
     from tenantry.postgres.engines import choose, discover, extensions
     from tenantry.postgres.npm import configuration
     from tenantry.postgres.npm.install import Machine, install_major
@@ -111,7 +111,7 @@ def install_engine(
 
     output = Output(json_wanted=json)
     root = os.geteuid() == 0
-    place = data_directory(data).absolute()
+    place = the_data_directory(data).absolute()
     layout = Layout(data=place, run=run_directory(place, root=root))
     npm = configuration.read(os.environ, cwd=Path.cwd(), home=Path.home(), on_passed_over=output.remark)
     prepare(layout, root=root)

@@ -21,14 +21,14 @@ def init(
 ) -> None:
     """Write a commented tenantry.toml, and its JSON schema for your editor. Changes nothing until you edit it."""
     from tenantry.errors import Conflict, InvalidInput
-    from tenantry.fleet.settings import FILE_NAME
+    from tenantry.fleet.config import SETTINGS_FILE
     from tenantry.fleet.settings_file import SCHEMA_NAME, commented_file, json_schema
     from tenantry.runtime.files import write_atomic
 
     output = Output(json_wanted=json)
     if not directory.is_dir():
         raise InvalidInput(f"{directory} is not a directory", next_step="make it first")
-    path, schema = directory / FILE_NAME, directory / SCHEMA_NAME
+    path, schema = directory / SETTINGS_FILE, directory / SCHEMA_NAME
     if path.exists() and not force:
         raise Conflict(f"{path} is there already", next_step="edit it, or overwrite it with --force")
     # The schema is ours to renew; what people edit comes last, so that a file that is there is complete.

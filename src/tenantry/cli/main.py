@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from tenantry.cli import branches, demo, doctor, engine, jobs, migrate, psql, restore, snapshots, tenants, up, worker
+from tenantry.cli import (
+    branches,
+    demo,
+    doctor,
+    engine,
+    init,
+    jobs,
+    migrate,
+    psql,
+    restore,
+    snapshots,
+    tenants,
+    up,
+    worker,
+)
 from tenantry.cli.failures import guarded
 
 app = typer.Typer(
@@ -41,7 +55,7 @@ def root(
     del version  # handled by its callback
 
 
-for group in (up, demo, tenants, psql, migrate, jobs, branches, restore, snapshots, engine, doctor, worker):
+for group in (up, demo, init, tenants, psql, migrate, jobs, branches, restore, snapshots, engine, doctor, worker):
     group.register(app)
 
 

@@ -24,7 +24,7 @@ ROWS_MAX: Final = 50
 migrate = typer.Typer(name="migrate", help="Move all tenants to the newest schema.", no_args_is_help=True)
 
 Directory = Annotated[
-    Path,
+    Path | None,
     typer.Option("--dir", metavar="DIR", help="A Drizzle folder, or a folder of .sql files.", show_default="."),
 ]
 Tenants = Annotated[
@@ -45,7 +45,7 @@ def _slugs(tenants: list[str] | None) -> list[str] | None:
 
 @migrate.command("plan")
 def plan_command(
-    directory: Directory = Path(),
+    directory: Directory = None,
     tenants: Tenants = None,
     through: Through = None,
     accept_edited: AcceptEdited = False,
@@ -56,9 +56,10 @@ def plan_command(
     from tenantry.cli.fleet import the_fleet
     from tenantry.fleet.migrations.formats.folders import open_folder
     from tenantry.fleet.migrations.plan import make_plan
+    from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
-    folder = open_folder(directory, through=through)
+    folder = open_folder(directory or load_settings().migrations.dir, through=through)
     with the_fleet(data) as fleet:
         plan = make_plan(folder, fleet.migrating.select(_slugs(tenants)), accept_edited=accept_edited)
     output.document(plan.as_dict())
@@ -69,15 +70,20 @@ def plan_command(
 
 @migrate.command("run")
 def run_command(
-    directory: Directory = Path(),
+    directory: Directory = None,
     tenants: Tenants = None,
     through: Through = None,
     accept_edited: AcceptEdited = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Tenants at a time.")] = 8,
-    lock_timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for a lock.")] = 5.0,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", help="Tenants at a time.", show_default="8")
+    ] = None,
+    lock_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long to wait for a lock.", show_default="5")
+    ] = None,
     statement_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long a statement may take; 0: any time.")
-    ] = 0.0,
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long a statement may take; 0: any time.", show_default="0"),
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -88,10 +94,16 @@ def run_command(
     from tenantry.fleet.migrations.formats.folders import open_folder
     from tenantry.fleet.migrations.plan import make_plan
     from tenantry.fleet.migrations.run import Run, RunOptions
+    from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
-    folder = open_folder(directory, through=through)
-    options = RunOptions(jobs=jobs, bounds=Bounds(lock_seconds=lock_timeout, statement_seconds=statement_timeout))
+    folder = open_folder(directory or load_settings().migrations.dir, through=through)
+    said = load_settings().migrations
+    bounds = Bounds(
+        lock_seconds=said.lock_timeout if lock_timeout is None else lock_timeout,
+        statement_seconds=said.statement_timeout if statement_timeout is None else statement_timeout,
+    )
+    options = RunOptions(jobs=said.jobs if jobs is None else jobs, bounds=bounds)
     with the_fleet(data) as fleet:
         plan = make_plan(folder, fleet.migrating.select(_slugs(tenants)), accept_edited=accept_edited)
         listening: Listener = listener(output, terminal=sys.stderr.isatty())
@@ -106,7 +118,7 @@ def run_command(
 
 @migrate.command("status")
 def status_command(
-    directory: Directory = Path(),
+    directory: Directory = None,
     tenants: Tenants = None,
     check: Annotated[bool, typer.Option("--check", help="Ask every tenant's ledger; wakes them.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Tenants at a time, with --check.")] = 8,
@@ -117,9 +129,10 @@ def status_command(
     from tenantry.cli.fleet import the_fleet
     from tenantry.fleet.migrations.formats.folders import open_folder
     from tenantry.fleet.migrations.status import check_ledgers, read_status
+    from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
-    folder = open_folder(directory)
+    folder = open_folder(directory or load_settings().migrations.dir)
     with the_fleet(data) as fleet:
         selected = list(fleet.migrating.select(_slugs(tenants)))
         status = read_status(folder, selected, fleet.run_log)

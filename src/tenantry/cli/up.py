@@ -76,16 +76,16 @@ def up(
     import uvloop
 
     from tenantry.cell.config import CellConfig
+    from tenantry.cli.fleet import the_data_directory
     from tenantry.cli.resident import ResidentWorker
     from tenantry.cli.serving import serve
-    from tenantry.fleet.config import data_directory
     from tenantry.runtime.spans import parse_span
     from tenantry.runtime.telemetry import configure_logs
 
     if (tls_cert is None) != (tls_key is None):
         raise InvalidInput("--tls-cert and --tls-key belong together", next_step="give both, or neither")
     config = CellConfig(
-        data=data_directory(data),
+        data=the_data_directory(data),
         http=host_and_port(http, "--http"),
         postgres=host_and_port(postgres, "--postgres"),
         region=region,

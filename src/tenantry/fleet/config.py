@@ -17,6 +17,9 @@ READY_FILE: Final = "ready.json"
 """In the data directory, mode 0600, while `tenantry up` answers."""
 FLEET_FILE: Final = "fleet.json"
 """In the data directory, mode 0600: which project of the cell is the catalog."""
+SETTINGS_FILE: Final = "tenantry.toml"
+SETTINGS_VARIABLE: Final = "TENANTRY_CONFIG"
+"""Names another file of settings, wherever it lies."""
 ROOT_DATA: Final = Path("/var/lib/tenantry")
 
 
@@ -48,6 +51,18 @@ def data_directory(flag: Path | None, environment: Mapping[str, str] = os.enviro
     if named := environment.get("TENANTRY_DATA"):
         return Path(named)
     return ROOT_DATA if os.geteuid() == 0 else Path(platformdirs.user_data_dir("tenantry", appauthor=False))
+
+
+def find_settings(start: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The settings that count: TENANTRY_CONFIG, else the nearest tenantry.toml above ``start`` in its repository."""
+    if named := environment.get(SETTINGS_VARIABLE):
+        return Path(named)
+    for directory in (start, *start.parents):
+        if (found := directory / SETTINGS_FILE).is_file():
+            return found
+        if (directory / ".git").exists():
+            break
+    return None
 
 
 def find_target(flag: Path | None, environment: Mapping[str, str] = os.environ) -> Target:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,11 +18,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tenantry.errors import InvalidInput, TenantryError
+from tenantry.fleet.config import SETTINGS_VARIABLE, find_settings
 from tenantry.runtime.spans import parse_span
 
-FILE_NAME: Final = "tenantry.toml"
-FILE_VARIABLE: Final = "TENANTRY_CONFIG"
-"""Names another file, wherever it lies."""
 FILE_BYTES_MAX: Final = 1_000_000
 PREFIX: Final = "TENANTRY_"
 _DELIMITER: Final = "__"
@@ -143,21 +141,9 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # what the file says comes as arguments
 
 
-def find_file(start: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The file that counts: TENANTRY_CONFIG, else the nearest above ``start`` within its repository; or None."""
-    if named := environment.get(FILE_VARIABLE):
-        return Path(named)
-    for directory in (start, *start.parents):
-        if (found := directory / FILE_NAME).is_file():
-            return found
-        if (directory / ".git").exists():
-            break
-    return None
-
-
 def load_settings(start: Path | None = None) -> Settings:
     """What is configured for whoever works in ``start`` (the working directory). Raises InvalidInput."""
-    path = find_file((start or Path.cwd()).absolute())
+    path = find_settings((start or Path.cwd()).absolute())
     return read_settings(path)
 
 
@@ -180,7 +166,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}", next_step=f"see {FILE_VARIABLE}") from error
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}", next_step=f"see {SETTINGS_VARIABLE}") from error
     if len(content) > FILE_BYTES_MAX:
         raise InvalidInput(f"{path} is longer than {FILE_BYTES_MAX} bytes")
     try:

@@ -1,0 +1,70 @@
+"""``tenantry init``, and what tenantry.toml says to the other commands, on a real cell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tenantry.testing.throwaway import ThrowawayCell
+
+
+def tenantry(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As somebody who works in ``directory`` types it, with nothing of a cell in the environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")}
+    return subprocess.run(
+        [Path(sys.executable).parent / "tenantry", *arguments],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_repository_says_which_cell_and_how(cell: ThrowawayCell, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (repository / ".git").mkdir(parents=True)
+    folder = repository / "migrations"
+    folder.mkdir()
+    (folder / "0001_one.sql").write_text("create table one (i int)")
+
+    done = tenantry(repository, "init")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in repository.iterdir()} == {
+        ".git",
+        "migrations",
+        "tenantry.schema.json",
+        "tenantry.toml",
+    }
+    again = tenantry(repository, "init")
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+
+    key = repository / "key"
+    key.write_text(cell.target.api_key + "\n")
+    key.chmod(0o600)
+    settings = repository / "tenantry.toml"
+    settings.write_text(
+        f'[cell]\napi_url = "{cell.target.api_url}"\napi_key_file = "key"\n[migrations]\ndir = "migrations"\njobs = 2\n'
+    )
+    listed = tenantry(folder, "list", "--json")
+    assert listed.returncode == 0, listed.stderr
+    planned = tenantry(folder, "migrate", "plan", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert '"0001"' in planned.stdout
+
+    settings.write_text(settings.read_text().replace("jobs = 2", "jobs = 0"))
+    wrong = tenantry(folder, "migrate", "run")
+    assert wrong.returncode == 2
+    assert "tenantry.toml, line 6: migrations.jobs: " in wrong.stderr
+
+    settings.write_text(settings.read_text().replace("jobs = 0", "jobs = 2"))
+    key.chmod(0o644)
+    open_to_all = tenantry(folder, "list")
+    assert open_to_all.returncode == 1
+    assert str(key) in open_to_all.stderr and cell.target.api_key not in open_to_all.stderr
