@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
@@ -106,6 +107,24 @@ def test_the_plans_of_the_guide_are_data(catalog: Catalog) -> None:
             "SELECT name, projects_max, price_usd_monthly::int FROM plan ORDER BY projects_max"
         ).all()
     assert [tuple(row) for row in rows] == [("Launch", 100, 19), ("Scale", 1000, 69), ("Business", 5000, 700)]
+
+
+def test_the_plans_have_limits_unless_an_operator_has_set_some(new_database: Callable[[], str]) -> None:
+    catalog = Catalog(new_database())
+    upgrade_catalog(catalog, "0003")
+    with catalog.transaction() as connection:
+        connection.exec_driver_sql("UPDATE plan SET quota_written_bytes = 7 WHERE slug = 'scale'")
+    upgrade_catalog(catalog)
+    with catalog.transaction() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT slug, cu_max, history_seconds, quota_written_bytes FROM plan ORDER BY projects_max"
+        ).all()
+    assert [tuple(row) for row in rows] == [
+        ("launch", Decimal("0.25"), 86_400, None),
+        ("scale", None, None, 7),
+        ("business", 4, 1_209_600, None),
+    ]
+    catalog.close()
 
 
 def test_every_foreign_key_has_an_index(catalog: Catalog) -> None:

@@ -263,6 +263,14 @@ class Project(Base):
         # How full a provider is in a region.
         Index("project_place_idx", "provider_id", "region", postgresql_where=text("state <> 'deleted'")),
         Index("project_purge_at_idx", "purge_at", postgresql_where=text("state = 'leaving'")),
+        # Where the catalog and the provider's door may disagree.
+        Index(
+            "project_shut_at_idx",
+            "updated_at",
+            postgresql_where=text(
+                "(state = 'leaving' AND shut_at IS NULL) OR (state = 'ready' AND shut_at IS NOT NULL)"
+            ),
+        ),
         Index("project_schema_version_idx", "schema_version", postgresql_where=text("state = 'ready'")),
     )
 
@@ -295,6 +303,10 @@ class Project(Base):
     """When its deletion was asked for; None again once it was called off."""
     purge_at: Mapped[datetime | None]
     """The end of its grace: from then on it is purged."""
+    leaving_by: Mapped[str | None]
+    """Who asked for its deletion."""
+    shut_at: Mapped[datetime | None]
+    """Since when its provider turns its clients away; None where it lets them in."""
 
 
 class ReadyProject(Base):
@@ -329,7 +341,10 @@ class Deletion(Base):
     """That a tenant's data was deleted, when and for whom: kept when everything else of it is gone."""
 
     __tablename__ = "deletion"
-    __table_args__ = (Index("deletion_slug_idx", "slug"),)
+    __table_args__ = (
+        Index("deletion_slug_idx", "slug"),
+        Index("deletion_purged_at_idx", text("purged_at DESC")),
+    )
 
     project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"), primary_key=True)
     slug: Mapped[str]
