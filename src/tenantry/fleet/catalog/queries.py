@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Final, cast
 
 from sqlalchemy import Connection, Executable, RowMapping, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from tenantry.fleet.catalog import models
-from tenantry.fleet.catalog.records import CustomerId, Plan, ProviderId, Tenant, TenantId, TenantState
+from tenantry.fleet.catalog.records import CustomerId, DeletionRecord, ProviderId, Tenant, TenantId, TenantState
 from tenantry.neon.ids import ProjectId
 
 _TENANT: Final = select(
@@ -35,6 +36,8 @@ _TENANT: Final = select(
     models.Project.ready_at,
     models.Project.leaving_at,
     models.Project.purge_at,
+    models.Project.leaving_by,
+    models.Project.shut_at,
     models.Project.deleting_at,
     models.Project.deleted_at,
 ).join(models.Customer, models.Customer.id == models.Project.customer_id)
@@ -67,18 +70,11 @@ def _tenant(fields: RowMapping) -> Tenant:
         ready_at=fields["ready_at"],
         leaving_at=fields["leaving_at"],
         purge_at=fields["purge_at"],
+        leaving_by=fields["leaving_by"],
+        shut_at=fields["shut_at"],
         deleting_at=fields["deleting_at"],
         deleted_at=fields["deleted_at"],
     )
-
-
-def plans(connection: Connection) -> list[Plan]:
-    """All plans, smallest first."""
-    table = models.Plan
-    rows = connection.execute(
-        select(table.slug, table.name, table.projects_max, table.price_usd_monthly).order_by(table.projects_max)
-    )
-    return [Plan(**row) for row in rows.mappings()]
 
 
 def intend_tenant(
@@ -92,11 +88,12 @@ def intend_tenant(
     pg_version: int | None,
     provider_id: ProviderId = _HOME,
     residency: str | None = None,
+    claimed: TenantId | None = None,
 ) -> tuple[Tenant, bool]:
     """Writes down that this tenant shall exist, unless the slug is taken; returns the slug's tenant either way.
 
     The second value says whether it was written now. Two processes that call this at once with one slug get the
-    same tenant, and one of them True.
+    same tenant, and one of them True. ``claimed`` is the id of a project that waited for it.
     """
     customer = insert(models.Customer).values(
         slug=slug, name=name, email=email, plan_slug=plan, residency_slug=residency
@@ -112,6 +109,8 @@ def intend_tenant(
     project = insert(models.Project).values(
         customer_id=customer_id, provider_id=provider_id, region=region, pg_version=pg_version
     )
+    if claimed is not None:
+        project = project.values(id=claimed)
     written = connection.execute(
         project.on_conflict_do_nothing(index_elements=["customer_id"], index_where=text("state <> 'deleted'"))
     )
@@ -180,13 +179,108 @@ def mark_ready(
     return hold_tenant(connection, tenant)
 
 
-def mark_deleting(connection: Connection, tenant: TenantId) -> Tenant:
-    """From now on the tenant is only ever deleted; safe twice."""
+def make_ready_again(connection: Connection, tenant: TenantId) -> Tenant:
+    """What was claimed for the tenant is gone from its provider: it is to be made as if nothing had been claimed."""
     table = models.Project
     connection.execute(
         update(table)
-        .where(table.id == tenant, table.state.in_(["creating", "ready"]))
-        .values(state="deleting", deleting_at=func.now(), updated_at=func.now())
+        .where(table.id == tenant, table.state == "ready")
+        .values(
+            state="creating",
+            provider_project_id=None,
+            database_name=None,
+            role_name=None,
+            ready_at=None,
+            updated_at=func.now(),
+        )
+    )
+    return hold_tenant(connection, tenant)
+
+
+def rename_customer(connection: Connection, tenant: TenantId, *, name: str, slug: str) -> Tenant:
+    """The customer is called so from now on. The caller has seen that nobody else has the slug."""
+    customer, project = models.Customer, models.Project
+    connection.execute(
+        update(customer)
+        .where(customer.id == select(project.customer_id).where(project.id == tenant).scalar_subquery())
+        .values(name=name, slug=slug, updated_at=func.now())
+    )
+    return hold_tenant(connection, tenant)
+
+
+# -- the end of a tenant -------------------------------------------------------------------------------------
+
+
+def mark_leaving(connection: Connection, tenant: TenantId, *, grace_seconds: float, by: str) -> Tenant:
+    """From now on it can be called back until its grace ends; asked for again, the grace begins anew."""
+    table = models.Project
+    changed = connection.execute(
+        update(table)
+        .where(table.id == tenant, table.state.in_(["ready", "leaving"]))
+        .values(
+            state="leaving",
+            leaving_at=func.now(),
+            purge_at=func.now() + timedelta(seconds=grace_seconds),
+            leaving_by=by,
+            updated_at=func.now(),
+        )
+    )
+    assert changed.rowcount == 1, "the caller holds a tenant that is ready, or leaving already"
+    return hold_tenant(connection, tenant)
+
+
+def mark_staying(connection: Connection, tenant: TenantId) -> Tenant:
+    """Its deletion is called off."""
+    table = models.Project
+    changed = connection.execute(
+        update(table)
+        .where(table.id == tenant, table.state == "leaving")
+        .values(state="ready", leaving_at=None, purge_at=None, leaving_by=None, updated_at=func.now())
+    )
+    assert changed.rowcount == 1, "the caller holds a tenant that is leaving"
+    return hold_tenant(connection, tenant)
+
+
+def mark_door(connection: Connection, tenant: TenantId, *, shut: bool) -> None:
+    """That its provider turns its clients away, or lets them in again."""
+    table = models.Project
+    moment = func.coalesce(table.shut_at, func.now()) if shut else None
+    connection.execute(update(table).where(table.id == tenant).values(shut_at=moment, updated_at=func.now()))
+
+
+def doors_to_move(connection: Connection, *, limit: int) -> list[Tenant]:
+    """Tenants whose provider turns clients away, or lets them in, and should not; the longest first."""
+    # The literal condition is the one that the partial index was made with.
+    differs = "(project.state = 'leaving' AND project.shut_at IS NULL)"
+    differs += " OR (project.state = 'ready' AND project.shut_at IS NOT NULL)"
+    return _all(connection, _TENANT.where(text(differs)).order_by(models.Project.updated_at).limit(limit))
+
+
+def overdue_tenants(connection: Connection, *, limit: int) -> list[Tenant]:
+    """Leaving tenants whose grace has ended, the longest first."""
+    query = _TENANT.where(text("project.state = 'leaving'"), models.Project.purge_at <= func.now())
+    return _all(connection, query.order_by(models.Project.purge_at).limit(limit))
+
+
+def is_overdue(connection: Connection, tenant: Tenant) -> bool:
+    """By the catalog's clock, which all of its programs share."""
+    moment: datetime = connection.execute(select(func.now())).scalar_one()
+    return tenant.purge_at is not None and tenant.purge_at <= moment
+
+
+def mark_deleting(connection: Connection, tenant: TenantId, *, by: str | None = None) -> Tenant:
+    """From now on the tenant is only ever deleted; safe twice. ``by`` counts where nobody has asked before."""
+    table = models.Project
+    connection.execute(
+        update(table)
+        .where(table.id == tenant, table.state.in_(["creating", "ready", "leaving"]))
+        .values(
+            state="deleting",
+            deleting_at=func.now(),
+            leaving_at=func.coalesce(table.leaving_at, func.now()),
+            leaving_by=func.coalesce(table.leaving_by, by),
+            updated_at=func.now(),
+        )
     )
     return hold_tenant(connection, tenant)
 
@@ -206,6 +300,40 @@ def mark_deleted(connection: Connection, tenant: TenantId) -> None:
         .where(customer.id == select(table.customer_id).where(table.id == tenant).scalar_subquery())
         .values(deleted_at=func.now(), updated_at=func.now())
     )
+
+
+def record_deletion(connection: Connection, tenant: Tenant, projects: Sequence[str]) -> None:
+    """What remains of a tenant. The caller has deleted the projects, and marks the tenant in the same transaction."""
+    assert tenant.state == "deleting"
+    connection.execute(
+        insert(models.Deletion).values(
+            project_id=tenant.id,
+            slug=tenant.slug,
+            name=tenant.name,
+            provider_project_ids=list(projects),
+            requested_by=tenant.leaving_by or "unknown",
+            requested_at=tenant.leaving_at or tenant.deleting_at,
+        )
+    )
+
+
+def deletions_page(connection: Connection, *, limit: int) -> list[DeletionRecord]:
+    """The newest first."""
+    table = models.Deletion
+    query = select(
+        table.project_id.label("tenant_id"),
+        table.slug,
+        table.name,
+        table.provider_project_ids.label("projects"),
+        table.requested_by,
+        table.requested_at,
+        table.purged_at,
+    )
+    rows = connection.execute(query.order_by(table.purged_at.desc(), table.project_id).limit(limit)).mappings()
+    return [DeletionRecord(**row) for row in rows]
+
+
+# -- what is known of schemas --------------------------------------------------------------------------------
 
 
 def record_schema(connection: Connection, slug: str, *, version: str | None, format: str, fingerprint: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -52,16 +52,51 @@ class Tenant:
     leaving_at: datetime | None
     purge_at: datetime | None
     """When a leaving tenant is deleted for good."""
+    leaving_by: str | None
+    """Who asked for its deletion."""
+    shut_at: datetime | None
+    """Since when its provider turns its clients away; None where it lets them in."""
     deleting_at: datetime | None
     deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
+    """What a tenant of this plan may use. None leaves the provider's default, and for quotas means no limit."""
+
     slug: str
     name: str
     projects_max: int
+    """Projects included in the price of the plan."""
     price_usd_monthly: Decimal
+    branches_max: int | None = None
+    cu_min: Decimal | None = None
+    cu_max: Decimal | None = None
+    suspend_seconds: int | None = None
+    """0: the provider's default; -1: never sleeps."""
+    history_seconds: int | None = None
+    quota_active_seconds: int | None = None
+    """Of a month, this and the four below; ``quota_logical_bytes`` is of each branch."""
+    quota_compute_seconds: int | None = None
+    quota_written_bytes: int | None = None
+    quota_sent_bytes: int | None = None
+    quota_logical_bytes: int | None = None
+    backup_cron: str | None = None
+    backup_keep_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletionRecord:
+    """That a tenant's data was deleted for good."""
+
+    tenant_id: TenantId
+    slug: str
+    name: str
+    projects: Sequence[str]
+    """The provider's ids of what was deleted."""
+    requested_by: str
+    requested_at: datetime
+    purged_at: datetime
 
 
 ProviderKind = Literal["cell", "neon", "postgres"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tenantry.errors import Conflict, InvalidInput
-from tenantry.fleet.catalog import providers, queries
+from tenantry.fleet.catalog import plans, providers, queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.providers.choose import choose_place
@@ -102,9 +102,9 @@ def create_tenant(catalog: Catalog, provider_of: ProviderOf, wanted: Wish) -> Cr
     """
     plan = wanted.plan or DEFAULT_PLAN
     with catalog.transaction() as connection:
-        plans = [known.slug for known in queries.plans(connection)]
-        if plan not in plans:
-            raise InvalidInput(f"there is no plan {plan!r}", next_step=f"choose one of: {', '.join(plans)}")
+        known = [each.slug for each in plans.plans(connection)]
+        if plan not in known:
+            raise InvalidInput(f"there is no plan {plan!r}", next_step=f"choose one of: {', '.join(known)}")
         tenant, fresh = queries.tenant_by_slug(connection, wanted.slug), False
         if tenant is None:
             place = choose_place(connection, region=wanted.region, residency=wanted.residency)
