@@ -149,8 +149,8 @@ class MemoryProvider:
         self.held[project_id] = replace(known, **{name: value for name, value in said.items() if value is not None})
         self._moment("after", "limits")
 
-    def usage(self, since: date, until: date) -> Iterator[UsedOnDay]:
-        del since, until
+    def usage(self, since: date, until: date, projects: Sequence[ProjectId] | None = None) -> Iterator[UsedOnDay]:
+        del since, until, projects
         return iter(())
 
     def api(self, feature: Feature) -> NeonClient:

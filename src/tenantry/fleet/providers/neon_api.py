@@ -7,7 +7,8 @@ from datetime import date
 from typing import Final, cast
 
 from tenantry.errors import NotFound
-from tenantry.fleet.providers.neon_reports import look_at, used_on_days
+from tenantry.fleet.providers.neon_reports import look_at
+from tenantry.fleet.providers.neon_usage import used_on_days
 from tenantry.fleet.providers.ports import (
     FEATURES,
     EndpointState,
@@ -47,9 +48,22 @@ class NeonProvider:
         # The API's search also looks at ids.
         return [_project(item) for item in self._client.projects(search=part_of_name) if part_of_name in item.name]
 
-    def create_project(self, *, name: str, region: str | None, pg_version: int | None) -> tuple[ProviderProject, Home]:
+    def projects(self) -> Iterator[ListedProject]:
+        for item in self._client.projects(limit=PAGE_MAX):
+            yield ListedProject(project=_project(item), limits=_listed_limits(item))
+
+    def create_project(
+        self, *, name: str, region: str | None, pg_version: int | None, limits: Limits | None = None
+    ) -> tuple[ProviderProject, Home]:
+        wanted = limits or Limits()
+        quota = _quota(wanted)
         made = self._client.create_project(
-            name=name, region_id=None if region is None else RegionId(region), pg_version=pg_version
+            name=name,
+            region_id=None if region is None else RegionId(region),
+            pg_version=pg_version,
+            history_retention_seconds=wanted.history_seconds,
+            settings={"quota": quota} if quota else None,
+            default_endpoint_settings=_compute(wanted) or None,
         )
         return _project(made.project), _home(ProjectId(made.project.id), made.databases)
 
@@ -95,36 +109,17 @@ class NeonProvider:
     def limits(self, project_id: ProjectId) -> Limits:
         project = self._client.get_project(project_id)
         endpoint = self._writing_endpoint(project_id)
-        quota = (project.settings and project.settings.quota) or shapes.ProjectQuota()
         return Limits(
             cu_min=None if endpoint is None else endpoint.autoscaling_limit_min_cu,
             cu_max=None if endpoint is None else endpoint.autoscaling_limit_max_cu,
             suspend_seconds=None if endpoint is None else endpoint.suspend_timeout_seconds,
             history_seconds=project.history_retention_seconds,
-            # The contract's zero is no limit.
-            quota_active_seconds=quota.active_time_seconds or None,
-            quota_compute_seconds=quota.compute_time_seconds or None,
-            quota_written_bytes=quota.written_data_bytes or None,
-            quota_sent_bytes=quota.data_transfer_bytes or None,
-            quota_logical_bytes=quota.logical_size_bytes or None,
+            **_held_quota(project.settings),
         )
 
     def change_limits(self, project_id: ProjectId, wanted: Limits) -> None:
-        compute = _given(
-            autoscaling_limit_min_cu=wanted.cu_min,
-            autoscaling_limit_max_cu=wanted.cu_max,
-            suspend_timeout_seconds=wanted.suspend_seconds,
-        )
-        quota = _given(**{theirs: getattr(wanted, ours) for ours, theirs in _QUOTAS.items()})
-        if compute or quota or wanted.history_seconds is not None:
-            changed = self._client.update_project(
-                project_id,
-                history_retention_seconds=wanted.history_seconds,
-                settings={"quota": quota} if quota else None,
-                # Of endpoints that are made from now on; the one that is there is changed by itself.
-                default_endpoint_settings=compute or None,
-            )
-            self._client.wait_for_operations(project_id, changed.operations)
+        compute, quota = _compute(wanted), _quota(wanted)
+        # The endpoint first: that the project's defaults are right says that its endpoint is.
         if compute and (endpoint := self._writing_endpoint(project_id)) is not None:
             resized = self._client.update_endpoint(
                 project_id,
@@ -134,9 +129,23 @@ class NeonProvider:
                 suspend_timeout_seconds=wanted.suspend_seconds,
             )
             self._client.wait_for_operations(project_id, resized.operations)
+            failpoint("change_limits.endpoint")
+        if quota:
+            # It is replaced whole by what is said.
+            project = self._client.get_project(project_id)
+            known = _quota(Limits(**_held_quota(project.settings)))
+            quota = {name: value for name, value in (known | quota).items() if value}
+        if compute or quota is not None or wanted.history_seconds is not None:
+            changed = self._client.update_project(
+                project_id,
+                history_retention_seconds=wanted.history_seconds,
+                settings={"quota": quota} if quota is not None else None,
+                default_endpoint_settings=compute or None,
+            )
+            self._client.wait_for_operations(project_id, changed.operations)
 
-    def usage(self, since: date, until: date) -> Iterator[UsedOnDay]:
-        return used_on_days(self._client, since, until)
+    def usage(self, since: date, until: date, projects: Sequence[ProjectId] | None = None) -> Iterator[UsedOnDay]:
+        return used_on_days(self._client, since, until, projects)
 
     def rename_project(self, project_id: ProjectId, name: str) -> None:
         self._client.wait_for_operations(project_id, self._client.update_project(project_id, name=name).operations)

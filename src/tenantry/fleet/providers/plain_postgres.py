@@ -237,15 +237,19 @@ class PlainPostgres:
                 next_step=f"put the old key back, or give new passwords: `tenantry provider rotate {self.name}`",
                 project_id=project_id,
             )
+        return self.uri(home.database_name, self._password(found.name, found.note.generation))
+
+    def uri(self, name: str, password: str) -> str:
+        """Of the role and database of this name, at the server where the admin's connection goes."""
         where = self._access.parameters
         # Several hosts have no other place in a URI that every driver reads, and one has none better than its own.
         several = "," in where.get("host", "") or "," in where.get("port", "")
         return Dsn(
             host="" if several else where.get("host", "localhost"),
             port=DEFAULT_PORT if several else int(where.get("port", DEFAULT_PORT)),
-            database=home.database_name,
-            role=home.role_name,
-            password=self._password(found.name, found.note.generation),
+            database=name,
+            role=name,
+            password=password,
             parameters={name: where[name] for name in (*(_SEVERAL if several else ()), *_SHARED) if name in where},
         ).uri()
 
@@ -277,7 +281,7 @@ class PlainPostgres:
                 self._refuse(LIMIT_FEATURES[each.name])
         self.home(project_id)
 
-    def usage(self, since: date, until: date) -> Iterator[UsedOnDay]:
+    def usage(self, since: date, until: date, projects: Sequence[ProjectId] | None = None) -> Iterator[UsedOnDay]:
         self._refuse("usage")
 
     def delete_project(self, project_id: ProjectId) -> bool:

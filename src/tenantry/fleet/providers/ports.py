@@ -92,6 +92,16 @@ LIMIT_FEATURES: Final[dict[str, Feature]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedProject:
+    """A project as the list of all of them has it."""
+
+    project: ProviderProject
+    limits: Limits
+    """What the list says; None elsewhere. Compute is what endpoints get that are made from now on: ``change_limits``
+    changes the endpoint that is there first, and this after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsedOnDay:
     """What one project used on one day (UTC). The current day is not over."""
 
@@ -138,10 +148,17 @@ class Provider(Protocol):
         """Every project whose name contains the text. Every provider keeps the uuid that a name ends with."""
         ...
 
-    def create_project(self, *, name: str, region: str | None, pg_version: int | None) -> tuple[ProviderProject, Home]:
+    def projects(self) -> Iterator[ListedProject]:
+        """Every project, also those that are not the fleet's. Asks while it is read, page by page. Wakes nobody."""
+        ...
+
+    def create_project(
+        self, *, name: str, region: str | None, pg_version: int | None, limits: Limits | None = None
+    ) -> tuple[ProviderProject, Home]:
         """Makes a project, by the provider's defaults where None is given. Not idempotent.
 
-        ``region`` is the provider's own word for it. Raises InvalidInput for what would be refused for ever.
+        ``region`` is the provider's own word for it; of ``limits`` the features must be declared. Raises InvalidInput
+        for what would be refused for ever.
         """
         ...
 
@@ -192,12 +209,19 @@ class Provider(Protocol):
         """
         ...
 
-    def usage(self, since: date, until: date) -> Iterator[UsedOnDay]:
-        """Of every project, for each day from ``since`` up to and with ``until``. Feature: usage."""
+    def usage(self, since: date, until: date, projects: Sequence[ProjectId] | None = None) -> Iterator[UsedOnDay]:
+        """Of these projects or of all, for each day from ``since`` up to and with ``until``. Feature: usage.
+
+        Asks while it is read, page by page; a project that the provider does not know (any more) is left out.
+        """
         ...
 
-    def delete_project(self, project_id: ProjectId) -> bool:
-        """False when it was not there (any more)."""
+    def refuse_connections(self, project_id: ProjectId, refused: bool) -> None:
+        """Turns all clients away and ends their sessions, or lets them in again. Safe twice. Raises NotFound."""
+        ...
+
+    def delete_project(self, project_id: ProjectId, *, for_good: bool = False) -> bool:
+        """False when it was not there (any more). ``for_good``: nor can it be recovered, where the provider can."""
         ...
 
     def api(self, feature: Feature) -> NeonClient:
