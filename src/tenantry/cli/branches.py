@@ -47,21 +47,39 @@ def create_command(
         str | None, typer.Option("--lsn", metavar="LSN", help="As the parent was at this position.", show_default=False)
     ] = None,
     expires: Expires = None,
+    anonymized: Annotated[
+        bool, typer.Option("--anonymized", help="Replace personal data, as [anonymize] of tenantry.toml says.")
+    ] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """Create a branch with an endpoint. Safe to repeat, which also renews --expires."""
     from tenantry.cli.fleet import the_fleet
+    from tenantry.errors import InvalidInput
+    from tenantry.fleet.environments.anonymize import create_anonymized
     from tenantry.fleet.environments.create import create_branch
+    from tenantry.fleet.environments.masks import Rules
+    from tenantry.fleet.settings import load_settings
 
-    output, now = Output(json_wanted=json), datetime.now(UTC)
+    output, now, said = Output(json_wanted=json), datetime.now(UTC), load_settings()
     point = None if at is None else parse_time(at, now)
-    expires_at = None if expires is None else now + parse_span(expires)
+    until = expires or said.branches.expires
+    expires_at = None if until is None else now + parse_span(until)
+    if anonymized and (at or lsn):
+        raise InvalidInput("an anonymized branch begins now", next_step="leave --at and --lsn away")
     with the_fleet(data) as fleet:
         place = fleet.place(tenant)
-        done = create_branch(
-            place, name, parent=parent, at=None if point is None else point.at, lsn=lsn, expires_at=expires_at
-        )
+        if anonymized:
+            rules = Rules(said.anonymize.columns, said.anonymize.personal)
+            done = create_anonymized(
+                place, name, rules, parent=parent, expires_at=expires_at, branches_max=said.branches.max,
+                on_masked=lambda masked: output.remark(f"{masked.database}: {masked.table}, {masked.rows} rows masked"),
+            )  # fmt: skip
+        else:
+            done = create_branch(
+                place, name, parent=parent, at=None if point is None else point.at, lsn=lsn, expires_at=expires_at,
+                branches_max=said.branches.max,
+            )  # fmt: skip
     made = done.branch
     output.document({"created": done.new, "branch": made})
     output.say(

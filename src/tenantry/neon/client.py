@@ -88,12 +88,19 @@ class NeonClient(Transport):
         return self.ask(shapes.ProjectsResponse, "GET", "/projects", query=query)
 
     def projects(
-        self, *, search: str | None = None, org_id: str | None = None, recoverable: bool | None = None
+        self,
+        *,
+        search: str | None = None,
+        org_id: str | None = None,
+        recoverable: bool | None = None,
+        limit: int = PAGE_PROJECTS,
     ) -> Iterator[shapes.ProjectListItem]:
-        """Every project, page by page."""
+        """Every project, ``limit`` in a page."""
         cursor: str | None = None
         while True:
-            page = self.list_projects(cursor=cursor, search=search, org_id=org_id, recoverable=recoverable)
+            page = self.list_projects(
+                cursor=cursor, limit=limit, search=search, org_id=org_id, recoverable=recoverable
+            )
             yield from page.projects
             following = page.pagination.cursor if page.pagination else None
             if not page.projects or following is None or following == cursor:
@@ -120,9 +127,13 @@ class NeonClient(Transport):
         )
         return self.ask(shapes.ProjectOperations, "PATCH", _path("projects", project_id), body={"project": project})
 
-    def delete_project(self, project_id: ProjectId) -> shapes.Project:
-        """NotFound when it is gone already, also when an earlier try of this call has done it."""
-        return self.ask(shapes.ProjectResponse, "DELETE", _path("projects", project_id)).project
+    def delete_project(self, project_id: ProjectId, *, hard: bool | None = None) -> shapes.Project:
+        """NotFound when it is gone already, also when an earlier try of this call has done it.
+
+        ``hard``: our cells keep nothing of it to recover. Neon's cloud does not know the word, and keeps it as it says.
+        """
+        query: Query = {"hard_delete": hard}
+        return self.ask(shapes.ProjectResponse, "DELETE", _path("projects", project_id), query=query).project
 
     def recover_project(self, project_id: ProjectId) -> shapes.ProjectRecovered:
         return self.ask(shapes.ProjectRecovered, "POST", _path("projects", project_id, "recover"))
@@ -182,6 +193,10 @@ class NeonClient(Transport):
 
     def get_branch(self, project_id: ProjectId, branch_id: BranchId) -> shapes.Branch:
         return self.ask(shapes.BranchResponse, "GET", _branch(project_id, branch_id)).branch
+
+    def branch_annotations(self, project_id: ProjectId, branch_id: BranchId) -> Mapping[str, str]:
+        said = self.ask(shapes.BranchResponse, "GET", _branch(project_id, branch_id)).annotation
+        return {} if said is None else said.value
 
     def create_branch(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,11 +26,13 @@ def create_branch(
     at: datetime | None = None,
     lsn: str | None = None,
     expires_at: datetime | None = None,
+    branches_max: int | None = None,
 ) -> CreatedBranch:
     """A branch of ``parent`` (by default the default branch) as it is now, or as it was at a time or position.
 
     One that is there already gets what it lacks: an endpoint, and the new ``expires_at``. Raises Conflict when it is
-    of another parent or past, InvalidInput for a point outside of the history, NotFound for the parent.
+    of another parent or past, or the place is full, InvalidInput for a point outside of the history, NotFound for the
+    parent.
     """
     if not name:
         raise InvalidInput("the branch's name is empty")
@@ -39,6 +42,7 @@ def create_branch(
     origin = None if parent is None else the_branch(place, branches, parent)
     known = named(branches, name)
     if known is None:
+        check_room(place, branches, branches_max)
         try:
             made = place.client.create_branch(
                 place.project_id,
@@ -64,6 +68,19 @@ def create_branch(
         )
     complete(place, known, expires_at=expires_at)
     return CreatedBranch(the_branch(place, list_branches(place), known.id), new=False)
+
+
+def check_room(place: Place, branches: Sequence[Branch], branches_max: int | None) -> None:
+    """Raises Conflict when there are as many branches as there may be. Two at once may both find the last place."""
+    if branches_max is None or len(branches) < branches_max:
+        return
+    oldest = [branch.name for branch in branches if not branch.default and not branch.protected][:3]
+    raise Conflict(
+        f"{place.owner} has {len(branches)} branches, and may have {branches_max}",
+        next_step=f"delete one with {place.command('delete', oldest[0] if oldest else None)}, let branches expire with "
+        "--expires, or raise the limit",
+        oldest=oldest,
+    )
 
 
 def disagreement(known: Branch, *, parent: Branch | None, at: datetime | None, lsn: str | None) -> str | None:

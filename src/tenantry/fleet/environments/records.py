@@ -6,10 +6,14 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from tenantry.errors import InvalidInput, NotFound
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, EndpointId, ProjectId
+
+ANONYMIZED: Final = "tenantry-anonymized"
+"""The annotation of a branch whose personal data is masked."""
 
 
 @dataclass(frozen=True, slots=True)

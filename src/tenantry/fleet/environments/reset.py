@@ -6,7 +6,7 @@ from typing import Final
 
 from tenantry.errors import Conflict, InvalidInput
 from tenantry.fleet.environments.list import list_branches
-from tenantry.fleet.environments.records import Branch, Place, the_branch
+from tenantry.fleet.environments.records import ANONYMIZED, Branch, Place, the_branch
 
 RESET_SECONDS_MAX: Final = 600.0
 """How long anybody waits for it; a large branch is copied where the file system cannot share."""
@@ -29,6 +29,11 @@ def reset_branch(place: Place, name: str) -> Branch:
         )
     if branch.protected:
         raise Conflict(f"branch {branch.name!r} is protected", next_step="take its protection away first")
+    if place.client.branch_annotations(place.project_id, branch.id).get(ANONYMIZED):
+        raise Conflict(
+            f"branch {branch.name!r} is anonymized, and its parent is not",
+            next_step=f"make it anew after {place.command('delete', branch.name)}, or use and reset branches of it",
+        )
     parent = None if branch.parent is None else the_branch(place, branches, branch.parent)
     if parent is None:
         raise InvalidInput(f"branch {branch.name!r} has no parent to be reset to")
