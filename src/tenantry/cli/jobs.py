@@ -60,7 +60,7 @@ def start_command(
             raise InvalidInput("there are no tenants that are ready")
         job = fleet.jobs.find(str(fleet.jobs.start(kind, {slug: {} for slug in slugs})))
     output.document({"job": job})
-    output.say(f"job {short(job.id)} will {kind} {job.total} tenants")
+    output.say(f"job {short(job.id)} will {kind} {job.total} tenant{'' if job.total == 1 else 's'}")
     if not json:
         output.remark(f"see how far it is with: tenantry jobs wait {short(job.id)}")
 

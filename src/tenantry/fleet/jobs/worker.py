@@ -130,7 +130,13 @@ class Worker:
         _log.info("the worker has stopped")
 
     async def _session(self) -> None:
-        place = await in_thread(self._workplace, name="workplace")
+        asking = in_thread(self._workplace, name="workplace")
+        stop = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([asking, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not asking.done():
+            return  # whoever is to stop does not wait for an answer
+        place = asking.result()
         with ExitStack() as closing:
             closing.callback(place.close)
             orders = Orders(asyncio.Semaphore(self._bounds.concurrency), again_seconds=self._bounds.again_seconds)
