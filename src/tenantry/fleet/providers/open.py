@@ -65,7 +65,7 @@ class Providers:
         """The provider of a record, opened or as it is open. A new key in its file is taken up here."""
         if record.id == HOME_PROVIDER:
             return self.home
-        secret = read_secret(record.secret_from, record.name, self._environment)
+        secret = read_secret(record.secret_from, f"of provider {record.name}", self._environment)
         digest = hashlib.sha256(secret.encode()).digest()
         with self._lock:
             known = self._opened.get(record.id)

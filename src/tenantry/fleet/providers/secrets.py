@@ -35,8 +35,8 @@ def secret_place(*, env: str | None, file: Path | None) -> str:
     return f"{_ENV}{env}"
 
 
-def read_secret(place: str, provider: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The secret, without the white space around it.
+def read_secret(place: str, whose: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The secret, without the white space around it. ``whose`` is said in errors: "of provider eu-2".
 
     Raises OperatorError when it is not there on this machine, is empty, or lies where everybody may read it.
     """
@@ -45,7 +45,7 @@ def read_secret(place: str, provider: str, environment: Mapping[str, str] = os.e
         secret = environment.get(name, "").strip()
         if not secret:
             raise OperatorError(
-                f"the key of provider {provider} is in the variable {name}, which is not set here",
+                f"the key {whose} is in the variable {name}, which is not set here",
                 next_step=f"set {name} for every process that works with the provider",
             )
         return secret
@@ -56,17 +56,17 @@ def read_secret(place: str, provider: str, environment: Mapping[str, str] = os.e
             content = opened.read(SECRET_BYTES_MAX + 1) if stat.S_ISREG(mode) else b""
     except OSError as error:
         raise OperatorError(
-            f"the key of provider {provider} is in {path}, which cannot be read: {error.strerror}",
+            f"the key {whose} is in {path}, which cannot be read: {error.strerror}",
             next_step="put the file there, readable by the user who runs this",
         ) from error
     if mode & stat.S_IRWXO:
         raise OperatorError(
-            f"the key of provider {provider} is in {path}, which every user of this machine may read",
+            f"the key {whose} is in {path}, which every user of this machine may read",
             next_step=f"chmod 600 {path}, and make a new key",
         )
     if not content.strip() or len(content) > SECRET_BYTES_MAX:
-        raise OperatorError(f"the key of provider {provider} is not in {path}: it is empty, too long or no file")
+        raise OperatorError(f"the key {whose} is not in {path}: it is empty, too long or no file")
     try:
         return content.decode().strip()
     except UnicodeDecodeError:
-        raise OperatorError(f"the key of provider {provider} in {path} is not text") from None
+        raise OperatorError(f"the key {whose} in {path} is not text") from None
