@@ -98,9 +98,7 @@ class NeonClient(Transport):
         """Every project, ``limit`` in a page."""
         cursor: str | None = None
         while True:
-            page = self.list_projects(
-                cursor=cursor, limit=limit, search=search, org_id=org_id, recoverable=recoverable
-            )
+            page = self.list_projects(cursor=cursor, limit=limit, search=search, org_id=org_id, recoverable=recoverable)
             yield from page.projects
             following = page.pagination.cursor if page.pagination else None
             if not page.projects or following is None or following == cursor:

@@ -18,6 +18,7 @@ from tenantry.fleet.providers.ports import (
     Health,
     Home,
     Limits,
+    ListedProject,
     ProviderEndpoint,
     ProviderProject,
     UsedOnDay,
@@ -40,6 +41,9 @@ class MemoryProvider:
         self.held: dict[ProjectId, Limits] = {}
         self.projects: dict[ProjectId, ProviderProject] = {}
         self.states: dict[ProjectId, EndpointState] = {}
+        self.shut: set[ProjectId] = set()
+        """Those whose clients are turned away."""
+        self.gone_for_good: set[ProjectId] = set()
         self.calls: list[str] = []
         self.kill_at: tuple[str, str] | None = None
         self.before_create: list[ProviderProject] = []
@@ -71,7 +75,14 @@ class MemoryProvider:
         # In no useful order, as an API may answer.
         return [project for project in reversed(self.projects.values()) if part_of_name in project.name]
 
-    def create_project(self, *, name: str, region: str | None, pg_version: int | None) -> tuple[ProviderProject, Home]:
+    def list_projects(self) -> Iterator[ListedProject]:
+        self._moment("before", "list")
+        for project in list(self.projects.values()):
+            yield ListedProject(project=project, limits=self.held.get(project.id, Limits()))
+
+    def create_project(
+        self, *, name: str, region: str | None, pg_version: int | None, limits: Limits | None = None
+    ) -> tuple[ProviderProject, Home]:
         self._moment("before", "create")
         if self.refusal is not None:
             raise self.refusal
@@ -81,6 +92,7 @@ class MemoryProvider:
             project = self.born(name, region or "local", pg_version or 18)
             self.projects[project.id] = project
             self.states[project.id] = "idle"
+            self.held[project.id] = limits or Limits()
         self._moment("after", "create")
         return project, self.home(project.id)
 
@@ -159,8 +171,16 @@ class MemoryProvider:
     def close(self) -> None:
         pass
 
-    def delete_project(self, project_id: ProjectId) -> bool:
+    def refuse_connections(self, project_id: ProjectId, refused: bool) -> None:
+        self._moment("before", "door")
+        self.home(project_id)
+        (self.shut.add if refused else self.shut.discard)(project_id)
+        self._moment("after", "door")
+
+    def delete_project(self, project_id: ProjectId, *, for_good: bool = False) -> bool:
         self._moment("before", "delete")
+        if for_good:
+            self.gone_for_good.add(project_id)
         gone = self.projects.pop(project_id, None) is None
         self._moment("after", "delete")
         return not gone

@@ -16,6 +16,7 @@ from tenantry.fleet.providers.ports import (
     Health,
     Home,
     Limits,
+    ListedProject,
     ProviderEndpoint,
     ProviderProject,
     UsedOnDay,
@@ -23,9 +24,12 @@ from tenantry.fleet.providers.ports import (
 from tenantry.neon import shapes
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, EndpointId, ProjectId, RegionId
+from tenantry.runtime.failpoints import failpoint
 
 START_SECONDS_MAX: Final = 60.0
 """Waking and putting to sleep, as long as anybody waits for it."""
+PAGE_MAX: Final = 400
+"""Projects in one answer, as the contract allows."""
 _QUOTAS: Final = {
     "quota_active_seconds": "active_time_seconds",
     "quota_compute_seconds": "compute_time_seconds",
@@ -48,7 +52,7 @@ class NeonProvider:
         # The API's search also looks at ids.
         return [_project(item) for item in self._client.projects(search=part_of_name) if part_of_name in item.name]
 
-    def projects(self) -> Iterator[ListedProject]:
+    def list_projects(self) -> Iterator[ListedProject]:
         for item in self._client.projects(limit=PAGE_MAX):
             yield ListedProject(project=_project(item), limits=_listed_limits(item))
 
@@ -119,6 +123,10 @@ class NeonProvider:
 
     def change_limits(self, project_id: ProjectId, wanted: Limits) -> None:
         compute, quota = _compute(wanted), _quota(wanted)
+        if quota and len(quota) < len(_QUOTAS):
+            # The API replaces it whole by what is said.
+            settings = self._client.get_project(project_id).settings
+            quota = _quota(Limits(**_held_quota(settings))) | quota
         # The endpoint first: that the project's defaults are right says that its endpoint is.
         if compute and (endpoint := self._writing_endpoint(project_id)) is not None:
             resized = self._client.update_endpoint(
@@ -130,16 +138,11 @@ class NeonProvider:
             )
             self._client.wait_for_operations(project_id, resized.operations)
             failpoint("change_limits.endpoint")
-        if quota:
-            # It is replaced whole by what is said.
-            project = self._client.get_project(project_id)
-            known = _quota(Limits(**_held_quota(project.settings)))
-            quota = {name: value for name, value in (known | quota).items() if value}
-        if compute or quota is not None or wanted.history_seconds is not None:
+        if compute or quota or wanted.history_seconds is not None:
             changed = self._client.update_project(
                 project_id,
                 history_retention_seconds=wanted.history_seconds,
-                settings={"quota": quota} if quota is not None else None,
+                settings={"quota": quota} if quota else None,
                 default_endpoint_settings=compute or None,
             )
             self._client.wait_for_operations(project_id, changed.operations)
@@ -150,9 +153,15 @@ class NeonProvider:
     def rename_project(self, project_id: ProjectId, name: str) -> None:
         self._client.wait_for_operations(project_id, self._client.update_project(project_id, name=name).operations)
 
-    def delete_project(self, project_id: ProjectId) -> bool:
+    def refuse_connections(self, project_id: ProjectId, refused: bool) -> None:
+        for endpoint in self._client.list_endpoints(project_id):
+            if endpoint.disabled != refused:
+                changed = self._client.update_endpoint(project_id, EndpointId(endpoint.id), disabled=refused)
+                self._client.wait_for_operations(project_id, changed.operations, deadline_seconds=START_SECONDS_MAX)
+
+    def delete_project(self, project_id: ProjectId, *, for_good: bool = False) -> bool:
         try:
-            self._client.delete_project(project_id)
+            self._client.delete_project(project_id, hard=for_good or None)
         except NotFound:
             return False
         return True
@@ -195,6 +204,35 @@ def _home(project_id: ProjectId, databases: Sequence[shapes.Database]) -> Home:
         raise NotFound(f"project {project_id} has no database", project_id=project_id)
     first = min(databases, key=lambda database: (database.created_at, database.id))
     return Home(database_name=first.name, role_name=first.owner_name)
+
+
+def _compute(wanted: Limits) -> dict[str, object]:
+    return _given(
+        autoscaling_limit_min_cu=wanted.cu_min,
+        autoscaling_limit_max_cu=wanted.cu_max,
+        suspend_timeout_seconds=wanted.suspend_seconds,
+    )
+
+
+def _quota(wanted: Limits) -> dict[str, object]:
+    return _given(**{theirs: getattr(wanted, ours) for ours, theirs in _QUOTAS.items()})
+
+
+def _held_quota(settings: shapes.ProjectSettings | None) -> dict[str, int | None]:
+    """Under our names. The contract's zero is no limit."""
+    quota = (settings and settings.quota) or shapes.ProjectQuota()
+    return {ours: getattr(quota, theirs) or None for ours, theirs in _QUOTAS.items()}
+
+
+def _listed_limits(item: shapes.ProjectListItem) -> Limits:
+    defaults = item.default_endpoint_settings or shapes.DefaultEndpointSettings()
+    return Limits(
+        cu_min=defaults.autoscaling_limit_min_cu,
+        cu_max=defaults.autoscaling_limit_max_cu,
+        suspend_seconds=defaults.suspend_timeout_seconds,
+        history_seconds=item.history_retention_seconds,
+        **_held_quota(item.settings),
+    )
 
 
 def _given(**fields: object) -> dict[str, object]:

@@ -32,6 +32,7 @@ from tenantry.fleet.providers.ports import (
     Health,
     Home,
     Limits,
+    ListedProject,
     ProviderEndpoint,
     ProviderProject,
     UsedOnDay,
@@ -183,8 +184,15 @@ class PlainPostgres:
         with self._session() as db:
             return [self._project(db, found) for found in _find(db, part_of_name)]
 
-    def create_project(self, *, name: str, region: str | None, pg_version: int | None) -> tuple[ProviderProject, Home]:
+    def list_projects(self) -> Iterator[ListedProject]:
+        for project in self.find_projects("["):
+            yield ListedProject(project=project, limits=Limits())
+
+    def create_project(
+        self, *, name: str, region: str | None, pg_version: int | None, limits: Limits | None = None
+    ) -> tuple[ProviderProject, Home]:
         del region  # the server is where it is
+        self._refuse_limits(limits or Limits())
         mark = _MARK.search(name)
         role = f"{PREFIX}{(uuid.UUID(mark[1]) if mark else uuid.uuid4()).hex}"
         with self._session() as db:
@@ -276,15 +284,24 @@ class PlainPostgres:
         return Limits()
 
     def change_limits(self, project_id: ProjectId, wanted: Limits) -> None:
-        for each in fields(wanted):
-            if getattr(wanted, each.name) is not None:
-                self._refuse(LIMIT_FEATURES[each.name])
+        self._refuse_limits(wanted)
         self.home(project_id)
 
     def usage(self, since: date, until: date, projects: Sequence[ProjectId] | None = None) -> Iterator[UsedOnDay]:
         self._refuse("usage")
 
-    def delete_project(self, project_id: ProjectId) -> bool:
+    def refuse_connections(self, project_id: ProjectId, refused: bool) -> None:
+        with self._session() as db:
+            found = _the_one(db, self.name, project_id)
+            if not found.database:
+                raise _gone(self.name, project_id)
+            allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+            db.execute(allow.format(sql.Identifier(project_id), sql.SQL("false" if refused else "true")))
+            if refused:
+                db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [project_id])
+
+    def delete_project(self, project_id: ProjectId, *, for_good: bool = False) -> bool:
+        del for_good  # nothing is kept in any case
         if not _NAME.fullmatch(project_id):
             return False
         name = sql.Identifier(project_id)
@@ -357,6 +374,11 @@ class PlainPostgres:
             pg_version=_major(db),
             created_at=datetime.now(UTC) if found.note is None else found.note.created_at,
         )
+
+    def _refuse_limits(self, wanted: Limits) -> None:
+        for each in fields(wanted):
+            if getattr(wanted, each.name) is not None:
+                self._refuse(LIMIT_FEATURES[each.name])
 
     def _refuse(self, feature: Feature) -> NoReturn:
         raise no_feature(self.name, _KIND, feature)

@@ -148,7 +148,7 @@ class Provider(Protocol):
         """Every project whose name contains the text. Every provider keeps the uuid that a name ends with."""
         ...
 
-    def projects(self) -> Iterator[ListedProject]:
+    def list_projects(self) -> Iterator[ListedProject]:
         """Every project, also those that are not the fleet's. Asks while it is read, page by page. Wakes nobody."""
         ...
 
