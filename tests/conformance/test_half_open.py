@@ -1,4 +1,4 @@
-"""Thousands of connections to a cell's front door that never become sessions, and real clients among them."""
+"""Thousands of connections to a cell's ports that never come to ask anything, and real clients among them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -23,14 +25,17 @@ from tenantry.testing.throwaway import ThrowawayCell
 BYTES_PER_CONNECTION_MAX: Final = 16 * 2**10
 """Of a worker's memory; with a socket's buffers, which are the kernel's, it is more."""
 BYTES_LEFT_MAX: Final = 8 * 2**20
-"""What a second flood may add to a worker's memory: nothing but noise."""
+"""What a worker may hold more in a second flood than in the first: nothing but noise."""
 SPARE_DESCRIPTORS: Final = 200
 SOURCES: Final = [f"127.0.0.{number}" for number in range(2, 12)]
 """So that neither the door's bound for one address nor a machine's ports for it are the end of it."""
 FIRST_WORDS: Final = {
-    "nothing": b"",
-    "half a startup packet": wire.startup({"user": "neondb_owner", "database": "neondb"})[:20],
-    "half a TLS handshake": wire.ssl_request() + b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "postgres": [  # nothing, half a startup packet, half a TLS handshake
+        b"",
+        wire.startup({"user": "neondb_owner", "database": "neondb"})[:20],
+        wire.ssl_request() + b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+    "http": [b"", b"POST /sql HTTP/1.1\r\nhost: ", b"POST"],
 }
 
 
@@ -48,9 +53,8 @@ def descriptors(count: int) -> Generator[int]:
 class Flood:
     """Connections that were opened and say no more."""
 
-    def __init__(self, address: tuple[str, int], count: int) -> None:
+    def __init__(self, address: tuple[str, int], count: int, words: list[bytes]) -> None:
         self.sockets: list[socket.socket] = []
-        words = list(FIRST_WORDS.values())
         for number in range(count):
             client = socket.socket()
             self.sockets.append(client)
@@ -99,43 +103,53 @@ def memory_of(workers: list[psutil.Process]) -> int:
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_half_open_connections_keep_nobody_out(count: int, new_workdir: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("port", FIRST_WORDS)
+def test_half_open_connections_keep_nobody_out(port: str, count: int, new_workdir: Callable[[str], Path]) -> None:
     with ExitStack() as stack:
         possible = stack.enter_context(descriptors(count))
         if possible < count:
             print(f"the limit on open files allows {possible} connections, not {count}")
         cell = stack.enter_context(ThrowawayCell(data=new_workdir("half") / "d", options=["--no-fleet"]))
         target = cell.target
-        with NeonClient(str(target.api_url), str(target.api_key)) as client:
-            created = client.create_project(name="ACME Corp")
-            project_id = ProjectId(created.project.id)
+        api_url = str(target.api_url)
+        with NeonClient(api_url, str(target.api_key)) as client:
+            project_id = ProjectId(client.create_project(name="ACME Corp").project.id)
             uri = client.connection_uri(project_id, database_name="neondb", role_name="neondb_owner")
-        address = (str(target.postgres_host), int(target.postgres_port or 0))
+        http = urlsplit(api_url)
+        address = {
+            "postgres": (str(target.postgres_host), int(target.postgres_port or 0)),
+            "http": (str(http.hostname), int(http.port or 0)),
+        }[port]
 
         def answers() -> None:
             with psycopg.connect(uri, connect_timeout=30) as connection:
                 assert connection.execute("select 42").fetchone() == (42,)
+            headers, body = {"Neon-Connection-String": uri}, {"query": "select 42 as n"}
+            answer = httpx.post(f"{http.scheme}://{http.netloc}/sql", headers=headers, json=body, timeout=30)
+            assert answer.json()["rows"] == [{"n": 42}]
 
         workers, settings = workers_of(cell), Settings(secret=b"")
         held = min(possible, settings.handshakes_max * len(workers))
         with psycopg.connect(uri, autocommit=True) as session:
             answers()
             before = memory_of(workers)
-            with Flood(address, possible):
+            with Flood(address, possible, FIRST_WORDS[port]):
                 # Who comes after them has been let in, so they all have been accepted.
                 for _ in range(10):
                     answers()
-                grown = memory_of(workers) - before
-                print(f"{possible} connections, {held} held: {grown / held:.0f} bytes each")
+                flooded = memory_of(workers)
+                grown = flooded - before
+                print(f"{port}: {possible} connections, {held} held: {grown / held:.0f} bytes each")
                 assert grown < held * BYTES_PER_CONNECTION_MAX
                 assert session.execute("select 42").fetchone() == (42,), "who was in stays in"
-            answers()
-            again = memory_of(workers)
-            with Flood(address, possible) as flood:
+            with Flood(address, possible, FIRST_WORDS[port]) as flood:
                 answers()
-                assert memory_of(workers) < again + BYTES_LEFT_MAX, "those who are gone have left nothing"
-                heard = flood.wait_closed(settings.handshake_seconds + 30)
+                assert memory_of(workers) < flooded + BYTES_LEFT_MAX, "those who are gone have left nothing"
+                heard = flood.wait_closed(max(settings.handshake_seconds, settings.http_head_seconds) + 30)
                 answers()
-            told = [answer.lstrip(b"S")[:1] for answer in heard]
+        told = [answer.lstrip(b"S")[:1] for answer in heard]
+        if port == "postgres":
             assert set(told) <= {b"E", b""}, "an error, or nothing in the middle of a TLS handshake"
             assert told.count(b"E") >= possible // 3
+        else:
+            assert set(told) == {b""}

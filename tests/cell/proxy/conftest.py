@@ -366,7 +366,7 @@ def open_web(open_door: DoorMaker, loop_thread: LoopThread) -> Iterator[WebMaker
             listener = socket.create_server(("127.0.0.1", 0))
             port = listener.getsockname()[1]
             web = Web(listener, door.house, _nothing_else, None)
-            await web.open()
+            web.open()
             opened.append(OpenWeb(door, web, port))
             return opened[-1]
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -731,6 +732,27 @@ def test_connections_have_a_bound(open_web: WebMaker):
             assert fourth.status() == 503
     wait_for(lambda: web.house.limits.connections == 0)
     assert query(web, "select 1 as n") == [{"n": 1}]
+
+
+def test_whoever_asks_nothing_gives_way_to_who_comes(open_web: WebMaker, instance: Instance):
+    web = open_web(handshakes_max=3)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool, instance.admin() as admin:
+        busy = pool.submit(ask, web, {"query": "select pg_sleep(1), 1 as n /* busy */"})
+        running = "select 1 from pg_stat_activity where state = 'active' and query ~ '[b]usy'"
+        wait_for(lambda: admin.execute(running).fetchone() is not None)
+        silent, half, idle = (stack.enter_context(raw(web)) for _ in range(3))
+        half.send(b"POST /sql HTTP/1.1\r\nx: ")
+        idle.request(21, b'{"query": "select 1"}')
+        assert idle.status() == 200
+        more = [stack.enter_context(raw(web)) for _ in range(2)]
+        assert silent.at_end() and half.at_end(), "whom nothing was heard of for longest"
+        wait_for(lambda: web.house.limits.connections == 4)
+        assert query(web, "select 1 as n") == [{"n": 1}]
+        assert idle.at_end(), "whose request was answered a while ago"
+        assert busy.result().status_code == 200
+        for client in more:
+            client.sock.close()
+    wait_for(lambda: web.house.limits.connections == 0)
 
 
 def test_the_end_lets_requests_finish_and_cuts_those_that_do_not(open_web: WebMaker, instance: Instance):

@@ -154,7 +154,7 @@ def client(open_door: DoorMaker, control: Control, loop_thread: LoopThread) -> I
         listener = socket.create_server(("127.0.0.1", 0))
         web = Web(listener, door.house, Others(control.path, door.house), None)
         port = listener.getsockname()[1]
-        await web.open()
+        web.open()
         return web, port
 
     web, port = loop_thread.run(start())

@@ -1,23 +1,21 @@
-"""Accepting clients on one listening socket, and letting them go in the end."""
+"""The door of the Postgres protocol: clients that come in by one listener, and that are let go in the end."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from typing import Final
 
 import structlog
 
 from tenantry.cell.proxy import refusals
+from tenantry.cell.proxy.accepting import Acceptor
 from tenantry.cell.proxy.conn import Conn
 from tenantry.cell.proxy.house import House
 from tenantry.cell.proxy.session import serve
 
-ACCEPTS_PER_TURN: Final = 64
 WATCH_AGAIN_SECONDS: Final = 2.0
 _WATCHES_PER_TURN: Final = 256
-_OUT_OF_FILES_SECONDS: Final = 0.1
 _CUT_SECONDS: Final = 1.0
 """What a stopped relay's session may take to clean up, before it is cancelled."""
 _KEEPALIVE_IDLE_SECONDS: Final = 60
@@ -31,13 +29,10 @@ class Door:
     """Accepts until it is drained. ``stop`` is safe twice."""
 
     def __init__(self, listener: socket.socket, house: House) -> None:
-        listener.setblocking(False)
-        self._listener = listener
+        self._acceptor = Acceptor(listener, self._welcome)
         self._house = house
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[asyncio.Task[None], socket.socket] = {}
-        self._resume: asyncio.TimerHandle | None = None
-        self._open = False
         self._until: float | None = None
         self._look = asyncio.Event()
 
@@ -47,12 +42,8 @@ class Door:
 
     def open(self) -> None:
         """Begins to accept."""
-        self._open = True
         self._house.tasks.start(self._watch_again(), "watch again")
-        self._listen()
-
-    def _listen(self) -> None:
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._acceptor.open()
 
     async def _watch_again(self) -> None:
         """See Relay.watch_again; in small portions, so that the loop is not held up."""
@@ -62,25 +53,6 @@ class Door:
                 relay.watch_again()
                 if number % _WATCHES_PER_TURN == 0:
                     await asyncio.sleep(0)
-
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, address = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._accept_failed(error)
-                return
-            # AF_INET and AF_INET6 addresses both begin with the host.
-            self._welcome(sock, str(address[0]))
-
-    def _accept_failed(self, error: OSError) -> None:
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-            # The backlog would wake us again at once, and nothing gets better by asking.
-            _log.error("cannot accept a client", reason=error.strerror)
-            self._loop.remove_reader(self._listener.fileno())
-            self._resume = self._loop.call_later(_OUT_OF_FILES_SECONDS, self._listen)
 
     def _welcome(self, sock: socket.socket, address: str) -> None:
         try:
@@ -111,12 +83,7 @@ class Door:
 
     def close(self) -> None:
         """Accepts no more; sessions go on. Safe twice."""
-        if self._resume is not None:
-            self._resume.cancel()
-        if self._open:
-            self._open = False
-            self._loop.remove_reader(self._listener.fileno())
-        self._listener.close()
+        self._acceptor.close()
 
     async def drain(self, seconds: float | None) -> None:
         """Accepts no more, and returns when the last session is over.

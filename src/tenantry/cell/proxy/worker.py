@@ -126,7 +126,7 @@ class Worker:
         for spoken, context in ((HTTP, None), (HTTPS, self._web_tls)):
             if (listener := self._listeners.get(spoken)) is not None:
                 self._web = Web(listener, house, Others(Path(welcome["api"]), house), context)
-                await self._web.open()
+                self._web.open()
 
     def _open(self, settings: Settings, tls: Tls | None) -> House:
         loop = asyncio.get_running_loop()
