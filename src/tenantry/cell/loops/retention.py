@@ -17,7 +17,7 @@ from tenantry.cell.operations.usage import note_sizes
 from tenantry.cell.state.tables import Tables
 from tenantry.cell.storage import archive, bases
 from tenantry.cell.storage.retention import Kept, Pin, retain
-from tenantry.errors import TenantryError
+from tenantry.errors import HistoryGap, TenantryError
 from tenantry.neon.ids import HeadId
 from tenantry.postgres.lsn import Lsn, parse_lsn
 from tenantry.runtime.failpoints import failpoint
@@ -101,7 +101,11 @@ def _window(context: Context, project: Project, head_id: HeadId, heads: dict[Hea
     begin = context.clock.now() - timedelta(seconds=project.history_retention_seconds)
     if begin <= oldest.last_commit:
         return oldest.usable_from
-    return history.at_time(begin).lsn
+    try:
+        return history.at_time(begin).lsn
+    except HistoryGap:
+        # Nobody knows on which side of missing log the window begins: all stays until it has moved past.
+        return oldest.usable_from
 
 
 async def _forget_heads(context: Context, project: Project) -> int:
