@@ -122,6 +122,8 @@ class Provider(Base):
     """Where its API key or DSN is read: ``env:NAME``, ``file:/PATH``, or ``home``. The secret is never here."""
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     removed_at: Mapped[datetime | None]
+    usage_collected_at: Mapped[datetime | None]
+    """When it was last asked that told all that its tenants had used by then."""
 
 
 class Region(Base):
