@@ -459,12 +459,14 @@ def test_a_server_connection_is_reused_and_clean(open_web: WebMaker):
         )
         == []
     )
+    wait_for(lambda: web.house.pool.idle == 1)
     assert query(
         web,
         "select current_setting('work_mem') as w, to_regclass('left_over') as t, current_user as u,"
         " current_setting('transaction_read_only') as r,"
         " (select count(*)::int from pg_locks where locktype = 'advisory') as l",
     ) == [{"w": "4MB", "t": None, "u": ROLE, "r": "off", "l": 0}]
+    wait_for(lambda: web.house.pool.idle == 1)
     assert query(web, "select pg_backend_pid() as pid")[0]["pid"] in pids
 
 
