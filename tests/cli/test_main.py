@@ -24,8 +24,8 @@ def test_help_names_every_command_of_the_contract(program: Program) -> None:
     assert done.returncode == 0
     commands = re.findall(r"^  ([a-z]+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
-        "up", "demo", "create", "list", "show", "url", "suspend", "resume", "delete", "psql", "restore",
-        "doctor", "migrate", "branch", "snapshot", "engine",
+        "up", "demo", "init", "create", "list", "show", "url", "suspend", "resume", "delete", "psql", "restore",
+        "doctor", "worker", "migrate", "jobs", "branch", "snapshot", "engine",
     ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 # ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -16,6 +15,8 @@ from tenantry.cli.options import Data
 from tenantry.runtime.telemetry import LogFormat, LogLevel
 
 if TYPE_CHECKING:
+    import asyncio
+
     from tenantry.fleet.jobs.worker import Worker, Workplace
 
 _BESIDE_NICENESS: Final = 5
@@ -43,6 +44,8 @@ def worker(
 
     SIGTERM lets what is under way end, for 20 seconds, and leaves the rest to others; a second one waits for nothing.
     """
+    import asyncio
+
     from tenantry.errors import InvalidInput
     from tenantry.runtime.telemetry import configure_logs
 
@@ -56,6 +59,8 @@ def worker(
 
 
 async def _work(data: Path | None, concurrency: int, queues: list[str] | None, *, with_parent: bool) -> None:
+    import asyncio
+
     from tenantry.fleet.jobs.worker import Bounds, Worker
 
     worker = Worker(lambda: _workplace(data), queues=queues, bounds=Bounds(concurrency=concurrency))
