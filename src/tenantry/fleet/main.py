@@ -38,6 +38,7 @@ from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
 from tenantry.fleet.tenants.suspend import suspend_tenant
 from tenantry.fleet.tenants.url import operator_url, tenant_url
+from tenantry.fleet.usage.usage import Usage
 from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Fleet:
         self.migrating = MigratedTenants(catalog, self.provider_of)
         self.run_log = CatalogRunLog(catalog)
         self.jobs = Jobs(catalog, self)
+        self.usage = Usage(catalog, self.providers)
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +133,9 @@ class Fleet:
 
     def finish_unfinished(self) -> builtins.list[str]:
         return finish_unfinished(self.catalog, self.provider_of)
+
+    def collect_usage(self) -> builtins.list[str]:
+        return self.usage.collect_pass()
 
     def migrate(
         self,

@@ -157,28 +157,30 @@ def usage_of_tenants(
     rows = connection.execute(
         text(
             f"""
-            SELECT used.*, {_TENANT} FROM (
+            WITH used AS MATERIALIZED (
                 SELECT project_id, {_SUMS} FROM usage_day WHERE day BETWEEN :since AND :until GROUP BY project_id
-                ORDER BY 3 DESC, 6 DESC, project_id LIMIT :limit
-            ) AS used
-            JOIN project ON project.id = used.project_id JOIN customer ON customer.id = project.customer_id
-            ORDER BY used.compute_seconds DESC, used.storage_byte_days DESC, customer.slug, project.id
+            ), total AS (
+                SELECT count(*) AS tenants, sum(active_seconds) AS active_seconds,
+                    sum(compute_seconds) AS compute_seconds, sum(written_bytes) AS written_bytes,
+                    sum(sent_bytes) AS sent_bytes, sum(storage_byte_days) AS storage_byte_days FROM used
+            ), page AS (
+                SELECT * FROM used ORDER BY compute_seconds DESC, storage_byte_days DESC, project_id LIMIT :limit
+            )
+            SELECT page.*, {_TENANT}, total.tenants, total.active_seconds AS total_active_seconds,
+                total.compute_seconds AS total_compute_seconds, total.written_bytes AS total_written_bytes,
+                total.sent_bytes AS total_sent_bytes, total.storage_byte_days AS total_storage_byte_days
+            FROM page JOIN project ON project.id = page.project_id JOIN customer ON customer.id = project.customer_id
+            CROSS JOIN total
+            ORDER BY page.compute_seconds DESC, page.storage_byte_days DESC, customer.slug, project.id
             """  # noqa: S608 - put together from this module's own text
         ),
         {"since": since, "until": until, "limit": limit},
-    ).mappings()
-    found = [_used(row) for row in rows]
-    if limit is None:
-        return Totals(tenants=len(found), amounts=added(each.amounts for each in found)), found
-    total = connection.execute(
-        text(
-            f"SELECT count(DISTINCT project_id) AS tenants, {_SUMS} FROM usage_day"  # noqa: S608 - see above
-            " WHERE day BETWEEN :since AND :until"
-        ),
-        {"since": since, "until": until},
     )
-    row = total.mappings().one()
-    return Totals(tenants=row["tenants"], amounts=_amounts(row)), found
+    found = rows.mappings().all()
+    if not found:
+        return Totals(tenants=0, amounts=Amounts()), []
+    total = Totals(tenants=found[0]["tenants"], amounts=_amounts(found[0], "total_"))
+    return total, [_used(row) for row in found]
 
 
 def usage_of_days(
@@ -259,13 +261,13 @@ def added(parts: Iterable[Amounts]) -> Amounts:
     )
 
 
-def _amounts(row: RowMapping) -> Amounts:
+def _amounts(row: RowMapping, of: str = "") -> Amounts:
     return Amounts(
-        active_seconds=int(row["active_seconds"]),
-        compute_seconds=int(row["compute_seconds"]),
-        written_bytes=int(row["written_bytes"]),
-        sent_bytes=int(row["sent_bytes"]),
-        storage_byte_days=int(row["storage_byte_days"]),
+        active_seconds=int(row[f"{of}active_seconds"]),
+        compute_seconds=int(row[f"{of}compute_seconds"]),
+        written_bytes=int(row[f"{of}written_bytes"]),
+        sent_bytes=int(row[f"{of}sent_bytes"]),
+        storage_byte_days=int(row[f"{of}storage_byte_days"]),
     )
 
 

@@ -91,6 +91,8 @@ class Verbs(Protocol):
 
     def finish_unfinished(self) -> list[str]: ...
 
+    def collect_usage(self) -> list[str]: ...
+
 
 def kinds(fleet: Verbs) -> tuple[Kind, ...]:
     return (
@@ -103,6 +105,7 @@ def kinds(fleet: Verbs) -> tuple[Kind, ...]:
 def passes(fleet: Verbs) -> tuple[Pass, ...]:
     return (
         Pass("finish_unfinished", "*/5 * * * *", fleet.finish_unfinished),
+        Pass("collect_usage", "7 * * * *", fleet.collect_usage),
         Pass("prune_jobs", "17 * * * *", fleet.jobs.prune),
     )
 
