@@ -10,10 +10,12 @@ from tenantry.errors import InvalidInput
 from tenantry.fleet.config import Target, data_directory, find_settings, find_target
 from tenantry.fleet.main import Fleet, open_fleet
 from tenantry.fleet.providers.secrets import read_secret, secret_place
+from tenantry.runtime.telemetry import tell_of_retries
 
 
 def the_fleet(data: Path | None) -> Fleet:
     """Raises Unavailable when nothing runs where it was looked for, InvalidInput when what says so is wrong."""
+    tell_of_retries()
     target = the_target(data)
     return open_fleet(target.api_url, target.api_key, target.catalog_url, api_ca=target.api_ca)
 

@@ -17,6 +17,7 @@ from tenantry.cli import (
     init,
     jobs,
     migrate,
+    providers,
     psql,
     restore,
     snapshots,
@@ -55,7 +56,22 @@ def root(
     del version  # handled by its callback
 
 
-for group in (up, demo, init, tenants, psql, migrate, jobs, branches, restore, snapshots, engine, doctor, worker):
+for group in (
+    up,
+    demo,
+    init,
+    tenants,
+    psql,
+    migrate,
+    jobs,
+    branches,
+    restore,
+    snapshots,
+    providers,
+    engine,
+    doctor,
+    worker,
+):
     group.register(app)
 
 

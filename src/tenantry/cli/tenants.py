@@ -26,7 +26,11 @@ def create(
         str | None, typer.Option(help="launch (the default), scale or business.", show_default=False)
     ] = None,
     region: Annotated[
-        str | None, typer.Option(metavar="R", help="Default: the provider's own region.", show_default=False)
+        str | None,
+        typer.Option(metavar="R", help="Where it is to be; by default where there is most room.", show_default=False),
+    ] = None,
+    residency: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where its data must stay.", show_default=False)
     ] = None,
     pg: Annotated[
         int | None, typer.Option("--pg", metavar="MAJOR", help="Postgres version.", show_default=False)
@@ -39,7 +43,7 @@ def create(
 
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
-        done = fleet.create(name, slug=slug, email=email, plan=plan, region=region, pg_version=pg)
+        done = fleet.create(name, slug=slug, email=email, plan=plan, region=region, residency=residency, pg_version=pg)
     tenant = done.tenant
     output.document({"created": done.new, "tenant": tenant})
     output.say(
@@ -77,8 +81,8 @@ def show(tenant: TenantName, data: Data = None, json: Json = False) -> None:
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
         shown = fleet.show(tenant)
-    output.document({"tenant": shown.tenant, "endpoints": shown.endpoints})
-    output.facts(_facts(shown.tenant))
+    output.document({"tenant": shown.tenant, "provider": shown.provider, "endpoints": shown.endpoints})
+    output.facts([*_facts(shown.tenant), ("provider", shown.provider)])
     output.facts(
         fact
         for endpoint in shown.endpoints
@@ -98,6 +102,7 @@ def _facts(tenant: Tenant) -> list[tuple[str, object]]:
         ("email", tenant.email),
         ("state", tenant.state),
         ("plan", tenant.plan),
+        ("residency", tenant.residency),
         ("region", tenant.region),
         ("project", tenant.project_id),
         ("postgres", tenant.pg_version),

@@ -33,6 +33,7 @@ from tenantry.fleet.tenants.delete import Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
+from tenantry.fleet.tenants.new_password import new_password
 from tenantry.fleet.tenants.restore import Restored, Restoring, plan_restore, restore_tenant
 from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
@@ -98,6 +99,9 @@ class Fleet:
 
     def url(self, name: str, *, pooled: bool = False) -> str:
         return tenant_url(self.catalog, self.provider_of, name, pooled=pooled)
+
+    def new_password(self, name: str) -> Tenant:
+        return new_password(self.catalog, self.provider_of, name)
 
     def suspend(self, name: str) -> Tenant:
         return suspend_tenant(self.catalog, self.provider_of, name)

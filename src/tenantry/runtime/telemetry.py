@@ -49,6 +49,30 @@ def configure_logs(stream: TextIO | None = None, *, level: LogLevel = "info", fo
     )
 
 
+def tell_of_retries() -> None:
+    """For commands: what is asked again is told on stderr, also where nobody has configured any logs.
+
+    Nothing is loaded for that until something is asked again.
+    """
+    import stamina.instrumentation as stamina  # noqa: PLC0415 - as above
+
+    def hook() -> stamina.RetryHook:
+        import structlog  # noqa: PLC0415 - as above
+
+        if not structlog.is_configured():
+            configure_logs(level="warning")
+        log = structlog.get_logger("retries")
+
+        def tell(details: stamina.RetryDetails) -> None:
+            log.warning(
+                "asked again", asked=details.name, wait_s=round(details.wait_for, 2), why=str(details.caused_by)
+            )
+
+        return tell
+
+    stamina.set_on_retry_hooks([stamina.RetryHookFactory(hook)])
+
+
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor: replaces values under the names of secrets, and what looks like a secret inside of texts."""
     for key, value in event.items():

@@ -67,10 +67,13 @@ def add_provider(
     return found, written is not None
 
 
-def change_secret(connection: Connection, provider: ProviderId, *, api_ca: str | None, secret_from: str) -> None:
-    """Where its secret is read from now on."""
+def change_reach(
+    connection: Connection, provider: ProviderId, *, api_url: str | None, api_ca: str | None, secret_from: str
+) -> None:
+    """Where it is, and where its secret is read, from now on."""
     table = models.Provider
-    connection.execute(update(table).where(table.id == provider).values(api_ca=api_ca, secret_from=secret_from))
+    values = {"api_url": api_url, "api_ca": api_ca, "secret_from": secret_from}
+    connection.execute(update(table).where(table.id == provider).values(values))
 
 
 def hold_provider(connection: Connection, provider: ProviderId) -> None:
@@ -217,8 +220,12 @@ def residencies(connection: Connection) -> list[Residency]:
     return [Residency(slug=slug, region_patterns=tuple(patterns)) for slug, patterns in rows]
 
 
-def residency(connection: Connection, slug: str) -> Residency | None:
-    return next((found for found in residencies(connection) if found.slug == slug), None)
+def hold_residency(connection: Connection, slug: str) -> Residency | None:
+    """The rule, which does not change until the transaction ends."""
+    table = models.Residency
+    query = select(table.slug, table.region_patterns).where(table.slug == slug).with_for_update(read=True)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Residency(slug=row[0], region_patterns=tuple(row[1]))
 
 
 def put_residency(connection: Connection, slug: str, region_patterns: Sequence[str]) -> None:

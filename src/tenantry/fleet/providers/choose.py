@@ -25,7 +25,7 @@ def choose_place(connection: Connection, *, region: str | None, residency: str |
 
     Raises InvalidInput and LimitReached, naming the rule that leaves no place.
     """
-    rule = None if residency is None else providers.residency(connection, residency)
+    rule = None if residency is None else providers.hold_residency(connection, residency)
     if residency is not None and rule is None:
         known = ", ".join(each.slug for each in providers.residencies(connection))
         raise InvalidInput(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tenantry.errors import NotFound
 from tenantry.fleet.catalog import providers
@@ -20,6 +22,9 @@ from tenantry.fleet.providers.ports import Provider
 from tenantry.fleet.providers.secrets import read_secret
 from tenantry.neon.client import NeonClient
 from tenantry.neon.pace import Pace
+
+RECORD_SECONDS_MAX: Final = 60.0
+"""How long a process goes on with what the catalog said of a provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,8 @@ class Providers:
         self._catalog = catalog
         self._environment = environment
         self._lock = threading.Lock()
+        self._records: dict[ProviderId, tuple[ProviderRecord, float]] = {}
+        """And when the catalog said so."""
         self._opened: dict[ProviderId, _Opened] = {}
         self._retired: list[Provider] = []
         """Opened with a secret that was changed since; other threads may still be using them."""
@@ -50,16 +57,21 @@ class Providers:
         """Raises NotFound, and OperatorError when its secret is not on this machine. Asks nobody but the catalog."""
         if provider_id == HOME_PROVIDER:
             return self.home
+        return self.opened(self._record(provider_id))
+
+    def _record(self, provider_id: ProviderId) -> ProviderRecord:
+        now = time.monotonic()
         with self._lock:
-            known = self._opened.get(provider_id)
-        if known is None:
-            with self._catalog.transaction() as connection:
-                record = providers.provider_by_id(connection, provider_id)
-            if record is None:
-                raise NotFound(f"there is no provider {provider_id}", provider_id=str(provider_id))
-        else:
-            record = known.record
-        return self.opened(record)
+            known, seen_at = self._records.get(provider_id, (None, now))
+        if known is not None and now <= seen_at + RECORD_SECONDS_MAX:
+            return known
+        with self._catalog.transaction() as connection:
+            record = providers.provider_by_id(connection, provider_id)
+        if record is None:
+            raise NotFound(f"there is no provider {provider_id}", provider_id=str(provider_id))
+        with self._lock:
+            self._records[provider_id] = record, now
+        return record
 
     def opened(self, record: ProviderRecord) -> Provider:
         """The provider of a record, opened or as it is open. A new key in its file is taken up here."""

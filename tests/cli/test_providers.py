@@ -1,0 +1,207 @@
+"""``tenantry provider``: from the words that are typed to what the catalog and the providers have after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tenantry.neon.client import NeonClient
+from tenantry.testing.neon_cloud import StandIn
+
+if TYPE_CHECKING:
+    from conftest import Operator
+
+
+def secret_file(path: Path, text: str) -> Path:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as opened:
+        opened.write(text)
+    return path
+
+
+@pytest.fixture
+def provider(operator: Operator) -> Iterator[str]:
+    """A name; what the test has left of it is removed."""
+    name = f"p-{secrets.token_hex(4)}"
+    yield name
+    for region in operator.json("provider", "list")["regions"]:
+        operator.do("provider", "region", region["provider"], region["region"], "--remove")
+    if any(each["name"] == name for each in operator.json("provider", "list")["providers"]):
+        operator.do("provider", "remove", name, "--yes")
+
+
+@pytest.fixture
+def key_file(operator: Operator, tmp_path: Path) -> Path:
+    return secret_file(tmp_path / "key", operator.cell.target.api_key + "\n")
+
+
+def test_a_tenants_life_at_another_provider(operator: Operator, provider: str, key_file: Path, name: str) -> None:
+    with StandIn(operator.cell.target) as cloud:
+        add = ("provider", "add", provider, "--kind", "neon", "--url", cloud.url, "--key-file", str(key_file))
+        assert operator.do(*add).stdout == f"provider {provider} (neon) is added\n"
+        assert operator.do(*add).stdout == f"provider {provider} (neon) was there already\n"
+        region = f"eu-{provider}"
+        said = operator.do("provider", "region", provider, region, "--provider-region", "local", "--max", "1").stdout
+        assert said == f"{provider} serves region {region} (there local): 0 tenants of 1\n"
+
+        made = operator.json("create", name, "--region", region)["tenant"]
+        assert made["region"] == region
+        assert cloud.asked["POST /projects"] == 1
+        assert operator.json("show", made["slug"])["provider"] == provider
+        assert "asked again" not in operator.do("url", made["slug"], "--json").stdout
+        operator.do("suspend", made["slug"])
+        assert cloud.asked["POST /projects/{}/endpoints/{}/suspend"] + cloud.asked["GET /projects/{}/endpoints"] >= 1
+
+        full = operator.do("create", f"{name} two", "--region", region, code=1)
+        assert f"region {region} is full: {provider} has 1 of 1" in full.stderr
+        kept = operator.do("provider", "remove", provider, "--yes", code=1)
+        assert f"provider {provider} has 1 tenant, and is not removed" in kept.stderr
+
+        checked = operator.json("provider", "check", provider)
+        assert checked["ok"], checked
+        rotated = operator.json("provider", "rotate", provider, "--yes")
+        assert rotated == {"rotated": [made["slug"]], "failed": {}}
+        operator.do("delete", made["slug"], "--yes")
+        assert not cloud.refused[429]
+
+
+def test_a_command_that_asks_again_prints_one_document(
+    operator: Operator, provider: str, key_file: Path, name: str
+) -> None:
+    with StandIn(operator.cell.target, operation_seconds=1.0) as cloud:
+        operator.do("provider", "add", provider, "--kind", "neon", "--url", cloud.url, "--key-file", str(key_file))
+        operator.do("provider", "region", provider, "eu-9", "--provider-region", "local")
+        slug = operator.json("create", name, "--region", "eu-9")["tenant"]["slug"]
+        # In a process of its own: nothing has configured any logs there.
+        done = operator.run("provider", "rotate", provider, "--yes", "--json")
+        assert json.loads(done.stdout) == {"rotated": [slug], "failed": {}}
+        done = operator.run("delete", slug, "--yes", "--json")
+        assert json.loads(done.stdout)["deleted"]
+        assert cloud.refused[423] >= 1
+        assert "asked again" in done.stderr
+        assert operator.cell.target.api_key not in done.stderr
+
+
+def test_a_check_that_finds_something_wrong_fails_and_names_it(
+    operator: Operator, provider: str, key_file: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        away = f"http://127.0.0.1:{taken.getsockname()[1]}/api/v2"
+    operator.do("provider", "add", provider, "--kind", "cell", "--url", away, "--key-file", str(key_file))
+    found = operator.json("provider", "check", code=1)
+    assert not found["ok"]
+    seen = {each["name"]: each for each in found["providers"]}
+    assert seen["home"]["ok"]
+    assert seen["home"]["health"]["regions"]
+    assert "failed" in seen[provider]["wrong"][0]
+    assert "PROVIDER" in operator.do("provider", "check", code=1).stdout
+
+    wrong_key = secret_file(tmp_path / "wrong", "tenantry_hunter2hunter2hunter2")
+    url = operator.cell.target.api_url
+    change = ("provider", "add", provider, "--kind", "cell", "--url", url, "--key-file", str(wrong_key))
+    refused = operator.do(*change, code=1)
+    assert f"provider {provider} is there already, as cell at {away}" in refused.stderr
+    assert operator.do(*change, "--change").stdout == f"provider {provider} (cell) is changed\n"
+    done = operator.do("provider", "check", provider, "--json", code=1)
+    assert "401" in json.loads(done.stdout)["providers"][0]["wrong"][0]
+    assert "hunter2" not in done.stdout + done.stderr
+
+    wrong_key.write_text(operator.cell.target.api_key)
+    assert operator.json("provider", "check", provider)["ok"]
+
+
+def test_residency_is_enforced(operator: Operator, provider: str, key_file: Path, name: str) -> None:
+    url = operator.cell.target.api_url
+    operator.do("provider", "add", provider, "--kind", "cell", "--url", url, "--key-file", str(key_file))
+    residency = f"r-{provider}"
+    assert operator.do("provider", "residency", residency, "--regions", "eu-*, ch-1").stdout == (
+        f"residency {residency}: data stays in eu-*, ch-1\n"
+    )
+    operator.do("provider", "region", "home", "us-1")
+    nowhere = operator.do("create", name, "--residency", residency, code=2)
+    assert f"residency {residency} keeps data in eu-*, ch-1, and no provider serves a region there" in nowhere.stderr
+    abroad = operator.do("create", name, "--residency", residency, "--region", "us-1", code=2)
+    assert "region us-1 is not there" in abroad.stderr
+    operator.do("provider", "region", provider, "ch-1", "--closed")
+    closed = operator.do("create", name, "--residency", residency, code=2)
+    assert "takes no new tenants" in closed.stderr
+    operator.do("provider", "region", provider, "ch-1", "--open")
+
+    made = operator.json("create", name, "--residency", residency)["tenant"]
+    assert (made["region"], made["residency"]) == ("ch-1", residency)
+    assert operator.json("create", name, "--residency", residency)["created"] is False
+    other = operator.do("create", name, "--residency", "none-such", code=1)
+    assert f"exists with residency {residency}" in other.stderr
+    narrower = operator.do("provider", "residency", residency, "--regions", "eu-*", code=1)
+    assert "would not allow where some of its tenants are: 1 tenant in ch-1" in narrower.stderr
+    assert operator.json("provider", "list")["residencies"][-1]["region_patterns"] == ["eu-*", "ch-1"]
+    lived_in = operator.do("provider", "region", provider, "ch-1", "--remove", code=1)
+    assert f"1 tenant of {provider} live" in lived_in.stderr
+    operator.do("delete", made["slug"], "--yes")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("add", "x", "--kind", "cell", "--url", "http://h/api/v2"), "where is the provider's key?"),
+        (("add", "x", "--kind", "cell", "--url", "http://h/api/v2", "--key-env", "A-B"), "the name of a variable"),
+        (("add", "x", "--kind", "cell", "--key-env", "K"), "where is the cell's API?"),
+        (("add", "x", "--kind", "cell", "--url", "http://u:hunter2@h/api/v2", "--key-env", "K"), "--url is not like"),
+        (("add", "X!", "--kind", "cell", "--url", "http://h/api/v2", "--key-env", "K"), "is not a provider's name"),
+        (("add", "x", "--kind", "heap", "--url", "http://h/api/v2", "--key-env", "K"), "no kind of provider"),
+        (("add", "x", "--kind", "postgres", "--url", "postgresql://h", "--key-env", "K"), "neither --url nor --ca"),
+        (("region", "home", "EU"), "is not a region's name"),
+        (("region", "home", "eu-1", "--max", "0"), "lets nobody in"),
+        (("region", "home", "eu-1", "--remove", "--max", "3"), "--remove stands alone"),
+        (("residency", "eu", "--regions", "EU*"), "is no pattern of regions"),
+        (("residency", "eu"), "which regions?"),
+    ],
+)
+def test_what_is_wrong_is_said(operator: Operator, words: tuple[str, ...], said: str) -> None:
+    done = operator.do("provider", *words, code=2)
+    assert said in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("add", "x", "--kind", "cell", "--url", "http://h/api/v2", "--key-env", "NOBODY_SETS_THIS"),
+            "is not set here",
+        ),
+        (("add", "x", "--kind", "cell", "--url", "http://h/api/v2", "--key-file", "/nowhere"), "cannot be read"),
+        (("add", "home", "--kind", "cell", "--url", "http://h/api/v2", "--key-env", "HOME", "--change"), "is there al"),
+        (("remove", "home", "--yes"), "stays"),
+        (("remove", "nobody", "--yes"), "there is no provider 'nobody'; see `tenantry provider list`"),
+        (("region", "nobody", "eu-1"), "there is no provider 'nobody'"),
+        (("check", "nobody"), "there is no provider 'nobody'"),
+    ],
+)
+def test_what_is_not_there_is_named(operator: Operator, words: tuple[str, ...], said: str) -> None:
+    done = operator.do("provider", *words, code=1)
+    assert said in done.stderr.replace("\n  -> ", "; ")
+
+
+def test_a_key_that_everybody_may_read_is_refused(operator: Operator, provider: str, key_file: Path) -> None:
+    key_file.chmod(0o604)
+    url = operator.cell.target.api_url
+    done = operator.do("provider", "add", provider, "--kind", "cell", "--url", url, "--key-file", str(key_file), code=1)
+    assert "which every user of this machine may read" in done.stderr
+    assert f"chmod 600 {key_file}" in done.stderr
+
+
+def test_nothing_of_a_key_is_in_the_catalog_or_on_a_screen(operator: Operator, provider: str, key_file: Path) -> None:
+    target: Any = operator.cell.target
+    operator.do("provider", "add", provider, "--kind", "cell", "--url", target.api_url, "--key-file", str(key_file))
+    shown = operator.do("provider", "list").stdout + json.dumps(operator.json("provider", "list"))
+    assert f"file:{key_file}" in shown
+    assert target.api_key not in shown
+    with NeonClient(target.api_url, target.api_key) as client:
+        assert target.api_key not in repr(client)
