@@ -66,5 +66,5 @@ def test_a_repository_says_which_cell_and_how(cell: ThrowawayCell, tmp_path: Pat
     settings.write_text(settings.read_text().replace("jobs = 0", "jobs = 2"))
     key.chmod(0o644)
     open_to_all = tenantry(folder, "list")
-    assert open_to_all.returncode == 1
+    assert open_to_all.returncode == 2
     assert str(key) in open_to_all.stderr and cell.target.api_key not in open_to_all.stderr

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from tenantry.errors import InvalidInput
 from tenantry.fleet.config import Target, data_directory, find_settings, find_target
 from tenantry.fleet.main import Fleet, open_fleet
-from tenantry.fleet.providers.secrets import read_secret, secret_place
 from tenantry.runtime.telemetry import tell_of_retries
+
+_SECRET_BYTES_MAX: Final = 10_000
 
 
 def the_fleet(data: Path | None) -> Fleet:
@@ -28,13 +30,14 @@ def the_target(data: Path | None) -> Target:
             from tenantry.fleet.settings import read_settings
 
             cell = read_settings(path).cell
+            catalog = cell.catalog_url_file
             if cell.api_url is not None:
                 if cell.api_key_file is None:
                     raise InvalidInput(f"{path}: cell.api_url is set and cell.api_key_file is not")
                 return Target(
                     api_url=cell.api_url.rstrip("/"),
-                    api_key=_secret(cell.api_key_file),
-                    catalog_url=None if cell.catalog_url_file is None else _secret(cell.catalog_url_file),
+                    api_key=secret_of_file(cell.api_key_file, "the API key"),
+                    catalog_url=None if catalog is None else secret_of_file(catalog, "the catalog's URL"),
                 )
             data = cell.data
     return find_target(data)
@@ -51,5 +54,16 @@ def the_data_directory(data: Path | None) -> Path:
     return data_directory(data)
 
 
-def _secret(path: Path) -> str:
-    return read_secret(secret_place(env=None, file=path), "in tenantry.toml")
+def secret_of_file(path: Path, what: str) -> str:
+    """The first line of a file that nobody else may read. Raises InvalidInput naming it and ``what`` it should hold."""
+    try:
+        with path.open() as file:
+            mode = os.fstat(file.fileno()).st_mode
+            secret = file.readline(_SECRET_BYTES_MAX).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{what} is in {path}, which cannot be read ({error.__class__.__name__})") from error
+    if mode & 0o077:
+        raise InvalidInput(f"{what} is in {path}, and others may read it", next_step=f"chmod 600 {path}")
+    if not secret:
+        raise InvalidInput(f"{what} is not in {path}: it is empty")
+    return secret

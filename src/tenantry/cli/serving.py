@@ -19,7 +19,7 @@ from tenantry.cell.main import Addresses, RunningCell
 from tenantry.cli.resident import ResidentWorker
 from tenantry.errors import TenantryError
 from tenantry.fleet.config import READY_FILE, verification
-from tenantry.fleet.prepare import prepare_catalog
+from tenantry.fleet.prepare import prepare_catalog, prepare_foreign_catalog
 from tenantry.neon.client import NeonClient
 from tenantry.runtime.files import write_atomic
 
@@ -27,11 +27,17 @@ _log = structlog.get_logger("fleet")
 
 
 async def serve(
-    config: CellConfig, *, ready_file: Path | None, with_fleet: bool, worker: ResidentWorker | None
+    config: CellConfig,
+    *,
+    ready_file: Path | None,
+    with_fleet: bool,
+    worker: ResidentWorker | None,
+    catalog_url: str | None = None,
 ) -> None:
     """Runs both until SIGTERM or SIGINT, and once they answer a worker, where there is a fleet for it to work for.
 
-    Raises what starting them raises, having stopped what was started.
+    ``catalog_url`` says that the catalog is elsewhere than in the cell. Raises what starting them raises, having
+    stopped what was started.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -47,7 +53,7 @@ async def serve(
     finishing: asyncio.Task[None] | None = None
     try:
         await asyncio.to_thread(_remove, written)
-        catalog_url = await asyncio.to_thread(_catalog, addresses, config.data) if with_fleet else None
+        catalog_url = await asyncio.to_thread(_catalog, addresses, config.data, catalog_url) if with_fleet else None
         ready = {
             "api_url": addresses.api_url,
             "api_key": addresses.api_key,
@@ -80,7 +86,9 @@ async def serve(
         await cell.stop()
 
 
-def _catalog(addresses: Addresses, data: Path) -> str:
+def _catalog(addresses: Addresses, data: Path, elsewhere: str | None) -> str:
+    if elsewhere is not None:
+        return prepare_foreign_catalog(elsewhere)
     with NeonClient(addresses.api_url, addresses.api_key, tls_verify=verification(addresses.api_ca)) as client:
         return prepare_catalog(client, data)
 

@@ -37,6 +37,14 @@ def up(
         typer.Option(metavar="FILE", help="Written (0600) once everything answers.", show_default=False),
     ] = None,
     no_fleet: Annotated[bool, typer.Option("--no-fleet", help="Only the cell: no catalog, no tenants.")] = False,
+    catalog_url_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Holds the URL of a Postgres database that is the catalog, instead of a project of the cell.",
+            show_default=False,
+        ),
+    ] = None,
     no_worker: Annotated[
         bool, typer.Option("--no-worker", help="Leave jobs and passes to other workers of the fleet.")
     ] = False,
@@ -76,7 +84,7 @@ def up(
     import uvloop
 
     from tenantry.cell.config import CellConfig
-    from tenantry.cli.fleet import the_data_directory
+    from tenantry.cli.fleet import secret_of_file, the_data_directory
     from tenantry.cli.resident import ResidentWorker
     from tenantry.cli.serving import serve
     from tenantry.runtime.spans import parse_span
@@ -99,10 +107,11 @@ def up(
         spares_max=spares,
     )
     configure_logs(level=log_level, form=log_format)
+    catalog_url = None if catalog_url_file is None else secret_of_file(catalog_url_file, "the catalog's URL")
     worker = None
     if not (no_fleet or no_worker):
         worker = ResidentWorker(config.data, {"TENANTRY_LOG_LEVEL": log_level, "TENANTRY_LOG_FORMAT": log_format})
-    uvloop.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet, worker=worker))
+    uvloop.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet, worker=worker, catalog_url=catalog_url))
 
 
 def register(app: typer.Typer) -> None:

@@ -1,8 +1,8 @@
 """The catalog's project: made once, found again, and brought up to date before anything else asks the catalog.
 
-It is itself a project of the provider. Its id is kept in the data directory; where that file is lost, the project is
-found again by its name. A catalog that is current is seen to be so without loading what could upgrade it: every
-``tenantry up`` waits for this.
+It is itself a project of the provider, unless the operator names a database elsewhere. Its id is kept in the data
+directory; where that file is lost, the project is found again by its name. A catalog that is current is seen to be so
+without loading what could upgrade it: every ``tenantry up`` waits for this.
 """
 
 # ruff: noqa: PLC0415 - SQLAlchemy and Alembic take longer to import than a current catalog takes to be asked
@@ -58,6 +58,16 @@ def prepare_catalog(client: NeonClient, data: Path) -> str:
         failpoint("catalog.created")
         write_atomic(record, json.dumps({"catalog_project_id": project_id}).encode(), mode=0o600)
         url = url_of(provider, project_id)
+    if not is_current(url):
+        _upgrade(url)
+    return url
+
+
+def prepare_foreign_catalog(url: str) -> str:
+    """A catalog on a Postgres of the operator's own, brought up to date; returns ``url``. Blocks; safe to repeat.
+
+    Raises Unavailable when nobody answers there, OperatorError when a newer release has upgraded it.
+    """
     if not is_current(url):
         _upgrade(url)
     return url
