@@ -82,6 +82,7 @@ class Verbs(Protocol):
         email: str | None = None,
         plan: str | None = None,
         region: str | None = None,
+        residency: str | None = None,
         pg_version: int | None = None,
     ) -> Created: ...
 
@@ -118,6 +119,7 @@ def _create(fleet: Verbs, item: Item) -> Mapping[str, object]:
         email=cast("str | None", item.input.get("email")),
         plan=cast("str | None", item.input.get("plan")),
         region=cast("str | None", item.input.get("region")),
+        residency=cast("str | None", item.input.get("residency")),
         pg_version=cast("int | None", item.input.get("pg_version")),
     )
     return {"created": done.new} | _named(done.tenant)
