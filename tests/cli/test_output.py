@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
@@ -20,9 +20,11 @@ class _Record:
 
 def test_records_times_and_ids_have_a_json_form() -> None:
     when = datetime(2026, 11, 24, 12, 0, tzinfo=timezone(timedelta(hours=2)))
-    assert as_json({"a": [_Record("x", when)], "b": (UUID(int=1), Decimal("19.00"), Path("p"))}) == {
+    assert as_json(
+        {"a": [_Record("x", when)], "b": (UUID(int=1), Decimal("19.00"), Path("p"), date(2026, 11, 24))}
+    ) == {
         "a": [{"name": "x", "when": "2026-11-24T10:00:00Z"}],
-        "b": ["00000000-0000-0000-0000-000000000001", "19.00", "p"],
+        "b": ["00000000-0000-0000-0000-000000000001", "19.00", "p", "2026-11-24"],
     }
     with pytest.raises(TypeError, match="object has no JSON form"):
         as_json(object())

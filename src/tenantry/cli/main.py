@@ -23,6 +23,7 @@ from tenantry.cli import (
     snapshots,
     tenants,
     up,
+    usage,
     worker,
 )
 from tenantry.cli.failures import guarded
@@ -70,6 +71,7 @@ for group in (
     providers,
     engine,
     doctor,
+    usage,
     worker,
 ):
     group.register(app)
