@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from tenantry.neon.client import NeonClient
 from tenantry.testing.neon_cloud import StandIn
+from tenantry.testing.throwaway import ThrowawayCell
 
 if TYPE_CHECKING:
     from conftest import Operator
@@ -25,15 +26,17 @@ def secret_file(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def cell(new_workdir: Callable[[str], Path]) -> Iterator[ThrowawayCell]:
+    """One of our own: once a region is defined, every new tenant is placed in one."""
+    with ThrowawayCell(data=new_workdir("regions") / "data", options=["--spares", "0"]) as cell:
+        yield cell
+
+
 @pytest.fixture
-def provider(operator: Operator) -> Iterator[str]:
-    """A name; what the test has left of it is removed."""
-    name = f"p-{secrets.token_hex(4)}"
-    yield name
-    for region in operator.json("provider", "list")["regions"]:
-        operator.do("provider", "region", region["provider"], region["region"], "--remove")
-    if any(each["name"] == name for each in operator.json("provider", "list")["providers"]):
-        operator.do("provider", "remove", name, "--yes")
+def provider() -> str:
+    """A name that no other test has."""
+    return f"p-{secrets.token_hex(4)}"
 
 
 @pytest.fixture
@@ -67,24 +70,22 @@ def test_a_tenants_life_at_another_provider(operator: Operator, provider: str, k
         assert checked["ok"], checked
         rotated = operator.json("provider", "rotate", provider, "--yes")
         assert rotated == {"rotated": [made["slug"]], "failed": {}}
-        operator.do("delete", made["slug"], "--yes")
         assert not cloud.refused[429]
 
 
 def test_a_command_that_asks_again_prints_one_document(
     operator: Operator, provider: str, key_file: Path, name: str
 ) -> None:
-    with StandIn(operator.cell.target, operation_seconds=1.0) as cloud:
+    with StandIn(operator.cell.target) as cloud:
         operator.do("provider", "add", provider, "--kind", "neon", "--url", cloud.url, "--key-file", str(key_file))
-        operator.do("provider", "region", provider, "eu-9", "--provider-region", "local")
-        slug = operator.json("create", name, "--region", "eu-9")["tenant"]["slug"]
+        operator.do("provider", "region", provider, f"eu-{provider}", "--provider-region", "local")
+        slug = operator.json("create", name, "--region", f"eu-{provider}")["tenant"]["slug"]
         # In a process of its own: nothing has configured any logs there.
+        cloud.lock_next = 2
         done = operator.run("provider", "rotate", provider, "--yes", "--json")
         assert json.loads(done.stdout) == {"rotated": [slug], "failed": {}}
-        done = operator.run("delete", slug, "--yes", "--json")
-        assert json.loads(done.stdout)["deleted"]
-        assert cloud.refused[423] >= 1
-        assert "asked again" in done.stderr
+        assert cloud.refused[423] == 2
+        assert done.stderr.count("asked again") == 2
         assert operator.cell.target.api_key not in done.stderr
 
 
@@ -119,31 +120,31 @@ def test_a_check_that_finds_something_wrong_fails_and_names_it(
 def test_residency_is_enforced(operator: Operator, provider: str, key_file: Path, name: str) -> None:
     url = operator.cell.target.api_url
     operator.do("provider", "add", provider, "--kind", "cell", "--url", url, "--key-file", str(key_file))
-    residency = f"r-{provider}"
-    assert operator.do("provider", "residency", residency, "--regions", "eu-*, ch-1").stdout == (
-        f"residency {residency}: data stays in eu-*, ch-1\n"
+    residency, inside, abroad = f"r-{provider}", f"in-{provider}", f"out-{provider}"
+    assert operator.do("provider", "residency", residency, "--regions", f"in-p-*, {inside}").stdout == (
+        f"residency {residency}: data stays in in-p-*, {inside}\n"
     )
-    operator.do("provider", "region", "home", "us-1")
+    operator.do("provider", "region", "home", abroad)
     nowhere = operator.do("create", name, "--residency", residency, code=2)
-    assert f"residency {residency} keeps data in eu-*, ch-1, and no provider serves a region there" in nowhere.stderr
-    abroad = operator.do("create", name, "--residency", residency, "--region", "us-1", code=2)
-    assert "region us-1 is not there" in abroad.stderr
-    operator.do("provider", "region", provider, "ch-1", "--closed")
+    assert f"residency {residency} keeps data in in-p-*, {inside}, and no provider serves a region" in nowhere.stderr
+    outside = operator.do("create", name, "--residency", residency, "--region", abroad, code=2)
+    assert f"region {abroad} is not there" in outside.stderr
+    operator.do("provider", "region", provider, inside, "--closed")
     closed = operator.do("create", name, "--residency", residency, code=2)
     assert "takes no new tenants" in closed.stderr
-    operator.do("provider", "region", provider, "ch-1", "--open")
+    operator.do("provider", "region", provider, inside, "--open")
 
     made = operator.json("create", name, "--residency", residency)["tenant"]
-    assert (made["region"], made["residency"]) == ("ch-1", residency)
+    assert (made["region"], made["residency"]) == (inside, residency)
     assert operator.json("create", name, "--residency", residency)["created"] is False
     other = operator.do("create", name, "--residency", "none-such", code=1)
     assert f"exists with residency {residency}" in other.stderr
-    narrower = operator.do("provider", "residency", residency, "--regions", "eu-*", code=1)
-    assert "would not allow where some of its tenants are: 1 tenant in ch-1" in narrower.stderr
-    assert operator.json("provider", "list")["residencies"][-1]["region_patterns"] == ["eu-*", "ch-1"]
-    lived_in = operator.do("provider", "region", provider, "ch-1", "--remove", code=1)
+    narrower = operator.do("provider", "residency", residency, "--regions", "else-*", code=1)
+    assert f"would not allow where some of its tenants are: 1 tenant in {inside}" in narrower.stderr
+    known = {each["slug"]: each["region_patterns"] for each in operator.json("provider", "list")["residencies"]}
+    assert known[residency] == ["in-p-*", inside]
+    lived_in = operator.do("provider", "region", provider, inside, "--remove", code=1)
     assert f"1 tenant of {provider} live" in lived_in.stderr
-    operator.do("delete", made["slug"], "--yes")
 
 
 @pytest.mark.parametrize(

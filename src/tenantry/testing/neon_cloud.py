@@ -50,6 +50,8 @@ class StandIn:
         """How often it has answered 429, and 423."""
         self.asked: Counter[str] = Counter()
         """How often each route was asked."""
+        self.lock_next = 0
+        """So many of the next changes of projects are answered 423, whatever runs there."""
         self._minute = requests_a_minute
         self._second = burst_a_second
         self._operation_seconds = operation_seconds
@@ -114,7 +116,7 @@ class StandIn:
                 self.refused[429] += 1
                 return _refusal(429, "rate limit exceeded", {"Retry-After": str(math.ceil(wait))})
             changing = method in _CHANGES and project is not None and not _QUIET.search(plain)
-            if changing and project is not None and time.time() < self._locked_until.get(project[1], 0.0):
+            if changing and project is not None and self._locked(project[1]):
                 self.refused[423] += 1
                 return _refusal(423, "project already has running operations, scheduling of new ones is prohibited")
         if _NOT_THERE.search(plain):
@@ -124,6 +126,12 @@ class StandIn:
             headers["Authorization"] = authorization
         reply = self._cell.request(method, path, content=body, headers=headers)
         return reply.status_code, _passed_on(reply), self._retold(reply.content, time.time())
+
+    def _locked(self, project: str) -> bool:
+        if self.lock_next > 0:
+            self.lock_next -= 1
+            return True
+        return time.time() < self._locked_until.get(project, 0.0)
 
     def _too_soon(self, route: str, now: float) -> float | None:
         """Seconds to wait, when this request is one too many; otherwise it is counted."""
