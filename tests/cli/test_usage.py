@@ -34,7 +34,8 @@ def used(operator: Operator, name: str) -> str:
 
 
 def line_of(document: dict[str, Any], slug: str) -> dict[str, Any]:
-    return next((line for line in document["lines"] if line["tenant"] == slug), {})
+    found: list[dict[str, Any]] = [line for line in document["lines"] if line["tenant"] == slug]
+    return found[0] if found else {}
 
 
 def test_what_a_tenant_used_is_told_by_tenant_and_day_with_its_cost(
