@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import psycopg
 import pytest
@@ -15,7 +15,17 @@ from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.upgrade import upgrade_catalog
 
 if TYPE_CHECKING:
-    from conftest import Server, Workshop
+    from conftest import Workshop
+
+
+class Mortal(Protocol):
+    """The server of the fixture ``mortal_server``."""
+
+    dsn: str
+
+    def kill(self) -> None: ...
+    def start(self) -> None: ...
+
 
 pytestmark = pytest.mark.crash
 
@@ -24,7 +34,7 @@ SUBJECTS = 4
 
 
 @pytest.fixture
-def mortal_workshop(mortal_server: Server, new_workshop: Callable[..., Workshop]) -> Workshop:
+def mortal_workshop(mortal_server: Mortal, new_workshop: Callable[..., Workshop]) -> Workshop:
     """Workers on a catalog that a test may kill; the ledger is on another server."""
     with psycopg.connect(mortal_server.dsn, dbname="postgres", autocommit=True) as connection:
         connection.execute("CREATE DATABASE catalog")
@@ -52,7 +62,7 @@ def unfinished(workshop: Workshop) -> int:
     ],
 )
 def test_every_tenants_work_is_done_exactly_once(
-    mortal_workshop: Workshop, mortal_server: Server, jobs: int, kill_seconds: float, item_seconds: float
+    mortal_workshop: Workshop, mortal_server: Mortal, jobs: int, kill_seconds: float, item_seconds: float
 ) -> None:
     workshop, choice = mortal_workshop, random.Random(7)
     ids = [

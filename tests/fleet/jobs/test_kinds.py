@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,17 +11,10 @@ from tenantry.fleet.jobs.kinds import Item, kinds
 
 
 class Verbs:
-    """Notes each call."""
+    """Notes each call. It has what the kinds call, and nothing that only passes do."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.jobs = self
-
-    def prune(self) -> list[str]:
-        return []
-
-    def finish_unfinished(self) -> list[str]:
-        return []
 
     def create(self, name: str, **given: Any) -> Any:
         self.calls.append((name, {field: value for field, value in given.items() if value is not None}))
@@ -36,7 +29,7 @@ class Verbs:
 
 def test_create_takes_its_slug_from_the_subject_and_the_rest_from_the_input() -> None:
     fleet = Verbs()
-    (create,) = [kind for kind in kinds(fleet) if kind.name == "create"]
+    (create,) = [kind for kind in kinds(cast("Any", fleet)) if kind.name == "create"]
     given = {
         "name": "ACME",
         "email": "a@b.c",
@@ -56,7 +49,7 @@ def test_create_takes_its_slug_from_the_subject_and_the_rest_from_the_input() ->
 @pytest.mark.parametrize("name", ["suspend", "resume"])
 def test_verbs_of_one_tenant_take_the_subject(name: str) -> None:
     fleet = Verbs()
-    (kind,) = [kind for kind in kinds(fleet) if kind.name == name]
+    (kind,) = [kind for kind in kinds(cast("Any", fleet)) if kind.name == name]
     assert kind.work(Item(subject="acme")) == {"tenant": "acme", "project_id": "cool-sun-1"}
     assert kind.of_tenants
     assert fleet.calls == [("acme", {})]

@@ -14,6 +14,7 @@ import pytest
 from procrastinate import sql
 from procrastinate.jobs import Job as QueueEntry
 from procrastinate.manager import JobManager
+from psycopg.rows import dict_row
 from sqlalchemy import Connection
 
 from tenantry.errors import InvalidInput
@@ -42,6 +43,11 @@ def within(catalog: Catalog) -> Callable[..., Any]:
 
 def start(catalog: Catalog, *subjects: str) -> JobId:
     return start_job(catalog, KIND, {subject: {} for subject in subjects}, arguments={"a": 1}, by="somebody")
+
+
+def ask(connection: Connection, statement: str) -> int:
+    """How many rows it gives, or changes."""
+    return connection.exec_driver_sql(statement).rowcount
 
 
 def entries(connection: Connection) -> list[tuple[str, str, dict[str, Any], int]]:
@@ -83,7 +89,10 @@ def test_the_queue_is_asked_as_procrastinate_asks_it(catalog: Catalog, catalog_u
     assert "procrastinate_defer_jobs_v1(" in sql.queries["defer_jobs"]
     job_id = start(catalog, "a")
     options = "-c search_path=procrastinate"
-    with psycopg.connect(catalog_url, options=options, row_factory=psycopg.rows.dict_row) as connection:
+    with (
+        psycopg.connect(catalog_url, options=options) as session,
+        session.cursor(row_factory=dict_row) as connection,
+    ):
         (ours,) = connection.execute("SELECT * FROM procrastinate_jobs").fetchall()
         query = JobManager(None)._defer_jobs_query_kwargs(  # pyright: ignore[reportPrivateUsage, reportArgumentType]
             jobs=[
@@ -153,7 +162,7 @@ def test_a_write_under_way_and_a_claim_wait_for_each_other(catalog: Catalog, wit
             assert claiming.wait(10)
             waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%job_batch%%'"
             pause = threading.Event()
-            while not within(lambda other: other.exec_driver_sql(waiting).rowcount):
+            while not within(ask, waiting):
                 assert not taken.done(), "the claim did not wait"
                 pause.wait(0.01)
         second = taken.result(10)
@@ -226,7 +235,7 @@ def test_a_cancelled_job_ends_with_its_last_batch_in_hand(catalog: Catalog, with
 def test_the_look_queues_what_nobody_works_on_once(catalog: Catalog, within: Callable[..., Any]) -> None:
     job_id = start(catalog, "a", "b", "c", "d", "e")
     claim(within, job_id)
-    within(lambda connection: connection.exec_driver_sql("TRUNCATE procrastinate.procrastinate_jobs CASCADE"))
+    within(ask, "TRUNCATE procrastinate.procrastinate_jobs CASCADE")
     assert within(rows.queue_again, queues=QUEUES, stalled_seconds=3600.0) == 2
     assert within(rows.queue_again, queues=QUEUES, stalled_seconds=3600.0) == 0
     assert within(rows.queue_again, queues={"write": "passes"}, stalled_seconds=LONG_AGO) == 1
@@ -260,9 +269,7 @@ def test_nobody_is_stalled_before_the_catalog_was_up_for_long(catalog: Catalog, 
     """Workers that live could not say so while it was away."""
     job_id = start(catalog, "a")
     claim(within, job_id)
-    within(
-        lambda connection: connection.exec_driver_sql("UPDATE job_batch SET claimed_at = now() - interval '10 years'")
-    )
+    within(ask, "UPDATE job_batch SET claimed_at = now() - interval '10 years'")
     year = 365 * 86_400.0
     assert within(rows.claim_batch, job_id, 0, worker="x", stalled_seconds=year) is None
     assert within(rows.queue_again, queues=QUEUES, stalled_seconds=year) == 0
