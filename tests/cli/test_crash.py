@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from tenantry.fleet.catalog import queries
@@ -52,13 +53,58 @@ def test_a_killed_create_is_completed_by_the_next(
 )
 def test_a_killed_delete_is_completed_by_the_next(operator: Operator, name: str, point: str, projects: int) -> None:
     operator.do("create", name)
-    operator.run("delete", name, "--yes", code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+    operator.run("delete", name, "--now", "--yes", code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
     assert len(operator.projects(name)) == projects
     if point != "delete_tenant.committed":
         assert "is being deleted" in operator.do("create", name, code=1).stderr
         operator.do("delete", name, "--yes")
     assert operator.projects(name) == []
     assert operator.json("create", name)["created"] is True
+
+
+def _admitted(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError as refused:
+        assert "disabled" in str(refused)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("point", ["delete_tenant.marked", "door.moved", "door.recorded"])
+def test_a_killed_leave_is_completed_by_the_next(operator: Operator, name: str, point: str) -> None:
+    operator.do("create", name)
+    url = operator.do("url", name).stdout.strip()
+    operator.run("delete", name, "--yes", code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+    assert operator.json("show", name)["tenant"]["state"] == "leaving"
+    assert _admitted(url) is (point == "delete_tenant.marked")
+    operator.do("delete", name, "--yes")
+    assert not _admitted(url)
+    operator.do("undelete", name)
+    assert _admitted(url)
+
+
+@pytest.mark.parametrize("point", ["undelete_tenant.marked", "door.moved", "door.recorded"])
+def test_a_killed_undelete_is_completed_by_the_next(operator: Operator, name: str, point: str) -> None:
+    operator.do("create", name)
+    url = operator.do("url", name).stdout.strip()
+    operator.do("delete", name, "--yes")
+    operator.run("undelete", name, code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+    assert operator.json("show", name)["tenant"]["state"] == "ready"
+    assert _admitted(url) is (point != "undelete_tenant.marked")
+    operator.do("undelete", name)
+    assert _admitted(url)
+
+
+@pytest.mark.parametrize("point", ["rename_tenant.recorded", "settle.renamed"])
+def test_a_killed_rename_is_completed_by_the_next(operator: Operator, name: str, point: str) -> None:
+    slug = operator.json("create", name)["tenant"]["slug"]
+    words = ("rename", slug, f"{name} Ltd", "--slug", f"{slug}-ltd")
+    operator.run(*words, code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+    assert operator.json("show", f"{slug}-ltd")["tenant"]["name"] == f"{name} Ltd"
+    assert operator.json(*words)["renamed"] is False
+    (project,) = operator.projects(name)
+    assert project.name.startswith(f"{name} Ltd [")
 
 
 def test_creates_of_one_name_at_once_make_one_project(operator: Operator, name: str) -> None:

@@ -24,7 +24,8 @@ def test_help_names_every_command_of_the_contract(program: Program) -> None:
     assert done.returncode == 0
     commands = re.findall(r"^  ([a-z]+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
-        "up", "demo", "init", "create", "list", "show", "url", "suspend", "resume", "delete", "psql", "restore",
+        "up", "demo", "init", "create", "list", "show", "url", "suspend", "resume", "rename", "delete",
+        "undelete", "psql", "restore",
         "doctor", "worker", "migrate", "jobs", "branch", "snapshot", "engine",
     ]  # fmt: skip
 

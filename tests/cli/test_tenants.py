@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
 
 if TYPE_CHECKING:
     from conftest import Operator
@@ -46,9 +47,51 @@ def test_a_life_from_create_to_delete(operator: Operator, name: str) -> None:
     assert "--yes" in refused.stderr
     assert operator.json("delete", slug, "--dry-run")["deleted"] is False
     assert len(operator.projects(name)) == 1
-    assert f"deleted tenant {slug}" in operator.do("delete", slug, "--yes").stdout
+    assert f"deleted tenant {slug}" in operator.do("delete", slug, "--now", "--yes").stdout
     assert operator.projects(name) == []
     assert f"there is no tenant {slug}" in operator.do("show", slug, code=1).stderr
+    gone = operator.json("list", "--deleted")["deletions"][0]
+    assert (gone["slug"], gone["name"], gone["projects"]) == (slug, name, [created["tenant"]["project_id"]])
+
+
+def test_a_deleted_tenant_turns_clients_away_and_comes_back_with_everything(operator: Operator, name: str) -> None:
+    slug = operator.json("create", name)["tenant"]["slug"]
+    url = operator.do("url", slug).stdout.strip()
+    connection = psycopg.connect(url, autocommit=True)
+    connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+
+    assert "on " in operator.do("delete", slug, "--dry-run").stdout
+    leaving = operator.json("delete", slug, "--yes", "--grace", "30d")
+    assert (leaving["gone"], leaving["tenant"]["state"], leaving["note"]) == (False, "leaving", None)
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    connection.close()
+    with pytest.raises(psycopg.OperationalError, match="disabled"):
+        psycopg.connect(url)
+    assert "its name is kept until" in operator.do("create", name, code=1).stderr
+    assert f"tenantry undelete {slug}" in operator.do("url", slug, code=1).stderr
+    assert "leaving on " in operator.do("list").stdout
+    assert "purged on" in operator.do("show", slug).stdout
+
+    assert "is back" in operator.do("undelete", slug).stdout
+    with psycopg.connect(url) as again:
+        assert again.execute("SELECT answer FROM kept").fetchone() == (42,)
+    assert "was not deleted" in operator.do("undelete", slug).stdout
+    assert "give --now or --grace" in operator.do("delete", slug, "--now", "--grace", "7d", code=2).stderr
+    operator.do("delete", slug, "--now", "--yes")
+
+
+def test_a_renamed_tenant_keeps_its_connection_string(operator: Operator, name: str) -> None:
+    slug = operator.json("create", name)["tenant"]["slug"]
+    url = operator.do("url", slug).stdout
+    renamed = operator.json("rename", slug, f"{name} Ltd", "--slug", f"{slug}-ltd")
+    assert (renamed["renamed"], renamed["tenant"]["slug"], renamed["note"]) == (True, f"{slug}-ltd", None)
+    (project,) = operator.projects(name)
+    assert project.name == f"{name} Ltd [{renamed['tenant']['id']}]"
+    assert operator.do("url", f"{slug}-ltd").stdout == url
+    # Typed once more, as somebody does who saw no answer.
+    assert "is called so already" in operator.do("rename", slug, f"{name} Ltd", "--slug", f"{slug}-ltd").stdout
+    assert f"there is no tenant {slug}" in operator.do("rename", slug, "Something Else", code=1).stderr
 
 
 def test_conflicts_and_wrong_wishes_are_explained(operator: Operator, name: str) -> None:

@@ -83,7 +83,7 @@ class Output:
         if self.json_wanted:
             return
         lines = [(name, shown(value)) for name, value in pairs]
-        width = max(len(name) for name, _ in lines)
+        width = max((len(name) for name, _ in lines), default=0)
         for name, value in lines:
             print(f"{name:<{width}}  {value}", flush=True)
 

@@ -1,19 +1,23 @@
-"""``tenantry create|list|show|url|suspend|resume|delete``: a tenant's life."""
+"""``tenantry create|list|show|url|suspend|resume|rename|delete|undelete``: a tenant's life."""
 
 # ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from tenantry.cli.options import Data, Json, Pooled, TenantName
-from tenantry.cli.output import Output
+from tenantry.cli.output import Output, shown
 
 if TYPE_CHECKING:
     from tenantry.fleet.catalog.records import Tenant
+
+
+DELETIONS_MAX: Final = 1_000
+"""The newest that are listed."""
 
 
 def create(
@@ -55,6 +59,9 @@ def create(
 
 
 def list_(
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="Those that are gone for good: when, and who asked for it.")
+    ] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -63,15 +70,30 @@ def list_(
 
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
-        tenants = list(fleet.list())
+        gone = fleet.deletions(limit=DELETIONS_MAX) if deleted else []
+        tenants = [] if deleted else list(fleet.list())
+    if deleted:
+        output.document({"deletions": gone})
+        output.table(
+            ["TENANT", "NAME", "ASKED FOR BY", "ON", "PURGED", "PROJECTS"],
+            [
+                (each.slug, each.name, each.requested_by, each.requested_at, each.purged_at, ", ".join(each.projects))
+                for each in gone
+            ],
+        )
+        return
     output.document({"tenants": tenants})
     if not tenants and not json:
         output.remark('there are no tenants yet: tenantry create "ACME Corp"')
         return
     output.table(
         ["TENANT", "NAME", "STATE", "PLAN", "REGION", "PG", "SCHEMA", "CREATED"],
-        [(t.slug, t.name, t.state, t.plan, t.region, t.pg_version, t.schema_version, t.created_at) for t in tenants],
+        [(t.slug, t.name, _state(t), t.plan, t.region, t.pg_version, t.schema_version, t.created_at) for t in tenants],
     )
+
+
+def _state(tenant: Tenant) -> str:
+    return tenant.state if tenant.purge_at is None else f"{tenant.state} on {tenant.purge_at:%Y-%m-%d}"
 
 
 def show(tenant: TenantName, data: Data = None, json: Json = False) -> None:
@@ -80,12 +102,12 @@ def show(tenant: TenantName, data: Data = None, json: Json = False) -> None:
 
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
-        shown = fleet.show(tenant)
-    output.document({"tenant": shown.tenant, "provider": shown.provider, "endpoints": shown.endpoints})
-    output.facts([*_facts(shown.tenant), ("provider", shown.provider)])
+        found = fleet.show(tenant)
+    output.document({"tenant": found.tenant, "provider": found.provider, "endpoints": found.endpoints})
+    output.facts([*_facts(found.tenant), ("provider", found.provider)])
     output.facts(
         fact
-        for endpoint in shown.endpoints
+        for endpoint in found.endpoints
         for fact in (
             ("endpoint", f"{endpoint.id} ({'awake' if endpoint.state == 'active' else 'asleep'})"),
             ("host", endpoint.host),
@@ -101,6 +123,7 @@ def _facts(tenant: Tenant) -> list[tuple[str, object]]:
         ("name", tenant.name),
         ("email", tenant.email),
         ("state", tenant.state),
+        *([("purged on", tenant.purge_at), ("deleted by", tenant.leaving_by)] if tenant.state == "leaving" else []),
         ("plan", tenant.plan),
         ("residency", tenant.residency),
         ("region", tenant.region),
@@ -149,35 +172,100 @@ def resume(tenant: TenantName, data: Data = None, json: Json = False) -> None:
 
 def delete(
     tenant: TenantName,
+    grace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN", help="How long it can be brought back: 12h, 30d. Default: 7d.", show_default=False
+        ),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="Delete all data at once and for good.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted, and when.")] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Delete a tenant with all its data. Shows what it would delete first."""
+    """Delete a tenant: its clients are turned away now, its data is deleted when the grace ends. Shows it first."""
+    from tenantry.cli.confirm import confirm
     from tenantry.cli.fleet import the_fleet
-    from tenantry.errors import InvalidInput
 
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
-        planned = fleet.plan_deletion(tenant)
+        planned = fleet.plan_deletion(tenant, grace=_grace(grace, now=now))
         slug, projects = planned.tenant.slug, planned.projects
         what = f"tenant {slug} ({planned.tenant.name}) with {_counted(projects)} and all data in it"
+        when = "now and for good" if planned.purge_at is None else f"on {shown(planned.purge_at)}"
         if dry_run:
-            output.document({"deleted": False, "tenant": planned.tenant, "projects": projects})
-            output.say(f"would delete {what}")
+            output.document({"deleted": False, "tenant": planned.tenant, "projects": projects, "at": planned.purge_at})
+            output.say(f"would delete {what}, {when}")
             return
         if not yes:
-            if json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-                raise InvalidInput(f"nothing was deleted: this would delete {what}", next_step="say so with --yes")
-            typer.confirm(f"Delete {what}?", abort=True, err=True)
-        fleet.delete(slug)
-    output.document({"deleted": True, "tenant": planned.tenant, "projects": projects})
-    output.say(f"deleted {what}")
+            confirm(
+                f"Delete {what}, {when}?",
+                refusal=f"nothing was deleted: this would delete {what}, {when}",
+                json_wanted=json,
+            )
+        done = fleet.delete(slug, grace=_grace(grace, now=now))
+    output.document(
+        {"deleted": True, "gone": done.gone, "tenant": done.tenant, "projects": projects, "note": done.note}
+    )
+    if done.gone:
+        output.say(f"deleted {what}")
+        return
+    assert done.tenant.purge_at is not None
+    output.say(f"{slug} is deleted: its clients are turned away, its data goes on {shown(done.tenant.purge_at)}")
+    if done.note is not None:
+        output.remark(done.note)
+    if not json:
+        output.remark(f"bring it back with: tenantry undelete {slug}")
+
+
+def _grace(said: str | None, *, now: bool) -> timedelta | None:
+    """From what was typed to what is meant; None is the usual one, or what tenantry.toml says."""
+    from tenantry.errors import InvalidInput
+    from tenantry.runtime.spans import parse_span
+
+    if now and said is not None:
+        raise InvalidInput("--now leaves no grace", next_step="give --now or --grace")
+    return timedelta() if now else (None if said is None else parse_span(said))
 
 
 def _counted(projects: Sequence[str]) -> str:
     return f"project {', '.join(projects)}" if projects else "no project"
+
+
+def undelete(tenant: TenantName, data: Data = None, json: Json = False) -> None:
+    """Bring back a deleted tenant with everything it had, until its grace ends."""
+    from tenantry.cli.fleet import the_fleet
+
+    output = Output(json_wanted=json)
+    with the_fleet(data) as fleet:
+        done = fleet.undelete(tenant)
+    output.document({"undeleted": done.new, "tenant": done.tenant})
+    output.say(f"{done.tenant.slug} {'is back, with its data and passwords' if done.new else 'was not deleted'}")
+
+
+def rename(
+    tenant: TenantName,
+    new_name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called from now on.", show_default=False)],
+    slug: Annotated[
+        str | None, typer.Option(help="A new slug, too. Without it the slug stays.", show_default=False)
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Give a tenant another name. Its connection string stays. Safe to repeat."""
+    from tenantry.cli.fleet import the_fleet
+
+    output = Output(json_wanted=json)
+    with the_fleet(data) as fleet:
+        done = fleet.rename(tenant, new_name, slug=slug)
+    output.document({"renamed": done.new, "tenant": done.tenant, "was": done.was, "note": done.note})
+    now_called = f"{done.tenant.slug} ({done.tenant.name})"
+    output.say(
+        f"{done.was.slug} ({done.was.name}) is {now_called}" if done.new else f"{now_called} is called so already"
+    )
+    if done.note is not None:
+        output.remark(done.note)
 
 
 def register(app: typer.Typer) -> None:
@@ -187,4 +275,6 @@ def register(app: typer.Typer) -> None:
     app.command("url")(url)
     app.command("suspend")(suspend)
     app.command("resume")(resume)
+    app.command("rename")(rename)
     app.command("delete")(delete)
+    app.command("undelete")(undelete)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.catalog.records import Tenant, TenantState
+from tenantry.fleet.catalog.records import DeletionRecord, Tenant, TenantState
 from tenantry.fleet.config import verification
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
 from tenantry.fleet.environments.records import Place
@@ -28,16 +28,19 @@ from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.open import Providers
 from tenantry.fleet.providers.ports import Provider, ProviderOf
+from tenantry.fleet.tenants.change_plan import PlanChange, change_plan, plan_change
 from tenantry.fleet.tenants.create import Created, create_tenant, wish
-from tenantry.fleet.tenants.delete import Deletion, delete_tenant, plan_deletion
+from tenantry.fleet.tenants.delete import Deleted, Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.fleet.tenants.new_password import new_password
+from tenantry.fleet.tenants.rename import Renamed, rename_tenant
 from tenantry.fleet.tenants.restore import Restored, Restoring, plan_restore, restore_tenant
 from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
 from tenantry.fleet.tenants.suspend import suspend_tenant
+from tenantry.fleet.tenants.undelete import Undeleted, undelete_tenant
 from tenantry.fleet.tenants.url import operator_url, tenant_url
 from tenantry.fleet.usage.usage import Usage
 from tenantry.neon.client import NeonClient
@@ -109,11 +112,29 @@ class Fleet:
     def resume(self, name: str) -> Tenant:
         return resume_tenant(self.catalog, self.provider_of, name)
 
-    def plan_deletion(self, name: str) -> Deletion:
-        return plan_deletion(self.catalog, self.provider_of, name)
+    def plan_deletion(self, name: str, *, grace: timedelta | None = None) -> Deletion:
+        return plan_deletion(self.catalog, self.provider_of, name, grace=grace)
 
-    def delete(self, name: str) -> Tenant:
-        return delete_tenant(self.catalog, self.provider_of, name)
+    def delete(self, name: str, *, grace: timedelta | None = None) -> Deleted:
+        """A ``grace`` of nothing deletes at once and for good; None is the usual one."""
+        return delete_tenant(self.catalog, self.provider_of, name, grace=grace)
+
+    def undelete(self, name: str) -> Undeleted:
+        return undelete_tenant(self.catalog, self.provider_of, name)
+
+    def deletions(self, *, limit: int = 100) -> builtins.list[DeletionRecord]:
+        """What remains of deleted tenants, the newest first."""
+        with self.catalog.transaction() as connection:
+            return queries.deletions_page(connection, limit=limit)
+
+    def rename(self, name: str, new_name: str, *, slug: str | None = None) -> Renamed:
+        return rename_tenant(self.catalog, self.provider_of, name, new_name, slug=slug)
+
+    def plan_change(self, name: str, plan: str) -> PlanChange:
+        return plan_change(self.catalog, self.provider_of, name, plan)
+
+    def change_plan(self, change: PlanChange) -> Tenant:
+        return change_plan(self.catalog, self.provider_of, change)
 
     def plan_restore(
         self, name: str, *, at: datetime | None = None, lsn: str | None = None, source: str | None = None

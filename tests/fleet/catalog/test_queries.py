@@ -35,6 +35,17 @@ def make_ready(catalog: Catalog, slug: str = "acme-corp", project: str = "cool-s
         )
 
 
+def test_who_writes_an_intent_is_told_so(catalog: Catalog) -> None:
+    with catalog.transaction() as connection:
+        told = [
+            queries.intend_tenant(
+                connection, slug="acme", name="ACME", email=None, plan="launch", region=None, pg_version=None
+            )[1]
+            for _ in range(2)
+        ]
+    assert told == [True, False]
+
+
 def test_an_intent_is_written_once(catalog: Catalog) -> None:
     first = intend(catalog, region="eu")
     assert (first.state, first.region, first.project_id) == ("creating", "eu", None)

@@ -9,11 +9,12 @@ import pytest
 from tenantry.errors import Conflict, InvalidInput, NotFound, NotSupported, Unavailable
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.tenants.create import create_tenant, project_name, wish
-from tenantry.fleet.tenants.delete import delete_tenant, plan_deletion
+from tenantry.fleet.tenants.create import create_tenant, wish
+from tenantry.fleet.tenants.delete import AT_ONCE, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.find import find_tenant
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
+from tenantry.fleet.tenants.names import project_name
 from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import show_tenant
 from tenantry.fleet.tenants.suspend import suspend_tenant
@@ -170,18 +171,18 @@ def test_killed_at_any_point_the_next_delete_completes_it(
     tenant = create_tenant(catalog, provider.of, wish("ACME Corp")).tenant
     provider.kill_at = moment
     with pytest.raises(provider.Killed):
-        delete_tenant(catalog, provider.of, "acme-corp")
+        delete_tenant(catalog, provider.of, "acme-corp", grace=AT_ONCE)
     assert find_tenant(catalog, "acme-corp").state == "deleting"
     with pytest.raises(Conflict, match="being deleted"):
         create_tenant(catalog, provider.of, wish("ACME Corp"))
     with pytest.raises(Conflict, match="being deleted"):
         tenant_url(catalog, provider.of, "acme-corp")
 
-    assert delete_tenant(catalog, provider.of, "acme-corp").id == tenant.id
+    assert delete_tenant(catalog, provider.of, "acme-corp", grace=AT_ONCE).tenant.id == tenant.id
     assert [t.slug for t in list_tenants(catalog)] == ["other"]
     assert len(provider.projects) == 1
     with pytest.raises(NotFound, match="there is no tenant acme-corp"):
-        delete_tenant(catalog, provider.of, "acme-corp")
+        delete_tenant(catalog, provider.of, "acme-corp", grace=AT_ONCE)
 
     assert create_tenant(catalog, provider.of, wish("ACME Corp")).tenant.id != tenant.id
 
@@ -190,7 +191,7 @@ def test_a_tenant_that_never_got_a_project_can_be_deleted(catalog: Catalog, prov
     provider.kill_at = ("after", "create")
     with pytest.raises(provider.Killed):
         create_tenant(catalog, provider.of, wish("ACME Corp"))
-    delete_tenant(catalog, provider.of, "acme-corp")
+    delete_tenant(catalog, provider.of, "acme-corp", grace=AT_ONCE)
     assert provider.projects == {}
 
 
@@ -201,7 +202,7 @@ def test_a_deletion_is_shown_before_it_is_done(catalog: Catalog, provider: Memor
     planned = plan_deletion(catalog, provider.of, "ACME Corp")
     assert list(planned.projects) == [tenant.project_id, stray.id]
     assert find_tenant(catalog, "acme-corp").state == "ready"
-    delete_tenant(catalog, provider.of, "ACME Corp")
+    delete_tenant(catalog, provider.of, "ACME Corp", grace=AT_ONCE)
     assert provider.projects == {}
 
 
@@ -209,7 +210,7 @@ def test_a_pass_finishes_whatever_was_interrupted(catalog: Catalog, provider: Me
     create_tenant(catalog, provider.of, wish("Finance Co"))
     for moment, verb in (
         (("after", "create"), lambda: create_tenant(catalog, provider.of, wish("ACME Corp"))),
-        (("after", "delete"), lambda: delete_tenant(catalog, provider.of, "finance-co")),
+        (("after", "delete"), lambda: delete_tenant(catalog, provider.of, "finance-co", grace=AT_ONCE)),
     ):
         provider.kill_at = moment
         with pytest.raises(provider.Killed):

@@ -47,7 +47,7 @@ def plan_by_slug(connection: Connection, slug: str, *, held: bool = False) -> Pl
 def add_plan(connection: Connection, slug: str, fields: Mapping[str, object]) -> bool:
     """False: there was one of this slug, and it is as it was."""
     added = insert(models.Plan).values(slug=slug, **fields).on_conflict_do_nothing(index_elements=["slug"])
-    return connection.execute(added).rowcount == 1
+    return connection.execute(added.returning(models.Plan.slug)).first() is not None
 
 
 def change_plan(connection: Connection, slug: str, fields: Mapping[str, object]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, cast
 
-from sqlalchemy import Connection, Executable, RowMapping, func, select, text, update
+from sqlalchemy import Connection, Executable, RowMapping, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from tenantry.fleet.catalog import models
@@ -111,12 +111,15 @@ def intend_tenant(
     )
     if claimed is not None:
         project = project.values(id=claimed)
+    # Asked for its id: the count of rows is not told where the statement returns some, as SQLAlchemy lets it.
     written = connection.execute(
-        project.on_conflict_do_nothing(index_elements=["customer_id"], index_where=text("state <> 'deleted'"))
-    )
+        project.on_conflict_do_nothing(
+            index_elements=["customer_id"], index_where=text("state <> 'deleted'")
+        ).returning(models.Project.id)
+    ).first()
     tenant = tenant_by_slug(connection, slug)
     assert tenant is not None, "the tenant just written is there"
-    return tenant, written.rowcount == 1
+    return tenant, written is not None
 
 
 def tenant_by_slug(connection: Connection, slug: str) -> Tenant | None:
@@ -140,6 +143,17 @@ def tenants_page(
     if states:
         query = query.where(models.Project.state.in_(states))
     return _all(connection, query.order_by(models.Customer.slug).limit(limit))
+
+
+def tenants_of_projects(connection: Connection, provider_id: ProviderId, projects: Sequence[ProjectId]) -> list[Tenant]:
+    """Who is ready or leaving in these projects of the provider."""
+    table = models.Project
+    query = _TENANT.where(
+        table.provider_id == provider_id,
+        table.provider_project_id.in_(projects),
+        table.state.in_(["ready", "leaving"]),
+    )
+    return _all(connection, query.order_by(models.Customer.slug))
 
 
 def unfinished_tenants(connection: Connection, *, limit: int) -> list[Tenant]:
@@ -294,11 +308,12 @@ def mark_deleted(connection: Connection, tenant: TenantId) -> None:
         .values(state="deleted", deleted_at=func.now(), updated_at=func.now())
     )
     assert changed.rowcount == 1, "the caller holds a tenant that is being deleted"
-    customer = models.Customer
+    customer, contact = models.Customer, models.Contact
+    who = select(table.customer_id).where(table.id == tenant).scalar_subquery()
+    # Whom to write to is nobody's business any more.
+    connection.execute(delete(contact).where(contact.customer_id == who))
     connection.execute(
-        update(customer)
-        .where(customer.id == select(table.customer_id).where(table.id == tenant).scalar_subquery())
-        .values(deleted_at=func.now(), updated_at=func.now())
+        update(customer).where(customer.id == who).values(email=None, deleted_at=func.now(), updated_at=func.now())
     )
 
 

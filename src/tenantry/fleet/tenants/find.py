@@ -24,9 +24,14 @@ def find_tenant(catalog: Catalog, name: str) -> Tenant:
 def find_ready(catalog: Catalog, name: str) -> tuple[Tenant, ProjectId, Home]:
     """A tenant that can be used, its project and where its data lives. Raises NotFound, or Conflict when unfinished."""
     tenant = find_tenant(catalog, name)
+    if tenant.state == "leaving":
+        raise Conflict(
+            f"{tenant.slug} was deleted, and is purged on {tenant.purge_at:%Y-%m-%d %H:%M}Z",
+            next_step=f"bring it back with `tenantry undelete {tenant.slug}`",
+        )
     if tenant.state == "deleting":
         raise Conflict(
-            f"{tenant.slug} is being deleted", next_step=f"finish it with `tenantry delete {tenant.slug} --yes`"
+            f"{tenant.slug} is being deleted", next_step=f"finish it with `tenantry delete {tenant.slug} --now --yes`"
         )
     if tenant.state != "ready":
         raise Conflict(
