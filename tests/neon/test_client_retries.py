@@ -66,6 +66,26 @@ def test_what_may_be_repeated_is(script: Any, connect: Any, new_reply: Any, brok
     assert len(script.asked) == 3
 
 
+def test_a_server_that_is_away_is_asked_again_for_a_while_and_then_once_until_it_is_back(
+    script: Any, new_reply: Any
+) -> None:
+    with NeonClient(script.base_url, "key", deadline_seconds=30, away_seconds_max=0.2) as client:
+        script.replies += [new_reply(*DOWN) for _ in range(1_000)]
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="503"):
+            client.list_regions()
+        assert time.monotonic() - began < 20
+        first = len(script.asked)
+        assert first > 1
+        with pytest.raises(Unavailable, match="503"):
+            client.list_regions()
+        assert len(script.asked) == first + 1
+        script.replies[:] = [new_reply(), new_reply(*DOWN), new_reply()]
+        assert client.list_regions() == []
+        assert client.list_regions() == []
+        assert script.replies == []
+
+
 @pytest.mark.parametrize("broken", [DOWN, (None, b""), (500, b'{"code": "DEFECT", "message": "internal error"}')])
 @pytest.mark.parametrize("call", ["create_project", "update_project", "suspend"])
 def test_what_may_have_happened_is_never_repeated(

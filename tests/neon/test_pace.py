@@ -46,9 +46,12 @@ def test_neons_cloud_is_known_by_its_name(url: str, cloud: bool) -> None:
 ASKED = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=200)
 
 
-@given(ASKED, st.integers(3, 20), st.integers(1, 5))
-def test_no_window_ever_holds_more_than_it_may(asked: list[tuple[str, float]], minute: int, second: int) -> None:
-    schedule, now = Schedule(minute=minute, second=second), 0.0
+@given(ASKED, st.integers(3, 20), st.data(), st.integers(1, 5))
+def test_no_window_ever_holds_more_than_it_may(
+    asked: list[tuple[str, float]], minute: int, data: st.DataObject, second: int
+) -> None:
+    burst = data.draw(st.integers(1, minute - 1))
+    schedule, now = Schedule(minute=minute, burst=burst, second=second), 0.0
     begun: list[tuple[str, float]] = []
     for route, later in asked:
         now += later
@@ -69,6 +72,20 @@ def test_nothing_waits_while_there_is_room() -> None:
     assert schedule.begin("a", 5.0) > 6.0
 
 
+def test_nobody_waits_for_the_next_minute() -> None:
+    """Eight threads without an end: each waits for its turn among eight, and a minute holds 700 at most."""
+    schedule, moments = Schedule(), [0.0] * 8
+    begun: list[float] = []
+    for number in range(3_000):
+        now = moments[number % 8]
+        at = schedule.begin(f"route {number % 5}", now)
+        assert at - now < 2
+        moments[number % 8] = at
+        begun.append(at)
+    assert 550 < 3_000 / (begun[-1] / 60) < 700
+    assert all(begun[i + 700] - begun[i] >= 60 for i in range(len(begun) - 700))
+
+
 def test_threads_share_one_pace() -> None:
     clock, lock = [100.0], threading.Lock()
     waited: list[float] = []
@@ -77,7 +94,7 @@ def test_threads_share_one_pace() -> None:
         with lock:
             waited.append(seconds)
 
-    pace = Pace(Schedule(minute=1000, second=10), clock=lambda: clock[0], pause=pause)
+    pace = Pace(Schedule(minute=1000, burst=900, second=10), clock=lambda: clock[0], pause=pause)
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(pace.wait, "a", latest=200.0) for _ in range(30)]:
             done.result(30)
@@ -85,7 +102,7 @@ def test_threads_share_one_pace() -> None:
 
 
 def test_who_would_wait_beyond_the_deadline_is_told_at_once_and_takes_no_place() -> None:
-    pace = Pace(Schedule(minute=100, second=1), clock=lambda: 0.0, pause=lambda _: None)
+    pace = Pace(Schedule(minute=100, burst=99, second=1), clock=lambda: 0.0, pause=lambda _: None)
     pace.wait("a", latest=10.0)
     for _ in range(3):
         with pytest.raises(LimitReached, match="to keep to 700 requests a minute"):
@@ -95,7 +112,7 @@ def test_who_would_wait_beyond_the_deadline_is_told_at_once_and_takes_no_place()
 
 def test_a_client_keeps_its_pace_and_does_not_ask_again_for_what_cannot_be_in_time(script: Any, new_reply: Any) -> None:
     script.replies += [new_reply() for _ in range(5)]
-    pace = Pace(Schedule(minute=5, second=4))
+    pace = Pace(Schedule(minute=6, burst=5, second=4))
     with NeonClient(script.base_url, "key", deadline_seconds=20, pace=pace) as client:
         began = time.monotonic()
         for _ in range(5):

@@ -6,6 +6,7 @@ begin in the order in which they asked. Must never let more through than the win
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -18,6 +19,9 @@ from tenantry.errors import LimitReached
 
 REQUESTS_A_MINUTE: Final = 700
 """Of one account, all routes together (Neon's published limit)."""
+BURST: Final = 100
+"""Of these, how many may come at once; the others are spread evenly. So nobody ever waits for the next minute, holding
+what others need."""
 BURST_A_SECOND: Final = 40
 """Of one route."""
 MARGIN: Final = 1.05
@@ -45,8 +49,14 @@ def route_of(method: str, path: str) -> str:
 class Schedule:
     """When requests may begin. Not thread-safe, and no clock: moments are seconds of anybody's."""
 
-    def __init__(self, *, minute: int = REQUESTS_A_MINUTE, second: int = BURST_A_SECOND) -> None:
-        self._all: deque[float] = deque(maxlen=minute)
+    def __init__(self, *, minute: int = REQUESTS_A_MINUTE, burst: int = BURST, second: int = BURST_A_SECOND) -> None:
+        assert 0 < burst < minute
+        # A burst and all that is spread over the minute after it are together no more than the minute may have.
+        self._interval = 60 * MARGIN / (minute - burst)
+        self._slack = (burst - 1) * self._interval
+        self._even = -math.inf
+        """When the next request would begin if all were spread evenly."""
+        self._last = -math.inf
         self._routes: dict[str, deque[float]] = {}
         self._second = second
 
@@ -57,13 +67,12 @@ class Schedule:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
             of_route = self._routes[route] = deque(maxlen=self._second)
-        at = max(now, self._all[-1] if self._all else now)
-        if len(self._all) == self._all.maxlen:
-            at = max(at, self._all[0] + 60 * MARGIN)
+        at = max(now, self._last, self._even - self._slack)
         if len(of_route) == of_route.maxlen:
             at = max(at, of_route[0] + MARGIN)
         if latest is None or at <= latest:
-            self._all.append(at)
+            self._last = at
+            self._even = max(self._even, at) + self._interval
             of_route.append(at)
         return at
 

@@ -7,6 +7,7 @@ Must never send twice what may have happened, and never show the key.
 
 from __future__ import annotations
 
+import math
 import random
 import ssl
 import time
@@ -67,10 +68,13 @@ class Transport:
         connections_max: int = CONNECTIONS_MAX,
         tls_verify: bool | str = True,
         pace: Pace | None = None,
+        away_seconds_max: float = math.inf,
     ) -> None:
         """``base_url`` includes ``/api/v2``. ``tls_verify`` may name a file with the certificates to trust.
 
         ``pace`` is kept by every request, repetitions included; Neon's cloud has one of its own by default.
+        ``away_seconds_max`` bounds how long in one call a server is asked again that is away (refuses or breaks
+        connections, answers 503); until it was seen again, the calls after that ask it once.
 
         Raises InvalidInput for a base URL that is not one or that holds a password.
         """
@@ -79,6 +83,9 @@ class Transport:
             raise InvalidInput("the API's base URL is not like https://host/api/v2")
         self._base_url = base_url.rstrip("/")
         self._deadline_seconds = deadline_seconds
+        self._away_seconds_max = away_seconds_max
+        self._away = False
+        """Whether the call before ended with the server away. A guess that threads share; nothing depends on it."""
         self._pace = pace or (Pace() if is_neons_cloud(base_url) else None)
         self._http = httpx.Client(
             auth=_Bearer(api_key),
@@ -153,13 +160,20 @@ class Transport:
         seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
         deadline = time.monotonic() + seconds
         last_start = deadline - min(_LAST_ATTEMPT_SECONDS, seconds / 4)
-        patience = _Patience(repeatable=method in _REPEATABLE, last_start=last_start)
+        away_until = 0.0 if self._away else time.monotonic() + self._away_seconds_max
+        patience = _Patience(repeatable=method in _REPEATABLE, last_start=last_start, away_until=away_until)
         asking = stamina.retry_context(on=patience, attempts=None, timeout=max(seconds, _RETRY_SECONDS_FIRST))
         for attempt in asking.with_name(f"{method} {path}", (), {}):
             with attempt:
                 if self._pace is not None:
                     self._pace.wait(route_of(method, path), latest=last_start)
-                return self._once(method, path, query=query, body=body, deadline=deadline)
+                try:
+                    answer = self._once(method, path, query=query, body=body, deadline=deadline)
+                except TenantryError as error:
+                    self._away = _is_away(error) and self._away_seconds_max < math.inf
+                    raise
+                self._away = False
+                return answer
         raise Defect(f"asking {method} {path} ended without an answer and without an error")
 
     def _once(
@@ -207,9 +221,10 @@ class _Bearer(httpx.Auth):
 class _Patience:
     """Decides after each failure of one call whether, and after how long, it is asked again."""
 
-    def __init__(self, *, repeatable: bool, last_start: float) -> None:
+    def __init__(self, *, repeatable: bool, last_start: float, away_until: float) -> None:
         self._repeatable = repeatable
         self._last_start = last_start
+        self._away_until = away_until
         self._failures = 0
         self._connection_failures = 0
 
@@ -220,7 +235,8 @@ class _Patience:
         if not isinstance(wait, float):
             wait = min(_RETRY_SECONDS_FIRST * 2**self._failures, _RETRY_SECONDS_MAX) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, hides nothing
         self._failures += 1
-        return wait if time.monotonic() + wait < self._last_start else False
+        latest = min(self._last_start, self._away_until) if _is_away(error) else self._last_start
+        return wait if time.monotonic() + wait < latest else False
 
     def _harmless(self, error: TenantryError) -> bool:
         match error:
@@ -236,6 +252,12 @@ class _Patience:
                 return self._repeatable and error.fields.get("status") == 503
             case _:
                 return False
+
+
+def _is_away(error: TenantryError) -> bool:
+    return isinstance(error, Unavailable) and (
+        error.fields.get("transport") is True or error.fields.get("status") == 503
+    )
 
 
 def _tls_context(verify: bool | str, *, scheme: str) -> ssl.SSLContext | bool:

@@ -23,6 +23,9 @@ from tenantry.fleet.providers.secrets import read_secret
 from tenantry.neon.client import NeonClient
 from tenantry.neon.pace import Pace
 
+AWAY_SECONDS_MAX: Final = 15.0
+"""How long one call waits for a provider that is away, as one that restarts. Verbs hold their tenant and a connection
+of the catalog meanwhile: this is less than others wait for such a connection."""
 RECORD_SECONDS_MAX: Final = 60.0
 """How long a process goes on with what the catalog said of a provider."""
 
@@ -109,5 +112,6 @@ def open_provider(record: ProviderRecord, secret: str) -> Provider:
         secret,
         tls_verify=True if record.api_ca is None else str(Path(record.api_ca)),
         pace=Pace() if record.kind == "neon" else None,
+        away_seconds_max=AWAY_SECONDS_MAX,
     )
     return NeonProvider(client, record.name)
