@@ -25,8 +25,9 @@ _BESIDE_NICENESS: Final = 5
 
 def worker(
     concurrency: Annotated[
-        int, typer.Option("--concurrency", "-c", metavar="N", min=1, max=64, help="Tenants at a time.")
-    ] = 4,
+        int | None,
+        typer.Option("--concurrency", "-c", metavar="N", min=1, max=64, help="Tenants at a time.", show_default="4"),
+    ] = None,
     queues: Annotated[
         str | None,
         typer.Option("--queues", metavar="A,B", help="Take work from these queues only.", show_default="all"),
@@ -47,8 +48,13 @@ def worker(
     import asyncio
 
     from tenantry.errors import InvalidInput
+    from tenantry.fleet.settings import load_settings
     from tenantry.runtime.telemetry import configure_logs
 
+    said = load_settings().worker
+    concurrency = said.concurrency if concurrency is None else concurrency
+    if queues is None and said.queues:
+        queues = ",".join(said.queues)
     named = None if queues is None else [name.strip() for name in queues.split(",") if name.strip()]
     if named == []:
         raise InvalidInput("--queues names no queue", next_step="for instance --queues tenants,passes")
