@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
@@ -14,6 +15,8 @@ from tenantry.cell import doctor as of_the_cell
 from tenantry.cell.doctor import examine, mount_of
 from tenantry.fleet import doctor as of_the_fleet
 from tenantry.fleet.doctor import host_alone, listening
+from tenantry.neon.client import NeonClient
+from tenantry.neon.ids import ProjectId
 from tenantry.runtime.findings import Finding
 from tenantry.testing.throwaway import ThrowawayCell
 
@@ -62,6 +65,8 @@ def test_a_running_cell_is_found_with_its_listeners_and_nobody_wakes(operator: O
     found: dict[str, Any] = {each["name"]: each for each in said["findings"]}
     assert list(found) == [
         "data directory", "file system", "free space", "clones", "secrets", "engine", "cell", "API", "Postgres",
+        "catalog", "connections", "unfinished", "leaving", "jobs", "schema", "provider", "versions", "usage",
+        "projects",
     ]  # fmt: skip
     target = operator.cell.target
     assert found["cell"]["facts"]["pid"] == target.pid
@@ -73,6 +78,32 @@ def test_a_running_cell_is_found_with_its_listeners_and_nobody_wakes(operator: O
     assert operator.json("show", slug)["endpoints"][0]["state"] == "idle"
     assert [path.name for path in operator.cell.data.rglob(".probe*")] == []
     assert f"runs as process {target.pid}" in operator.do("doctor").stdout
+
+
+def test_orphans_of_both_sides_are_told_with_their_fix_and_one_is_removed(operator: Operator, name: str) -> None:
+    slug = operator.json("create", name)["tenant"]["slug"]
+    project = operator.json("show", slug)["tenant"]["project_id"]
+    target = operator.cell.target
+    with NeonClient(target.api_url, target.api_key) as client:
+        stray = client.create_project(name=f"Who [{uuid4()}]").project.id
+        told = operator.json("doctor", code=1)
+        (found,) = [each for each in told["findings"] if each["level"] == "wrong"]
+        assert (found["name"], [each["id"] for each in found["facts"]["projects"]]) == ("projects", [stray])
+        assert f"tenantry doctor --remove home/{stray}" in operator.do("doctor", code=1).stderr
+
+        place = f"home/{stray}"
+        assert "nothing was deleted" in operator.do("doctor", "--remove", place, code=2).stderr
+        assert "a tenant has it" in operator.do("doctor", "--remove", f"home/{project}", "--yes", code=1).stderr
+        assert operator.json("doctor", "--remove", place, "--yes")["project"] == stray
+        assert operator.json("doctor", "--all")["ok"] is True
+
+        client.delete_project(ProjectId(project))
+        lost = [each for each in operator.json("doctor", code=1)["findings"] if each["level"] == "wrong"]
+        assert [(each["name"], each["facts"]["tenants"]) for each in lost] == [
+            ("tenants", [{"tenant": slug, "project_id": project}])
+        ]
+        client.recover_project(ProjectId(project))
+        assert operator.json("doctor")["ok"] is True
 
 
 def test_a_killed_cell_is_wrong_and_so_is_what_others_may_read(workdir: Path, program: Callable[..., Any]) -> None:

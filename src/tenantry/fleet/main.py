@@ -7,7 +7,7 @@ Where the catalog is, and how it comes to be, is told in ``prepare``.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,6 +48,7 @@ from tenantry.neon.client import NeonClient
 if TYPE_CHECKING:
     from tenantry.fleet.migrations.events import Event
     from tenantry.fleet.migrations.run import RunOptions
+    from tenantry.runtime.findings import Finding
 
 
 class Fleet:
@@ -161,6 +162,12 @@ class Fleet:
 
     def collect_usage(self) -> builtins.list[str]:
         return self.usage.collect_pass()
+
+    def examine(self, *, everything: bool = False, at_home: Collection[int] | None = None) -> builtins.list[Finding]:
+        """``everything`` lists every project of every provider; ``at_home``: majors that home has builds of."""
+        from tenantry.fleet.health.examine import examine
+
+        return examine(self.catalog, self.providers, self.jobs, everything=everything, at_home=at_home)
 
     def migrate(
         self,
