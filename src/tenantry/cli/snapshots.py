@@ -87,7 +87,7 @@ def delete_command(
         what = f"snapshot {held.name!r} of {planned.tenant.slug}, which holds {_state(held.timestamp, held.lsn, now)}"
         if not yes:
             confirm(f"Delete {what}?", refusal=f"nothing was deleted: this would delete {what}", json_wanted=json)
-        deleted = delete_snapshot(fleet.provider_of, planned)
+        deleted = delete_snapshot(fleet.catalog, fleet.provider_of, planned)
     output.document({"deleted": deleted, "tenant": planned.tenant.slug, "snapshot": held})
     output.say(f"deleted {what}" if deleted else f"snapshot {held.name!r} was gone already")
 

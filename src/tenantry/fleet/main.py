@@ -10,12 +10,13 @@ import builtins
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pydantic import TypeAdapter
 
-from tenantry.fleet.catalog import queries, runs
+from tenantry.fleet.catalog import events, plans, queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import DeletionRecord, Tenant, TenantState
 from tenantry.fleet.config import verification
@@ -28,12 +29,17 @@ from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.open import Providers
 from tenantry.fleet.providers.ports import Provider, ProviderOf
+from tenantry.fleet.tenants import keep_ready, purge
 from tenantry.fleet.tenants.change_plan import PlanChange, change_plan, plan_change
 from tenantry.fleet.tenants.create import Created, create_tenant, wish
 from tenantry.fleet.tenants.delete import Deleted, Deletion, delete_tenant, plan_deletion
+from tenantry.fleet.tenants.drift import Drifted
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
+from tenantry.fleet.tenants.log import forget_old
+from tenantry.fleet.tenants.mend import Unseen, find_drift, mend
+from tenantry.fleet.tenants.mend import pass_ as mend_pass
 from tenantry.fleet.tenants.new_password import new_password
 from tenantry.fleet.tenants.rename import Renamed, rename_tenant
 from tenantry.fleet.tenants.restore import Restored, Restoring, plan_restore, restore_tenant
@@ -149,16 +155,59 @@ class Fleet:
         """Where a tenant's branches are, or those of the non-production project; None while that is not there."""
         if tenant is not None:
             found, project_id, _ = find_ready(self.catalog, tenant)
-            return Place(self.provider_of(found).api("branches"), project_id, found.slug)
+            with self.catalog.transaction() as connection:
+                plan = plans.plan_by_slug(connection, found.plan)
+            return Place(
+                self.provider_of(found).api("branches"),
+                project_id,
+                found.slug,
+                branches_max=None if plan is None else plan.branches_max,
+                note=partial(self._note, found),
+            )
         known = find_nonproduction(self.client)
-        return None if known is None else Place(self.client, known)
+        return None if known is None else Place(self.client, known, note=partial(self._note, None))
 
     def place(self, tenant: str | None = None) -> Place:
         """The same, having made the non-production project if there was none."""
-        return self.find_place(tenant) or Place(self.client, prepare_nonproduction(self.catalog, self.client))
+        found = self.find_place(tenant)
+        if found is not None:
+            return found
+        made = prepare_nonproduction(self.catalog, self.client)
+        return Place(self.client, made, note=partial(self._note, None))
+
+    def _note(self, tenant: Tenant | None, verb: str, **detail: object) -> None:
+        with self.catalog.transaction() as connection:
+            events.record(connection, verb, tenant, **detail)
+
+    def drift(self, *, deep: bool = False) -> Iterator[Drifted | Unseen]:
+        """Tenants that are not as their plan and name say. ``deep`` asks for each tenant's endpoint too."""
+        return find_drift(self.catalog, self.providers.opened, deep=deep)
+
+    def mend(self, drifted: Drifted) -> Tenant:
+        return mend(self.catalog, self.provider_of, drifted)
+
+    # -- passes: each looks at the whole state, and can be run at any time and by anybody --------------------
 
     def finish_unfinished(self) -> builtins.list[str]:
         return finish_unfinished(self.catalog, self.provider_of)
+
+    def purge(self) -> builtins.list[str]:
+        return purge.pass_(self.catalog, self.provider_of)
+
+    def mend_drift(self) -> builtins.list[str]:
+        return mend_pass(self.catalog, self.providers.opened, self.provider_of)
+
+    def keep_ready(self, count: int | None = None, *, pg_version: int | None = None) -> builtins.list[str]:
+        """``count`` projects of each place; without it what tenantry.toml says of both."""
+        if count is None:
+            from tenantry.fleet.settings import load_settings
+
+            said = load_settings().tenants
+            count, pg_version = said.ready, said.pg_version
+        return keep_ready.pass_(self.catalog, self.providers.opened, count, pg_version=pg_version)
+
+    def forget_old_events(self) -> builtins.list[str]:
+        return forget_old(self.catalog)
 
     def collect_usage(self) -> builtins.list[str]:
         return self.usage.collect_pass()

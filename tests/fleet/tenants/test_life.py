@@ -126,8 +126,11 @@ def test_killed_at_any_point_the_next_create_completes_it(
 def test_killed_while_recording_the_next_create_adopts_the_project(
     catalog: Catalog, provider: MemoryProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr(queries, "mark_ready", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(queries, "mark_ready", interrupted)
         with pytest.raises(KeyboardInterrupt):
             create_tenant(catalog, provider.of, wish("ACME Corp"))
     assert create_tenant(catalog, provider.of, wish("ACME Corp")).tenant.project_id in provider.projects

@@ -131,8 +131,8 @@ def test_snapshots_are_found_by_their_names(catalog: Catalog, client: AnswerLost
     assert (taken.name, taken.branch, taken.timestamp, taken.expires_at) == ("before", "main", THEN, until)
     assert list_snapshots(catalog, client.provider_of, "acme-corp") == [taken]
     planned = plan_snapshot_deletion(catalog, client.provider_of, "acme-corp", "before")
-    assert delete_snapshot(client.provider_of, planned)
-    assert not delete_snapshot(client.provider_of, planned)
+    assert delete_snapshot(catalog, client.provider_of, planned)
+    assert not delete_snapshot(catalog, client.provider_of, planned)
     with pytest.raises(NotFound, match="no snapshot 'before'"):
         plan_snapshot_deletion(catalog, client.provider_of, "acme-corp", "before")
     with catalog.transaction() as connection:

@@ -47,6 +47,7 @@ class Claim:
     fence: int
     kind: str
     arguments: Mapping[str, object]
+    created_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,7 +352,7 @@ def claim_batch(
             UPDATE job_batch SET state = 'running', fence = fence + 1, worker = :worker, claimed_at = now()
             FROM job WHERE job.id = job_batch.job_id AND job_batch.job_id = :job_id AND job_batch.number = :number
                 AND (job_batch.state = 'waiting' OR {_STALLED})
-            RETURNING job_batch.fence, job.kind, job.arguments
+            RETURNING job_batch.fence, job.kind, job.arguments, job.created_by
             """  # noqa: S608 - put together from this module's own text
         ),
         {"job_id": job_id, "number": number, "worker": worker, "stalled": stalled_seconds},
@@ -359,7 +360,7 @@ def claim_batch(
     row = claimed.mappings().one_or_none()
     if row is None:
         return None
-    return Claim(job_id=job_id, number=number, fence=row["fence"], kind=row["kind"], arguments=row["arguments"])
+    return Claim(job_id=job_id, number=number, **row)
 
 
 def kind_of(connection: Connection, job_id: JobId) -> str | None:

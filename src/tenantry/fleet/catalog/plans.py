@@ -54,8 +54,15 @@ def change_plan(connection: Connection, slug: str, fields: Mapping[str, object])
     connection.execute(update(models.Plan).where(models.Plan.slug == slug).values(**fields))
 
 
+def was_used(connection: Connection, slug: str) -> bool:
+    """Whether a customer, also a former one, has or had it."""
+    return connection.execute(
+        select(select(models.Subscription.id).where(models.Subscription.plan_slug == slug).exists())
+    ).scalar_one()
+
+
 def drop_plan(connection: Connection, slug: str) -> None:
-    """The catalog's own key refuses it while a customer, also a former one, has or had it."""
+    """The catalog's own key refuses it for one that was used."""
     connection.execute(delete(models.Plan).where(models.Plan.slug == slug))
 
 

@@ -117,6 +117,7 @@ def create_anonymized(
     except BaseException:
         _delete(place, branch_id)
         raise
+    place.note("create branch", branch=name, parent=None if origin is None else origin.name, anonymized=True)
     return CreatedBranch(the_branch(place, list_branches(place), branch_id), new=True)
 
 

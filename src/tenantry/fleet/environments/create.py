@@ -59,6 +59,7 @@ def create_branch(
                 raise
         else:
             place.client.wait_for_operations(place.project_id, made.operations)
+            place.note("create branch", branch=name, parent=None if origin is None else origin.name)
             return CreatedBranch(the_branch(place, list_branches(place), made.branch.id), new=True)
     if (reason := disagreement(known, parent=origin, at=at, lsn=lsn)) is not None:
         raise Conflict(
@@ -72,11 +73,12 @@ def create_branch(
 
 def check_room(place: Place, branches: Sequence[Branch], branches_max: int | None) -> None:
     """Raises Conflict when there are as many branches as there may be. Two at once may both find the last place."""
-    if branches_max is None or len(branches) < branches_max:
+    limits = [limit for limit in (branches_max, place.branches_max) if limit is not None]
+    if not limits or len(branches) < min(limits):
         return
     oldest = [branch.name for branch in branches if not branch.default and not branch.protected][:3]
     raise Conflict(
-        f"{place.owner} has {len(branches)} branches, and may have {branches_max}",
+        f"{place.owner} has {len(branches)} branches, and may have {min(limits)}",
         next_step=f"delete one with {place.command('delete', oldest[0] if oldest else None)}, let branches expire with "
         "--expires, or raise the limit",
         oldest=oldest,

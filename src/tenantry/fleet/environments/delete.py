@@ -30,4 +30,5 @@ def delete_branch(place: Place, branch: Branch) -> bool:
     if changed is None:
         return False
     place.client.wait_for_operations(place.project_id, changed.operations)
+    place.note("delete branch", branch=branch.name)
     return True

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from tenantry.errors import InvalidInput, NotFound
 from tenantry.neon.client import NeonClient
@@ -14,6 +14,15 @@ from tenantry.neon.ids import BranchId, EndpointId, ProjectId
 
 ANONYMIZED: Final = "tenantry-anonymized"
 """The annotation of a branch whose personal data is masked."""
+
+
+class Note(Protocol):
+    def __call__(self, verb: str, **detail: object) -> None: ...
+
+
+def unheard(verb: str, **detail: object) -> None:
+    """Where nobody keeps a log."""
+    del verb, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,10 @@ class Place:
     project_id: ProjectId
     tenant: str | None = None
     """The slug of the tenant whose project it is; None for the non-production project."""
+    branches_max: int | None = None
+    """What the tenant's plan allows, its default branch included; None: no limit of a plan."""
+    note: Note = unheard
+    """Told what was done, for the log of events."""
 
     @property
     def owner(self) -> str:

@@ -39,4 +39,5 @@ def reset_branch(place: Place, name: str) -> Branch:
         raise InvalidInput(f"branch {branch.name!r} has no parent to be reset to")
     changed = place.client.restore_branch(place.project_id, branch.id, source_branch_id=parent.id)
     place.client.wait_for_operations(place.project_id, changed.operations, deadline_seconds=RESET_SECONDS_MAX)
+    place.note("reset branch", branch=branch.name, parent=parent.name)
     return the_branch(place, list_branches(place), branch.id)

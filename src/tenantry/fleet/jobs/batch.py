@@ -19,6 +19,7 @@ from sqlalchemy.exc import DataError
 
 from tenantry.errors import HistoryError, LimitReached, Locked, QuotaExceeded, TenantryError, Unavailable
 from tenantry.fleet.catalog import jobs as rows
+from tenantry.fleet.catalog.events import acting_for
 from tenantry.fleet.catalog.jobs import Claim, Waiting
 from tenantry.fleet.jobs.desk import Desk
 from tenantry.fleet.jobs.kinds import Item, Kind
@@ -168,7 +169,7 @@ class BatchWork:
                 " see the workers' logs, then `tenantry jobs retry`"
             )
         given = Item(subject=item.subject, input=item.input, arguments=self.claim.arguments)
-        thread = in_thread(lambda: self._kind.work(given), name=f"{self._kind.name} {item.subject}")
+        thread = in_thread(lambda: self._work(given), name=f"{self._kind.name} {item.subject}")
         thread.add_done_callback(_heard)
         hurry = asyncio.ensure_future(self._orders.hurry.wait())
         try:
@@ -182,6 +183,11 @@ class BatchWork:
         self._orders.strays += 1
         thread.add_done_callback(self._stray_ended)
         return _Attempt(error=f"it took longer than {self._kind.seconds_max:g} s")
+
+    def _work(self, given: Item) -> Mapping[str, object]:
+        """What it does is written down as done for whoever started the job."""
+        with acting_for(self.claim.created_by):
+            return self._kind.work(given)
 
     def _outcome(self, item: Waiting, thread: asyncio.Future[Mapping[str, object]]) -> _Attempt:
         try:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import getpass
-import os
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +13,7 @@ from typing import Final, cast
 from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.fleet.catalog import jobs as rows
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.events import actor
 from tenantry.fleet.catalog.jobs import Job, JobId
 from tenantry.fleet.jobs.kinds import Kind, Pass, Verbs, kinds, passes
 
@@ -30,7 +28,6 @@ KEPT_DAYS: Final = 30
 """How long a job that ended is remembered."""
 RUNS_KEPT: Final = 20
 """Runs of each pass that are remembered."""
-_ACTOR_VARIABLE: Final = "TENANTRY_ACTOR"
 _ID_PREFIX: Final = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}")
 
 
@@ -196,14 +193,3 @@ def queues_of(known: Sequence[Kind]) -> dict[str, str]:
 def short(job_id: JobId) -> str:
     """As much of an id as people type."""
     return str(job_id)[:8]
-
-
-def actor() -> str:
-    """Who does this: what TENANTRY_ACTOR says, or the user and the machine."""
-    if named := os.environ.get(_ACTOR_VARIABLE):
-        return named
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name, as in containers
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

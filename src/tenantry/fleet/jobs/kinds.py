@@ -92,6 +92,14 @@ class Verbs(Protocol):
 
     def finish_unfinished(self) -> list[str]: ...
 
+    def purge(self) -> list[str]: ...
+
+    def mend_drift(self) -> list[str]: ...
+
+    def keep_ready(self) -> list[str]: ...
+
+    def forget_old_events(self) -> list[str]: ...
+
     def collect_usage(self) -> list[str]: ...
 
 
@@ -106,6 +114,10 @@ def kinds(fleet: Verbs) -> tuple[Kind, ...]:
 def passes(fleet: Verbs) -> tuple[Pass, ...]:
     return (
         Pass("finish_unfinished", "*/5 * * * *", fleet.finish_unfinished),
+        Pass("keep_ready", "*/2 * * * *", fleet.keep_ready),
+        Pass("purge", "*/10 * * * *", fleet.purge),
+        Pass("mend_drift", "23 * * * *", fleet.mend_drift),
+        Pass("forget_old_events", "41 3 * * *", fleet.forget_old_events),
         Pass("collect_usage", "7 * * * *", fleet.collect_usage),
         Pass("prune_jobs", "17 * * * *", fleet.jobs.prune),
     )

@@ -54,7 +54,7 @@ def change_plan(catalog: Catalog, provider_of: ProviderOf, change: PlanChange) -
         if tenant.state != "ready":
             raise Conflict(f"{tenant.slug} is {tenant.state}", next_step="change its plan when it is ready")
         if tenant.plan != change.plan.slug:
-            events.record(connection, "change_plan", tenant, plan=change.plan.slug, was=tenant.plan)
+            events.record(connection, "change plan", tenant, plan=change.plan.slug, was=tenant.plan)
             plans.put_on_plan(connection, tenant.id, change.plan.slug)
     failpoint("change_plan.recorded")
     return settle(catalog, provider_of, tenant, name=False)

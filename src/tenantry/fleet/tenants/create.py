@@ -237,7 +237,7 @@ def finish_creation(catalog: Catalog, provider_of: ProviderOf, intended: Tenant,
         if isinstance(made, InvalidInput):
             queries.mark_deleting(connection, tenant.id)
             queries.mark_deleted(connection, tenant.id)
-            events.record(connection, "create_refused", tenant, reason=made.message)
+            events.record(connection, "create refused", tenant, reason=made.message)
             refused = made
         else:
             project, home = made

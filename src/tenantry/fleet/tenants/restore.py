@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
 from tenantry.errors import Conflict, InvalidInput, NotFound
-from tenantry.fleet.catalog import queries
+from tenantry.fleet.catalog import events, queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.providers.ports import ProviderOf
@@ -119,7 +119,15 @@ def restore_tenant(catalog: Catalog, provider_of: ProviderOf, plan: Restoring) -
     client.wait_for_operations(plan.project_id, changed.operations, deadline_seconds=RESTORE_SECONDS_MAX)
     failpoint("restore_tenant.restored")
     # And after, in case a migration has ended in between.
-    forget_schema(catalog, plan.tenant)
+    forget_schema(
+        catalog,
+        plan.tenant,
+        verb="restore",
+        at=None if plan.at is None else plan.at.astimezone(UTC).isoformat(),
+        lsn=plan.lsn,
+        source=plan.source,
+        preserved_as=plan.preserved_as,
+    )
     return Restored(
         tenant=plan.tenant,
         branch=plan.branch,
@@ -176,10 +184,12 @@ def default_branch(branches: Sequence[shapes.Branch], project_id: ProjectId) -> 
     return found
 
 
-def forget_schema(catalog: Catalog, tenant: Tenant) -> None:
-    """The next migration asks the tenant's own ledger."""
+def forget_schema(catalog: Catalog, tenant: Tenant, *, verb: str | None = None, **detail: object) -> None:
+    """The next migration asks the tenant's own ledger. ``verb`` is what was done to it, for the log of events."""
     with catalog.transaction() as connection:
         queries.forget_schema(connection, tenant.id)
+        if verb is not None:
+            events.record(connection, verb, tenant, **detail)
 
 
 def roles_of_the_past(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tenantry.errors import InvalidInput
+from tenantry.fleet.catalog import events
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.providers.ports import ProviderOf
@@ -41,4 +42,6 @@ def create_snapshot(
         project_id, BranchId(branch.id), name=name, timestamp=at, lsn=lsn, expires_at=expires_at
     )
     client.wait_for_operations(project_id, made.operations)
+    with catalog.transaction() as connection:
+        events.record(connection, "take snapshot", found, snapshot=made.snapshot.name)
     return TakenSnapshot(found, snapshot_of(made.snapshot, branch.name))

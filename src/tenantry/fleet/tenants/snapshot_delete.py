@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tenantry.errors import NotFound
+from tenantry.fleet.catalog import events
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.providers.ports import ProviderOf
@@ -27,7 +28,7 @@ def plan_snapshot_deletion(catalog: Catalog, provider_of: ProviderOf, tenant: st
     return SnapshotDeletion(found, project_id, the_snapshot(read_snapshots(client, project_id), name, found))
 
 
-def delete_snapshot(provider_of: ProviderOf, deletion: SnapshotDeletion) -> bool:
+def delete_snapshot(catalog: Catalog, provider_of: ProviderOf, deletion: SnapshotDeletion) -> bool:
     """False when it was gone already."""
     client = provider_of(deletion.tenant).api("snapshots")
     try:
@@ -35,4 +36,6 @@ def delete_snapshot(provider_of: ProviderOf, deletion: SnapshotDeletion) -> bool
     except NotFound:
         return False
     client.wait_for_operations(deletion.project_id, deleted.operations)
+    with catalog.transaction() as connection:
+        events.record(connection, "delete snapshot", deletion.tenant, snapshot=deletion.snapshot.name)
     return True

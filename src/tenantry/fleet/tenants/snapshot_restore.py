@@ -55,7 +55,7 @@ def restore_snapshot(catalog: Catalog, provider_of: ProviderOf, plan: SnapshotRe
     changed = client.restore_snapshot(plan.project_id, plan.snapshot.id, target_branch_id=plan.branch_id, finalize=True)
     client.wait_for_operations(plan.project_id, changed.operations, deadline_seconds=RESTORE_SECONDS_MAX)
     failpoint("restore_snapshot.restored")
-    forget_schema(catalog, plan.tenant)
+    forget_schema(catalog, plan.tenant, verb="restore snapshot", snapshot=plan.snapshot.name)
     after = list(client.branches(plan.project_id))
     branch = default_branch(after, plan.project_id)
     return Restored(
