@@ -73,7 +73,7 @@ def tenants_of_plans(connection: Connection) -> dict[str, int]:
         .where(models.Customer.deleted_at.is_(None))
         .group_by(models.Customer.plan_slug)
     )
-    return dict(connection.execute(query).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def put_on_plan(connection: Connection, tenant: TenantId, plan: str) -> None:

@@ -46,11 +46,17 @@ class Deleted:
 
 
 def plan_deletion(
-    catalog: Catalog, provider_of: ProviderOf, name: str, *, grace: timedelta | None = None, now: datetime | None = None
+    catalog: Catalog,
+    provider_of: ProviderOf,
+    name: str,
+    *,
+    grace: timedelta | None = None,
+    usual: timedelta = GRACE,
+    now: datetime | None = None,
 ) -> Deletion:
     """Changes nothing. Raises NotFound."""
     tenant = find_tenant(catalog, name)
-    wanted = _grace(tenant, grace)
+    wanted = _grace(tenant, grace, usual)
     if wanted is None:
         purge_at = tenant.purge_at
     else:
@@ -58,15 +64,22 @@ def plan_deletion(
     return Deletion(tenant=tenant, projects=_projects(provider_of(tenant), tenant), purge_at=purge_at)
 
 
-def delete_tenant(catalog: Catalog, provider_of: ProviderOf, name: str, *, grace: timedelta | None = None) -> Deleted:
-    """``grace`` None is GRACE, and for a tenant that leaves already what is left of its own. Raises NotFound.
+def delete_tenant(
+    catalog: Catalog,
+    provider_of: ProviderOf,
+    name: str,
+    *,
+    grace: timedelta | None = None,
+    usual: timedelta = GRACE,
+) -> Deleted:
+    """``grace`` None is the usual one, and for a tenant that leaves already what is left of its own. Raises NotFound.
 
     A tenant that never became ready goes at once: there is nothing to bring back.
     """
     found = find_tenant(catalog, name)
     with catalog.transaction() as connection:
         tenant = queries.hold_tenant(connection, found.id)
-        wanted = _grace(tenant, grace)
+        wanted = _grace(tenant, grace, usual)
         if tenant.state == "deleted":
             return Deleted(tenant=tenant, gone=True)  # somebody else was quicker
         if wanted == AT_ONCE:
@@ -107,12 +120,12 @@ def finish_deletion(catalog: Catalog, provider_of: ProviderOf, marked: Tenant) -
     failpoint("delete_tenant.committed")
 
 
-def _grace(tenant: Tenant, asked: timedelta | None) -> timedelta | None:
+def _grace(tenant: Tenant, asked: timedelta | None, usual: timedelta) -> timedelta | None:
     """How long the tenant stays from now; None: as long as it was given before. Pure."""
     if tenant.state in ("creating", "deleting") or asked == AT_ONCE:
         return AT_ONCE
     if asked is None:
-        return None if tenant.state == "leaving" else GRACE
+        return None if tenant.state == "leaving" else usual
     return asked
 
 
