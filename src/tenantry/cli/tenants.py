@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from tenantry.cli.options import Data, Json, Pooled, TenantName
 from tenantry.cli.output import Output, shown
 
 if TYPE_CHECKING:
-    from tenantry.fleet.catalog.records import Tenant
+    from tenantry.fleet.catalog.records import Tenant, TenantState
 
 
 DELETIONS_MAX: Final = 1_000
@@ -62,16 +62,32 @@ def list_(
     deleted: Annotated[
         bool, typer.Option("--deleted", help="Those that are gone for good: when, and who asked for it.")
     ] = False,
+    state: Annotated[
+        Literal["creating", "ready", "leaving", "deleting"] | None,
+        typer.Option("--state", help="Only those in this state.", show_default=False),
+    ] = None,
+    plan: Annotated[str | None, typer.Option("--plan", help="Only those of this plan.", show_default=False)] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", metavar="R", help="Only those in this region.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.", show_default=False)
+    ] = None,
+    after: Annotated[
+        str, typer.Option("--after", metavar="SLUG", help="Only those behind this slug.", show_default=False)
+    ] = "",
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """List all tenants. Wakes nobody."""
+    """List tenants in the order of their slugs. Wakes nobody."""
     from tenantry.cli.fleet import the_fleet
 
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
         gone = fleet.deletions(limit=DELETIONS_MAX) if deleted else []
-        tenants = [] if deleted else list(fleet.list())
+        states: list[TenantState] = [] if state is None else [state]
+        chosen = fleet.list(states=states, plan=plan, region=region, limit=limit, after=after)
+        tenants = [] if deleted else list(chosen)
     if deleted:
         output.document({"deletions": gone})
         output.table(

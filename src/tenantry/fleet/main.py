@@ -101,8 +101,16 @@ class Fleet:
         )
         return create_tenant(self.catalog, self.provider_of, wanted)
 
-    def list(self, *, states: Sequence[TenantState] = ()) -> Iterator[Tenant]:
-        return list_tenants(self.catalog, states=states)
+    def list(
+        self,
+        *,
+        states: Sequence[TenantState] = (),
+        plan: str | None = None,
+        region: str | None = None,
+        after: str = "",
+        limit: int | None = None,
+    ) -> Iterator[Tenant]:
+        return list_tenants(self.catalog, states=states, plan=plan, region=region, after=after, limit=limit)
 
     def show(self, name: str) -> Shown:
         return show_tenant(self.catalog, self.provider_of, name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, text
+from sqlalchemy import Connection, delete, func, insert, select, text
 
 from tenantry.fleet.catalog import models
 from tenantry.fleet.catalog.records import CustomerId, Tenant
@@ -98,8 +98,9 @@ def customers_called(connection: Connection, slug: str) -> list[CustomerId]:
     """Who has this slug, and who had it when it was deleted."""
     customer, project, deletion = models.Customer, models.Project, models.Deletion
     deleted = select(project.customer_id).join(deletion, deletion.project_id == project.id).where(deletion.slug == slug)
-    living = (customer.slug == slug) & customer.deleted_at.is_(None)
-    found = connection.execute(select(customer.id).where(or_(living, customer.id.in_(deleted)))).scalars()
+    living = select(customer.id).where(customer.slug == slug, customer.deleted_at.is_(None))
+    # Not one question with OR, which no index answers.
+    found = connection.execute(living.union(deleted)).scalars()
     return [CustomerId(each) for each in found]
 
 

@@ -385,6 +385,7 @@ class Event(Base):
     __tablename__ = "event"
     __table_args__ = (
         Index("event_customer_id_id_idx", "customer_id", text("id DESC")),
+        Index("event_verb_id_idx", "verb", text("id DESC")),
         Index("event_at_idx", "at"),
     )
 

@@ -136,12 +136,22 @@ def hold_tenant(connection: Connection, tenant: TenantId) -> Tenant:
 
 
 def tenants_page(
-    connection: Connection, *, after: str = "", limit: int, states: Sequence[TenantState] = ()
+    connection: Connection,
+    *,
+    after: str = "",
+    limit: int,
+    states: Sequence[TenantState] = (),
+    plan: str | None = None,
+    region: str | None = None,
 ) -> list[Tenant]:
-    """Living tenants in the order of their slugs, those behind ``after``."""
+    """Living tenants in the order of their slugs, those behind ``after``; only of a state, plan and region if given."""
     query = _TENANT.where(models.Customer.deleted_at.is_(None), _LIVE, models.Customer.slug > after)
     if states:
         query = query.where(models.Project.state.in_(states))
+    if plan is not None:
+        query = query.where(models.Customer.plan_slug == plan)
+    if region is not None:
+        query = query.where(models.Project.region == region)
     return _all(connection, query.order_by(models.Customer.slug).limit(limit))
 
 
