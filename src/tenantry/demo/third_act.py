@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from tenantry.demo.teller import Teller, connect, expect
+from tenantry.demo.teller import Teller, connect, expect, shown
 from tenantry.errors import InvalidInput
 from tenantry.fleet.providers.manage import add_provider, define_residency, reach, serve_region
 from tenantry.fleet.providers.secrets import secret_place
 from tenantry.fleet.settings import Prices
+from tenantry.fleet.tenants.create_many import create_many
+from tenantry.fleet.tenants.csv_rows import read_rows
 from tenantry.fleet.usage.report import period_of
 from tenantry.testing.throwaway import ThrowawayCell
 
@@ -22,6 +24,14 @@ EUROPEAN: Final = "Müller GmbH"
 PAYING: Final = "acme-corp"
 PLAN: Final = "scale"
 PRICES: Final = Prices(compute_hour=0.16, storage_gib_month=0.35, written_gib=0.10, sent_gib=0.09)
+SIGN_UPS: Final = """\
+name,email,plan
+Bluebird Ltd,ops@bluebird.example,launch
+Copper & Sons,it@copper.example,scale
+Dune Studio,not an address,launch
+Elm Energy,db@elm.example,
+Fjord Foods,,launch
+"""
 ROWS_SHOWN_MAX: Final = 4
 
 
@@ -32,7 +42,18 @@ class ThirdAct:
 
     @property
     def scenes(self) -> Sequence[Callable[[], None]]:
-        return (self.change_plan, self.second_cell, self.bill)
+        return (self.sign_ups, self.change_plan, self.second_cell, self.bill)
+
+    def sign_ups(self) -> None:
+        self._teller.scene("A file of sign-ups: each good row gets a database, a bad one is named with its line")
+        done = create_many(self._fleet.create_wished, read_rows(SIGN_UPS.encode()), jobs=4)
+        for row in done.rows:
+            if row.reason is not None:
+                self._teller.say(f"line {row.line:<7} {row.column}: {row.reason}")
+        created = done.count("created")
+        self._teller.say(f"{created} created, {done.count('failed')} failed  {shown(done.seconds)}")
+        expect((created, done.count("failed")) == (4, 1), "four of five sign-ups are created")
+        self._teller.note(f"{created} tenants from a file of {len(done.rows)} rows", done.seconds)
 
     def change_plan(self) -> None:
         self._teller.scene(f"{PAYING} pays for more: its limits follow at once, and nobody is woken for it")
