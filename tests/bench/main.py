@@ -19,6 +19,7 @@ from typing import Protocol
 
 import branches
 import create
+import customers
 import footprint
 import history
 import machine
@@ -50,6 +51,7 @@ _MEASURES: dict[str, _Measure] = {
     "reflink": reflink.measure,
     "migrate": migrate.measure,
     "footprint": footprint.measure,
+    "customers": customers.measure,
     "registered": registered.measure,  # the last one: it leaves rows that nothing else should see
 }
 
