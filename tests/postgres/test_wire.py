@@ -59,7 +59,7 @@ def test_every_prefix_of_a_packet_is_awaited(data):
 
 @pytest.mark.parametrize("length", [0, 7, wire.STARTUP_BYTES_MAX + 1, 2**31, 2**32 - 1])
 def test_an_impossible_length_is_refused_before_its_bytes_come(length):
-    with pytest.raises(wire.ProtocolViolation, match="invalid length"):
+    with pytest.raises(wire.NoPacket, match="invalid length"):
         wire.take_first_packet(bytearray(struct.pack("!I", length)))
 
 

@@ -51,6 +51,13 @@ class ProtocolViolation(InvalidInput):
         self.sqlstate = sqlstate
 
 
+class NoPacket(ProtocolViolation):
+    """What came first has no length that a first packet could have, so the peer may not speak this protocol at all.
+
+    Postgres closes without a word then, which is what clients expect that leave before they have begun.
+    """
+
+
 # ---------------------------------------------------------------------------------------------------------
 # The first packets
 
@@ -113,13 +120,13 @@ FirstPacket = SslRequest | GssEncRequest | CancelRequest | Startup
 def take_first_packet(buffer: bytearray) -> FirstPacket | None:
     """Removes the first packet from ``buffer``; None when it is not whole yet.
 
-    Raises ProtocolViolation for lengths, codes and contents that no client of the protocol sends.
+    Raises NoPacket for an impossible length, ProtocolViolation for other things that no client of the protocol sends.
     """
     if len(buffer) < 4:
         return None
     length: int = _UINT32.unpack_from(buffer)[0]
     if not 8 <= length <= STARTUP_BYTES_MAX:
-        raise ProtocolViolation("invalid length of startup packet")
+        raise NoPacket("invalid length of startup packet")
     if len(buffer) < length:
         return None
     body = bytes(buffer[4:length])
@@ -131,11 +138,11 @@ def _parse_first_packet(body: bytes) -> FirstPacket:
     code: int = _UINT32.unpack_from(body)[0]
     if code in {_SSL_CODE, _GSSENC_CODE}:
         if len(body) != 4:
-            raise ProtocolViolation("invalid length of startup packet")
+            raise NoPacket("invalid length of startup packet")
         return SslRequest() if code == _SSL_CODE else GssEncRequest()
     if code == _CANCEL_CODE:
         if not 8 + 4 <= len(body) <= 8 + CANCEL_KEY_BYTES_MAX:
-            raise ProtocolViolation("invalid length of cancel request")
+            raise NoPacket("invalid length of cancel request")
         return CancelRequest(pid=_UINT32.unpack_from(body, 4)[0], key=body[8:])
     if code >> 16 != 3:
         raise ProtocolViolation(

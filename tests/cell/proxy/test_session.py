@@ -350,11 +350,6 @@ def test_guesses_begun_at_once_get_no_more_tries(open_door: DoorMaker):
 @pytest.mark.parametrize(
     "packet",
     [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\0\0\0\0",
-        b"\0\0\0\4",
-        struct.pack("!I", 10_001),
-        b"\xff" * 100,
         b"\0\0\0\x08\0\3\0\0",
         b"\0\0\0\x09\0\3\0\0\0",
         b"\0\0\0\x0f\0\3\0\0user\0x\0",
@@ -382,6 +377,26 @@ def test_bad_packets_end_their_connection_and_nothing_else(open_door: DoorMaker,
         while (message := wire.take_message(bytearray(answer), bytes_max=10_000)) and message.kind == b"R":
             answer = answer[len(message.encode()) :]
         assert answer[:1] == b"E", rest
+    wait_for(lambda: door.door.sessions == 0)
+    door.connect().close()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        wire.terminate(),  # A client that is told to end before it has begun.
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\0\0\0\0",
+        b"\0\0\0\4",
+        struct.pack("!I", 10_001),
+        b"\xff" * 100,
+        wire.cancel_request(1, b""),
+    ],
+)
+def test_what_begins_no_packet_is_not_answered(open_door: DoorMaker, packet: bytes):
+    door = open_door()
+    with door.raw(packet) as client:
+        assert client.sock.recv(1) == b""
     wait_for(lambda: door.door.sessions == 0)
     door.connect().close()
 

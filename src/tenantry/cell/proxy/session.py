@@ -105,7 +105,7 @@ async def serve(client: Conn, address: str, house: House, entrance: Entrance | N
             session = await _begin(client, address, house, entrance)
             if session is not None:
                 await _run(client, session, house)
-    except PeerGone as error:
+    except (PeerGone, wire.NoPacket) as error:
         _log.debug("client gone", address=address, reason=error.message)
     except upstream.Rejected as error:
         client.send_now(error.response)
