@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.main import open_fleet
 from tenantry.neon.client import NeonClient
+from tenantry.neon.ids import ProjectId
 from tenantry.testing.throwaway import ThrowawayCell
 
 if TYPE_CHECKING:
@@ -105,6 +109,67 @@ def test_a_killed_rename_is_completed_by_the_next(operator: Operator, name: str,
     assert operator.json(*words)["renamed"] is False
     (project,) = operator.projects(name)
     assert project.name.startswith(f"{name} Ltd [")
+
+
+@pytest.mark.parametrize("point", ["change_plan.recorded", "change_limits.endpoint", "settle.limited"])
+def test_a_killed_change_of_plan_is_completed_by_the_pass(operator: Operator, name: str, point: str) -> None:
+    project = operator.json("create", name)["tenant"]["project_id"]
+    operator.run("plan", "set", name, "scale", code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+    target = operator.cell.target
+    with open_fleet(target.api_url, target.api_key, target.catalog_url) as fleet:
+        said = fleet.mend_drift()
+        assert any(operator.json("show", name)["tenant"]["slug"] in sentence for sentence in said) is (
+            point != "settle.limited"
+        )
+        (endpoint,) = fleet.client.list_endpoints(ProjectId(project))
+        shown = fleet.client.get_project(ProjectId(project))
+        assert (endpoint.autoscaling_limit_max_cu, endpoint.current_state) == (1, "idle")
+        assert shown.history_retention_seconds == 604_800
+        assert fleet.mend_drift() == []
+
+
+@pytest.mark.parametrize(
+    "point", ["create_tenant.intended", "create_tenant.claimed", "settle.renamed", "settle.limited"]
+)
+def test_a_killed_claim_is_completed_by_the_pass(operator: Operator, name: str, point: str) -> None:
+    target = operator.cell.target
+    with open_fleet(target.api_url, target.api_key, target.catalog_url) as fleet:
+        fleet.keep_ready(1)
+        try:
+            operator.run("create", name, code=-signal.SIGKILL, TENANTRY_FAILPOINTS=f"{point}=kill")
+            tenant = operator.json("show", name)["tenant"]
+            assert tenant["state"] == "ready"
+            assert operator.run("psql", name, "-X", "-At", "-c", "SELECT 1").stdout == "1\n"
+            fleet.mend_drift()
+            (project,) = operator.projects(name)
+            assert (project.id, project.name) == (tenant["project_id"], f"{name} [{tenant['id']}]")
+            assert project.settings is not None
+            assert project.settings.quota is not None
+            assert project.settings.quota.logical_size_bytes == 10 * 2**30
+            assert operator.json("create", name)["created"] is False
+        finally:
+            fleet.keep_ready(0)
+
+
+@pytest.mark.parametrize("point", ["ready.intended", "ready.called", "ready.recorded", "ready.unmade", "ready.removed"])
+def test_a_killed_pass_over_ready_projects_is_completed_by_the_next(operator: Operator, point: str) -> None:
+    target = operator.cell.target
+    program = (
+        "import sys; from tenantry.fleet.main import open_fleet\n"
+        "with open_fleet(*sys.argv[1:4]) as fleet: fleet.keep_ready(2); fleet.keep_ready(1)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program, target.api_url, target.api_key, target.catalog_url or ""],
+        check=False,
+        env={**os.environ, "TENANTRY_FAILPOINTS": f"{point}=kill"},
+        timeout=60,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with open_fleet(target.api_url, target.api_key, target.catalog_url) as fleet:
+        fleet.keep_ready(2)
+        assert len(operator.projects("ready [")) == 2
+        fleet.keep_ready(0)
+        assert operator.projects("ready [") == []
 
 
 def test_creates_of_one_name_at_once_make_one_project(operator: Operator, name: str) -> None:

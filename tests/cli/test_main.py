@@ -24,9 +24,9 @@ def test_help_names_every_command_of_the_contract(program: Program) -> None:
     assert done.returncode == 0
     commands = re.findall(r"^  ([a-z]+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
-        "up", "demo", "init", "create", "list", "show", "url", "suspend", "resume", "rename", "delete",
-        "undelete", "psql", "restore",
-        "doctor", "worker", "migrate", "jobs", "branch", "snapshot", "engine",
+        "up", "demo", "init", "create", "list", "show", "url", "suspend", "resume", "rename", "delete", "undelete",
+        "psql", "restore", "log", "doctor", "usage", "worker", "migrate", "jobs", "branch", "snapshot", "plan",
+        "contact", "provider", "engine",
     ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_help_is_there_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nonsense",), ("create",), ("list", "--nonsense"), ("create", "x", "--pg", "y")]
+    "arguments", [("nonsense",), ("show",), ("list", "--nonsense"), ("create", "x", "--pg", "y")]
 )
 def test_wrong_usage_exits_2_and_says_what_is_wrong(program: Program, arguments: tuple[str, ...]) -> None:
     done = program(*arguments)

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,36 @@ def test_a_renamed_tenant_keeps_its_connection_string(operator: Operator, name: 
     # Typed once more, as somebody does who saw no answer.
     assert "is called so already" in operator.do("rename", slug, f"{name} Ltd", "--slug", f"{slug}-ltd").stdout
     assert f"there is no tenant {slug}" in operator.do("rename", slug, "Something Else", code=1).stderr
+
+
+def test_many_are_created_from_a_file_and_bad_rows_are_named(operator: Operator, workdir: Path, name: str) -> None:
+    file = workdir / "sign-ups.csv"
+    file.write_text(f"name,email,plan\n{name} A,a@x.example,scale\n{name} B,nobody,\n{name} C,,\n")
+    done = operator.do("create", "--csv", str(file), "--jobs", "2", code=3)
+    assert "2 created, 0 were there already, 1 failed" in done.stdout
+    assert "line 3, email: 'nobody' is not an email address" in done.stderr
+    assert len(operator.projects(name)) == 2
+    file.write_text(file.read_text().replace("nobody", "b@x.example"))
+    again = operator.json("create", "--csv", str(file))
+    assert (again["created"], again["there"], again["failed"]) == (1, 2, 0)
+    assert [row["line"] for row in again["rows"]] == [2, 3, 4]
+    file.write_text("name,colour\nx,y\n")
+    assert "line 1, column 6: there is no column 'colour'" in operator.do("create", "--csv", str(file), code=2).stderr
+    assert "--csv says what to create" in operator.do("create", "x", "--csv", str(file), code=2).stderr
+    assert "needs a name" in operator.do("create", code=2).stderr
+    assert "cannot be read" in operator.do("create", "--csv", str(workdir / "nothing"), code=2).stderr
+
+
+def test_what_tenantry_toml_says_of_tenants_counts(
+    operator: Operator, workdir: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workdir / "tenantry.toml").write_text('[tenants]\nplan = "scale"\ngrace = "2d"\n')
+    monkeypatch.chdir(workdir)
+    assert operator.json("create", name)["tenant"]["plan"] == "scale"
+    left = operator.json("delete", name, "--yes")["tenant"]
+    grace = datetime.fromisoformat(left["purge_at"]) - datetime.fromisoformat(left["leaving_at"])
+    assert grace == timedelta(days=2)
+    operator.do("delete", name, "--now", "--yes")
 
 
 def test_conflicts_and_wrong_wishes_are_explained(operator: Operator, name: str) -> None:

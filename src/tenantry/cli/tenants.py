@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from tenantry.cli.defaults import said_of_tenants
 from tenantry.cli.options import Data, Json, Pooled, TenantName
 from tenantry.cli.output import Output, shown
 
@@ -21,7 +22,15 @@ DELETIONS_MAX: Final = 1_000
 
 
 def create(
-    name: Annotated[str, typer.Argument(help='The customer\'s name: "ACME Corp".', show_default=False)],
+    name: Annotated[str | None, typer.Argument(help='The customer\'s name: "ACME Corp".', show_default=False)] = None,
+    csv: Annotated[
+        str | None,
+        typer.Option("--csv", metavar="FILE", help="Many, from a file; - is standard input.", show_default=False),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", min=1, max=64, help="Of many, how many at a time.", show_default="8"),
+    ] = None,
     slug: Annotated[
         str | None, typer.Option(help="Its slug, where the name's own is taken.", show_default=False)
     ] = None,
@@ -42,18 +51,40 @@ def create(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Create a tenant: a customer and its own database. Safe to repeat."""
+    """Create a tenant: a customer and its own database. Safe to repeat.
+
+    A FILE's first line names its columns: name, and any of slug, email, plan, region, residency, pg_version. Rows that
+    cannot be done are named, the others are done, and the exit code is 3 then.
+    """
     from tenantry.cli.fleet import the_fleet
+    from tenantry.errors import InvalidInput
 
     output = Output(json_wanted=json)
+    if csv is not None:
+        if any(said is not None for said in (name, slug, email, plan, region, residency, pg)):
+            raise InvalidInput("--csv says what to create", next_step="write it into the file's columns")
+        from tenantry.cli.sign_ups import create_from_csv
+
+        create_from_csv(csv, jobs=jobs, data=data, output=output)
+        return
+    if name is None:
+        raise InvalidInput("a tenant needs a name", next_step='tenantry create "ACME Corp", or --csv FILE')
+    if jobs is not None:
+        raise InvalidInput("--jobs goes with --csv")
+    usual = said_of_tenants()
+    if usual is not None:
+        plan, region, pg = plan or usual.plan, region or usual.region, pg or usual.pg_version
+        residency = residency or usual.residency
     with the_fleet(data) as fleet:
         done = fleet.create(name, slug=slug, email=email, plan=plan, region=region, residency=residency, pg_version=pg)
     tenant = done.tenant
-    output.document({"created": done.new, "tenant": tenant})
+    output.document({"created": done.new, "tenant": tenant, "note": done.note})
     output.say(
         f"{tenant.slug} {'is ready' if done.new else 'was there already'}: "
         f"project {tenant.project_id}, Postgres {tenant.pg_version}, region {tenant.region}"
     )
+    if done.note is not None:
+        output.remark(done.note)
     if not json:
         output.remark(f"connect with: tenantry psql {tenant.slug}")
 
@@ -203,10 +234,14 @@ def delete(
     """Delete a tenant: its clients are turned away now, its data is deleted when the grace ends. Shows it first."""
     from tenantry.cli.confirm import confirm
     from tenantry.cli.fleet import the_fleet
+    from tenantry.fleet.tenants.delete import GRACE
+    from tenantry.runtime.spans import parse_span
 
     output = Output(json_wanted=json)
+    wanted, said = _grace(grace, now=now), said_of_tenants()
+    usual = GRACE if said is None else parse_span(said.grace)
     with the_fleet(data) as fleet:
-        planned = fleet.plan_deletion(tenant, grace=_grace(grace, now=now))
+        planned = fleet.plan_deletion(tenant, grace=wanted, usual=usual)
         slug, projects = planned.tenant.slug, planned.projects
         what = f"tenant {slug} ({planned.tenant.name}) with {_counted(projects)} and all data in it"
         when = "now and for good" if planned.purge_at is None else f"on {shown(planned.purge_at)}"
@@ -220,7 +255,7 @@ def delete(
                 refusal=f"nothing was deleted: this would delete {what}, {when}",
                 json_wanted=json,
             )
-        done = fleet.delete(slug, grace=_grace(grace, now=now))
+        done = fleet.delete(slug, grace=wanted, usual=usual)
     output.document(
         {"deleted": True, "gone": done.gone, "tenant": done.tenant, "projects": projects, "note": done.note}
     )
@@ -236,7 +271,7 @@ def delete(
 
 
 def _grace(said: str | None, *, now: bool) -> timedelta | None:
-    """From what was typed to what is meant; None is the usual one, or what tenantry.toml says."""
+    """From what was typed to what is meant; None is the usual one."""
     from tenantry.errors import InvalidInput
     from tenantry.runtime.spans import parse_span
 

@@ -31,8 +31,8 @@ from tenantry.fleet.providers.open import Providers
 from tenantry.fleet.providers.ports import Provider, ProviderOf
 from tenantry.fleet.tenants import keep_ready, purge
 from tenantry.fleet.tenants.change_plan import PlanChange, change_plan, plan_change
-from tenantry.fleet.tenants.create import Created, create_tenant, wish
-from tenantry.fleet.tenants.delete import Deleted, Deletion, delete_tenant, plan_deletion
+from tenantry.fleet.tenants.create import Created, Wish, create_tenant, wish
+from tenantry.fleet.tenants.delete import GRACE, Deleted, Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.drift import Drifted
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.fleet.tenants.finish import finish_unfinished
@@ -99,6 +99,10 @@ class Fleet:
         wanted = wish(
             name, slug=slug, email=email, plan=plan, region=region, residency=residency, pg_version=pg_version
         )
+        return self.create_wished(wanted)
+
+    def create_wished(self, wanted: Wish) -> Created:
+        """The same for a wish that was checked before."""
         return create_tenant(self.catalog, self.provider_of, wanted)
 
     def list(
@@ -127,12 +131,12 @@ class Fleet:
     def resume(self, name: str) -> Tenant:
         return resume_tenant(self.catalog, self.provider_of, name)
 
-    def plan_deletion(self, name: str, *, grace: timedelta | None = None) -> Deletion:
-        return plan_deletion(self.catalog, self.provider_of, name, grace=grace)
+    def plan_deletion(self, name: str, *, grace: timedelta | None = None, usual: timedelta = GRACE) -> Deletion:
+        return plan_deletion(self.catalog, self.provider_of, name, grace=grace, usual=usual)
 
-    def delete(self, name: str, *, grace: timedelta | None = None) -> Deleted:
-        """A ``grace`` of nothing deletes at once and for good; None is the usual one."""
-        return delete_tenant(self.catalog, self.provider_of, name, grace=grace)
+    def delete(self, name: str, *, grace: timedelta | None = None, usual: timedelta = GRACE) -> Deleted:
+        """A ``grace`` of nothing deletes at once and for good; None is the usual one, or what is left of it."""
+        return delete_tenant(self.catalog, self.provider_of, name, grace=grace, usual=usual)
 
     def undelete(self, name: str) -> Undeleted:
         return undelete_tenant(self.catalog, self.provider_of, name)
