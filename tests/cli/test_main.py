@@ -58,9 +58,7 @@ def test_help_is_there_at_once() -> None:
     pytest.fail(f"--help took {', '.join(f'{each:.2f}' for each in seconds)} s")
 
 
-@pytest.mark.parametrize(
-    "arguments", [("nonsense",), ("show",), ("list", "--nonsense"), ("create", "x", "--pg", "y")]
-)
+@pytest.mark.parametrize("arguments", [("nonsense",), ("show",), ("list", "--nonsense"), ("create", "x", "--pg", "y")])
 def test_wrong_usage_exits_2_and_says_what_is_wrong(program: Program, arguments: tuple[str, ...]) -> None:
     done = program(*arguments)
     assert done.returncode == 2
