@@ -12,11 +12,13 @@ from uuid import uuid4
 import pytest
 
 from tenantry.cell import doctor as of_the_cell
-from tenantry.cell.doctor import examine, mount_of
+from tenantry.cell.doctor import examine, mount_of, of_heads
+from tenantry.cell.model import BuildId
 from tenantry.fleet import doctor as of_the_fleet
 from tenantry.fleet.doctor import host_alone, listening
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
+from tenantry.postgres.engines import Engine
 from tenantry.runtime.findings import Finding
 from tenantry.testing.throwaway import ThrowawayCell
 
@@ -64,9 +66,9 @@ def test_a_running_cell_is_found_with_its_listeners_and_nobody_wakes(operator: O
     assert said["data"] == str(operator.cell.data)
     found: dict[str, Any] = {each["name"]: each for each in said["findings"]}
     assert list(found) == [
-        "data directory", "file system", "free space", "clones", "secrets", "engine", "cell", "API", "Postgres",
-        "catalog", "connections", "unfinished", "leaving", "jobs", "schema", "provider", "versions", "usage",
-        "projects",
+        "data directory", "file system", "free space", "clones", "secrets", "engine", "heads", "cell", "API",
+        "Postgres", "catalog", "connections", "unfinished", "leaving", "jobs", "schema", "provider", "versions",
+        "usage", "projects",
     ]  # fmt: skip
     target = operator.cell.target
     assert found["cell"]["facts"]["pid"] == target.pid
@@ -151,6 +153,24 @@ def test_data_that_is_gone_with_the_next_boot_is_wrong(workdir: Path, monkeypatc
     for kind, level in (("tmpfs", "wrong"), ("overlay", "note"), ("nfs4", "note"), ("xfs", "ok")):
         table.write_text(f"1 0 0:1 / / rw - {kind} none rw\n")
         assert named(examine(workdir / "d"), "file system").level == level
+
+
+def test_heads_on_builds_that_are_old_or_gone_are_told() -> None:
+    def build(version: str, source: str = "npm") -> Engine:
+        return Engine(
+            build_id=f"pg{version}-{source}", version=version, major=16, source=source, bin_dir=Path("/bin"),
+            lib_dir=Path("/lib"), share_dir=Path("/share"), extensions=(), tls=True, released=None,
+        )  # fmt: skip
+
+    old, new, other = build("16.10"), build("16.14"), build("16.15", "system")
+    heads = {BuildId(old.build_id): 2, BuildId(new.build_id): 3}
+    assert of_heads([old, new, other], {}) == []
+    (found,) = of_heads([old, new, other], heads)
+    assert (found.level, found.found) == ("note", "2 heads run an older build than is here: pg16.10-npm")
+    (found,) = of_heads([old, other], heads)
+    assert (found.level, found.found) == ("wrong", "3 heads need builds that are not here: pg16.14-npm")
+    (found,) = of_heads([old, other], {BuildId(old.build_id): 2})
+    assert found.level == "ok"
 
 
 def test_a_full_disk_is_wrong(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

