@@ -82,7 +82,7 @@ def test_a_command_that_asks_again_prints_one_document(
         slug = operator.json("create", name, "--region", f"eu-{provider}")["tenant"]["slug"]
         # In a process of its own: nothing has configured any logs there.
         cloud.lock_next = 2
-        done = operator.run("provider", "rotate", provider, "--yes", "--json")
+        done = operator.run("provider", "rotate", provider, "--yes", "--json", TENANTRY_LOG_LEVEL="info")
         assert json.loads(done.stdout) == {"rotated": [slug], "failed": {}}
         assert cloud.refused[423] == 2
         assert done.stderr.count("asked again") == 2
@@ -100,6 +100,8 @@ def test_a_check_that_finds_something_wrong_fails_and_names_it(
     seen = {each["name"]: each for each in found["providers"]}
     assert seen["home"]["ok"]
     assert seen["home"]["health"]["regions"]
+    assert seen["home"]["health"]["version"].startswith("tenantry/")
+    assert abs(seen["home"]["health"]["clock_seconds"]) < 30
     assert "failed" in seen[provider]["wrong"][0]
     assert "PROVIDER" in operator.do("provider", "check", code=1).stdout
 

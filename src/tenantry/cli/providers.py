@@ -304,7 +304,8 @@ def rotate_command(
             except TenantryError as error:
                 failed[slug] = str(error)
     output.document({"rotated": [each for each in tenants if each not in failed], "failed": failed})
-    output.say(f"{len(tenants) - len(failed)} tenants of {name} have new passwords: tenantry url TENANT")
+    done = len(tenants) - len(failed)
+    output.say(f"new passwords for {done} tenant{'' if done == 1 else 's'} of {name}: tenantry url TENANT")
     for slug, reason in failed.items():
         output.remark(f"{slug}: {reason}")
     if failed:

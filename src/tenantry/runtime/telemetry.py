@@ -7,13 +7,16 @@ that a mistake elsewhere does not end in a file.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO, get_args
 
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+NOTICED_SECONDS: Final = 1.0
+"""A wait before something is asked again that whoever typed a command notices."""
 
 _REDACTED: Final = "[redacted]"
 _SECRET_KEYS: Final = re.compile(r"passw|secret|token|authorization|cookie|api_key|verifier|dsn|uri$", re.IGNORECASE)
@@ -49,8 +52,13 @@ def configure_logs(stream: TextIO | None = None, *, level: LogLevel = "info", fo
     )
 
 
+def _level(said: str | None) -> LogLevel:
+    return next((level for level in get_args(LogLevel) if level == said), "warning")
+
+
 def tell_of_retries() -> None:
-    """For commands: what is asked again is told on stderr, also where nobody has configured any logs.
+    """For commands: what is asked again is told on stderr, also where nobody has configured any logs; a wait that
+    nobody notices only with TENANTRY_LOG_LEVEL=info.
 
     Nothing is loaded for that until something is asked again.
     """
@@ -60,13 +68,12 @@ def tell_of_retries() -> None:
         import structlog  # noqa: PLC0415 - as above
 
         if not structlog.is_configured():
-            configure_logs(level="warning")
+            configure_logs(level=_level(os.environ.get("TENANTRY_LOG_LEVEL")))
         log = structlog.get_logger("retries")
 
         def tell(details: stamina.RetryDetails) -> None:
-            log.warning(
-                "asked again", asked=details.name, wait_s=round(details.wait_for, 2), why=str(details.caused_by)
-            )
+            tell_it = log.warning if details.wait_for >= NOTICED_SECONDS else log.info
+            tell_it("asked again", asked=details.name, wait_s=round(details.wait_for, 2), why=str(details.caused_by))
 
         return tell
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+from email.utils import format_datetime
+from functools import cache
+from importlib.metadata import version
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -27,5 +32,15 @@ async def organizations(desk: AtDesk) -> Response:
 async def auth_details(desk: AtDesk, request: Request) -> Response:
     key: ApiKey = request.scope["state"]["api_key"]
     if key.owner == "organization":
-        return answer(shapes.AuthDetails(account_id=desk.site.organization.id, auth_method="api_key_org"))
-    return answer(shapes.AuthDetails(account_id=str(desk.site.account.id), auth_method="api_key_user"))
+        said = answer(shapes.AuthDetails(account_id=desk.site.organization.id, auth_method="api_key_org"))
+    else:
+        said = answer(shapes.AuthDetails(account_id=str(desk.site.account.id), auth_method="api_key_user"))
+    # Who has a key may know what answers, and what time it is there: a fleet compares them with its own.
+    said.headers["server"] = f"tenantry/{_version()}"
+    said.headers["date"] = format_datetime(desk.cell.now().astimezone(UTC), usegmt=True)
+    return said
+
+
+@cache
+def _version() -> str:
+    return version("tenantry")

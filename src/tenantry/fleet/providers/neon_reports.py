@@ -11,4 +11,6 @@ def look_at(client: NeonClient) -> Health:
     """Asks for the account, which needs the key, and for the regions."""
     seen = client.look("/auth")
     regions = [RegionId(region.region_id) for region in client.list_regions()]
-    return Health(version=seen.server or "Neon API v2", regions=regions, clock_seconds=seen.clock_seconds)
+    # A cell says its own; what else may stand before an API is nobody's version of it.
+    version = seen.server if seen.server is not None and seen.server.startswith("tenantry/") else "Neon API v2"
+    return Health(version=version, regions=regions, clock_seconds=seen.clock_seconds)
