@@ -51,7 +51,7 @@ class _Wanted:
 
 def usage(
     tenant: Annotated[
-        str | None, typer.Argument(metavar="[TENANT]", help="Of one tenant: its slug or name.", show_default=False)
+        str | None, typer.Argument(metavar="TENANT", help="Of one tenant: its slug or name.", show_default=False)
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="DAY", help="From this day on (UTC).", show_default="the first of the month")

@@ -240,7 +240,7 @@ def test_orphans_of_both_sides_are_found_and_looked_at_twice(fleet: Somewhere) -
     found = {(each.name, each.level): each for each in fleet.examine() if each.name in ("projects", "tenants")}
     assert set(found) == {("projects", "wrong"), ("projects", "note"), ("tenants", "wrong")}
     told = [each.found for each in fleet.found("projects")]
-    assert any(f"second ones of their tenants: {second} (acme)" in each for each in told)
+    assert any(f"second projects of their tenants (1): {second} (acme)" in each for each in told)
     assert any(unknown in each for each in told)
     assert "lost (gone-lost)" in found["tenants", "wrong"].found
     assert str(lost.id) in fleet.home.searched

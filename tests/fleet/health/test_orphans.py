@@ -126,7 +126,7 @@ def test_each_side_is_told_with_its_fix() -> None:
     acme, gone = tenant("acme", "a"), tenant("gone", "g")
     listed = [project("a", "x"), project("b", f"ACME [{acme.tenant_id}]"), project("m", "mine")]
     twice, mine, lost = findings_of("eu-2", Listed(projects=listed, complete=True), compared(listed, [acme, gone]))
-    assert (twice.level, twice.found) == ("wrong", "eu-2: 1 projects are second ones of their tenants: b (acme)")
+    assert (twice.level, twice.found) == ("wrong", "eu-2: second projects of their tenants (1): b (acme)")
     assert "tenantry doctor --remove eu-2/b" in twice.next_step
     assert (mine.level, mine.facts["count"]) == ("note", 1)
     assert (lost.name, lost.level) == ("tenants", "wrong")

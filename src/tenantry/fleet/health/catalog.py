@@ -102,7 +102,8 @@ def of_leaving(seen: Waiting, workers: int) -> Finding:
         found = f"{seen.late} deleted tenants are still there after their grace: {_named(seen.named, seen.late)}"
         step = "see why: `tenantry jobs list` says what the pass that purges met" if workers else _A_WORKER
         return Finding(name, "wrong", found, step, facts)
-    return Finding(name, "ok", f"{_tenants(seen.count)} wait for the end of their grace", facts=facts)
+    found = f"deleted and still in their grace: {seen.count:,}" if seen.count else "no deleted tenant is in its grace"
+    return Finding(name, "ok", found, facts=facts)
 
 
 def of_jobs(seen: Still, workers: int, passes: Sequence[PassShown]) -> list[Finding]:

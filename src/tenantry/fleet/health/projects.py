@@ -31,10 +31,10 @@ FACTS_MAX: Final = 1_000
 ROWS: Final = 5_000
 _OURS: Final = frozenset({CATALOG_PROJECT, NONPRODUCTION_PROJECT})
 _WHAT: Final[dict[Why, str]] = {
-    "twice": "are second ones of their tenants",
-    "left over": "are left over of deleted tenants",
-    "unknown mark": "are named like tenants' of another catalog",
-    "no mark": "are not the fleet's",
+    "twice": "second projects of their tenants",
+    "left over": "projects left over of deleted tenants",
+    "unknown mark": "projects named like tenants' of another catalog",
+    "no mark": "projects that are not the fleet's",
 }
 
 
@@ -177,7 +177,7 @@ def _strays(name: str, why: Why, found: Sequence[Stray]) -> Finding:
             {"id": each.project.id, "name": each.project.name, "tenant": each.slug} for each in found[:FACTS_MAX]
         ],
     }
-    sentence = f"{name}: {len(found)} projects {_WHAT[why]}: {said}"
+    sentence = f"{name}: {_WHAT[why]} ({len(found)}): {said}"
     if why == "no mark":
         return Finding("projects", "note", sentence, "nothing is to be done, if you know them", facts)
     first = f"tenantry doctor --remove {name}/{found[0].project.id}"
@@ -193,7 +193,7 @@ def _lost(name: str, lost: Sequence[Lost]) -> Finding:
     return Finding(
         "tenants",
         "wrong",
-        f"{name}: {len(lost)} tenants have no project any more: {said}{_more(len(lost))}",
+        f"{name}: tenants whose project is gone ({len(lost)}): {said}{_more(len(lost))}",
         f"recover it there within its seven days (POST /projects/{lost[0].tenant.project_id}/recover), or restore a"
         f" backup; or give the tenant up: tenantry delete {lost[0].tenant.slug}",
         {
