@@ -22,7 +22,7 @@ import pytest
 
 from tenantry.neon.ids import ProjectId
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 REPLAY: Final = Path(__file__).with_name("branch_actions.mjs")
 CHECKOUTS: Final = os.environ.get("NEON_ACTIONS")
@@ -70,7 +70,7 @@ class Workflow:
                 **{f"INPUT_{name.upper()}": value for name, value in given.items()},
                 "GITHUB_OUTPUT": str(outputs),
             },
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return read_outputs(outputs.read_text())
@@ -79,7 +79,7 @@ class Workflow:
         """Its output, parsed where that was asked for; with ``fails`` what it complains of."""
         done = subprocess.run(
             ["node", self.program, *arguments],
-            cwd=self.home, env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+            cwd=self.home, env=self.environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert (done.returncode != 0) == fails, done.stderr
         if fails:

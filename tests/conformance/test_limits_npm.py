@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("version", ["2", "5"])
@@ -27,7 +27,7 @@ def test_ip_allow_of_neonctl_holds_at_the_front_door(
                 *("node", str(home / "node_modules/.bin/neonctl"), *arguments, "--output", "json", "--no-analytics"),
                 *("--api-host", real_cell.api_url, "--api-key", real_cell.api_key, "--config-dir", str(home)),
             ],
-            cwd=home, capture_output=True, text=True, timeout=60, check=True,
+            cwd=home, capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
         return json.loads(done.stdout)
 
