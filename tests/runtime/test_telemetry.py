@@ -5,9 +5,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
+import stamina
+import stamina.instrumentation
 import structlog
 
-from tenantry.runtime.telemetry import configure_logs
+from tenantry.runtime.telemetry import configure_logs, tell_of_retries
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +54,25 @@ def test_levels_below_the_chosen_one_are_not_written() -> None:
     structlog.get_logger().warning("warned")
     assert "said" not in stream.getvalue()
     assert "warned" in stream.getvalue()
+
+
+def test_what_is_asked_again_goes_to_stderr_also_where_structlog_was_looked_into(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by ``capture_logs``: it counts as configured after that, and writes to stdout."""
+    monkeypatch.setenv("TENANTRY_LOG_LEVEL", "info")
+    structlog.reset_defaults()
+    structlog.configure(processors=structlog.get_config()["processors"])
+    before = stamina.instrumentation.get_on_retry_hooks()
+    try:
+        tell_of_retries()
+        for attempt in stamina.retry_context(on=ValueError, attempts=2, wait_initial=0.001):
+            with attempt:
+                if attempt.num == 1:
+                    raise ValueError("postgresql://role:hunter2@host/db")
+    finally:
+        stamina.instrumentation.set_on_retry_hooks(before)
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    assert "asked again" in seen.err
+    assert "hunter2" not in seen.err

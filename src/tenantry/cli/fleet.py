@@ -15,11 +15,14 @@ from tenantry.runtime.telemetry import tell_of_retries
 _SECRET_BYTES_MAX: Final = 10_000
 
 
-def the_fleet(data: Path | None) -> Fleet:
-    """Raises Unavailable when nothing runs where it was looked for, InvalidInput when what says so is wrong."""
+def the_fleet(data: Path | None, *, at_a_time: int = 1) -> Fleet:
+    """For ``at_a_time`` threads that change tenants.
+
+    Raises Unavailable when nothing runs where it was looked for, InvalidInput when what says so is wrong.
+    """
     tell_of_retries()
     target = the_target(data)
-    return open_fleet(target.api_url, target.api_key, target.catalog_url, api_ca=target.api_ca)
+    return open_fleet(target.api_url, target.api_key, target.catalog_url, api_ca=target.api_ca, at_a_time=at_a_time)
 
 
 def the_target(data: Path | None) -> Target:

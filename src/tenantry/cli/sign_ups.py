@@ -42,10 +42,9 @@ def create_from_csv(file: str, *, jobs: int | None, data: Path | None, output: O
             pg_version=said.pg_version,
         )
     rows = read_rows(_content(file), defaults=defaults)
-    with the_fleet(data) as fleet, _watched(output, len(rows)) as on_done:
-        done = create_many(
-            fleet.create_wished, rows, jobs=jobs or (JOBS_DEFAULT if said is None else said.jobs), on_done=on_done
-        )
+    at_a_time = jobs or (JOBS_DEFAULT if said is None else said.jobs)
+    with the_fleet(data, at_a_time=at_a_time) as fleet, _watched(output, len(rows)) as on_done:
+        done = create_many(fleet.create_wished, rows, jobs=at_a_time, on_done=on_done)
     created, there, failed = (done.count(outcome) for outcome in ("created", "there", "failed"))
     output.document(
         {"created": created, "there": there, "failed": failed, "seconds": round(done.seconds, 3), "rows": done.rows}

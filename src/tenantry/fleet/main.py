@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import TypeAdapter
 
 from tenantry.fleet.catalog import events, plans, queries, runs
-from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.catalog import CONNECTIONS_MAX, Catalog
 from tenantry.fleet.catalog.records import DeletionRecord, Tenant, TenantState
 from tenantry.fleet.config import verification
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
@@ -248,9 +248,12 @@ class Fleet:
         return Run(plan, folder, self.migrating, options=options, on_event=on_event, log=self.run_log).execute()
 
 
-def open_fleet(api_url: str, api_key: str, catalog_url: str | None = None, *, api_ca: Path | None = None) -> Fleet:
+def open_fleet(
+    api_url: str, api_key: str, catalog_url: str | None = None, *, api_ca: Path | None = None, at_a_time: int = 1
+) -> Fleet:
     """``api_url`` includes ``/api/v2``. Without a catalog URL the catalog is looked for at the provider.
 
+    ``at_a_time`` says how many threads change tenants: each holds a connection to the catalog while a provider answers.
     Raises NotFound when the provider has none. Connects to the catalog on first use only.
     """
     client = NeonClient(api_url, api_key, tls_verify=verification(api_ca))
@@ -258,7 +261,7 @@ def open_fleet(api_url: str, api_key: str, catalog_url: str | None = None, *, ap
         if catalog_url is None:
             provider = NeonProvider(client)
             catalog_url = url_of(provider, only_catalog(provider, required=True))
-        return Fleet(Catalog(catalog_url), client)
+        return Fleet(Catalog(catalog_url, connections_max=max(CONNECTIONS_MAX, at_a_time)), client)
     except BaseException:
         client.close()
         raise

@@ -18,6 +18,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 NOTICED_SECONDS: Final = 1.0
 """A wait before something is asked again that whoever typed a command notices."""
 
+_ours: object = None
+"""What makes the process's loggers, once ``configure_logs`` has said so."""
+
 _REDACTED: Final = "[redacted]"
 _SECRET_KEYS: Final = re.compile(r"passw|secret|token|authorization|cookie|api_key|verifier|dsn|uri$", re.IGNORECASE)
 _SECRETS: Final = (
@@ -38,6 +41,8 @@ def configure_logs(stream: TextIO | None = None, *, level: LogLevel = "info", fo
         if form == "json"
         else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
     )
+    global _ours  # noqa: PLW0603 - logs are configured for the process, and this says by whom
+    _ours = structlog.PrintLoggerFactory(stream or sys.stderr)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -48,7 +53,7 @@ def configure_logs(stream: TextIO | None = None, *, level: LogLevel = "info", fo
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        logger_factory=_ours,
     )
 
 
@@ -67,7 +72,9 @@ def tell_of_retries() -> None:
     def hook() -> stamina.RetryHook:
         import structlog  # noqa: PLC0415 - as above
 
-        if not structlog.is_configured():
+        # Asked of our own: structlog also counts as configured where somebody else has only looked into it, and its
+        # lines would then go to stdout, among a document of JSON.
+        if structlog.get_config()["logger_factory"] is not _ours:
             configure_logs(level=_level(os.environ.get("TENANTRY_LOG_LEVEL")))
         log = structlog.get_logger("retries")
 

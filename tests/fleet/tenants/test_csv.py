@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tenantry.errors import InvalidInput, Unavailable
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.main import open_fleet
 from tenantry.fleet.tenants import csv_rows
 from tenantry.fleet.tenants.create import Created, Wish, create_tenant, wish
 from tenantry.fleet.tenants.create_many import RowDone, create_many
@@ -166,6 +168,21 @@ def test_so_many_are_under_way_at_a_time() -> None:
     assert (most, done.count("failed")) == (3, 12)
     with pytest.raises(InvalidInput, match="between 1 and 64"):
         create_many(create, rows, jobs=65)
+
+
+def test_as_many_have_a_connection_to_the_catalog_as_are_under_way(catalog_url: str) -> None:
+    """Each holds its tenant while its provider answers, however long that takes: nobody waits for a connection."""
+    gate = threading.Barrier(9)
+
+    def hold(_: int) -> None:
+        with fleet.catalog.transaction():
+            gate.wait(60)
+
+    with (
+        open_fleet("http://127.0.0.1:9/api/v2", "key", catalog_url, at_a_time=9) as fleet,
+        ThreadPoolExecutor(9) as pool,
+    ):
+        list(pool.map(hold, range(9)))
 
 
 def test_an_interrupt_begins_nothing_more() -> None:
