@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -14,12 +15,13 @@ import pytest
 
 from tenantry.errors import TenantryError
 from tenantry.fleet.catalog import providers
-from tenantry.fleet.catalog.catalog import CHECKOUT_SECONDS_MAX, Catalog
+from tenantry.fleet.catalog.catalog import CHECKOUT_SECONDS_MAX, CONNECTIONS_MAX, Catalog
 from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import ProviderId
 from tenantry.fleet.main import Fleet
 from tenantry.fleet.providers import open as module
 from tenantry.fleet.providers.ports import Provider
+from tenantry.fleet.tenants.create import Created
 from tenantry.neon.client import NeonClient
 from tenantry.testing.throwaway import ThrowawayCell
 
@@ -148,7 +150,7 @@ def _customers_projects(provider: Provider) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_a_provider_that_is_down_stops_no_tenant_of_another(
-    fleet: Fleet, second: ThrowawayCell, second_id: ProviderId
+    fleet: Fleet, second: ThrowawayCell, second_id: ProviderId, catalog_url: str
 ) -> None:
     with fleet.catalog.transaction() as connection:
         providers.serve_region(
@@ -165,7 +167,8 @@ def test_a_provider_that_is_down_stops_no_tenant_of_another(
     second.kill()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         stuck = [pool.submit(fleet.create, f"Stuck {n}", region="us-1") for n in range(AT_ONCE)]
-        # More of them than the catalog has connections, and yet:
+        # They hold every connection that the fleet has to its catalog, and yet:
+        _wait_until_held(catalog_url, stuck)
         here = fleet.create("Here", region="eu-1").tenant
         errors = [each.exception(120) for each in stuck]
     assert here.provider_id == HOME
@@ -175,3 +178,20 @@ def test_a_provider_that_is_down_stops_no_tenant_of_another(
     with pytest.raises(TenantryError, match=r"failed|answered 503"):
         fleet.suspend("Away")
     fleet.providers.home.delete_project(here.project_id)  # pyright: ignore[reportArgumentType] - a ready one has one
+
+
+def _wait_until_held(catalog_url: str, stuck: list[Future[Created]]) -> None:
+    """Until as many transactions stand open as there are connections."""
+    pause, deadline = threading.Event(), time.monotonic() + 60
+    with psycopg.connect(catalog_url, autocommit=True) as db:
+        while True:
+            row = db.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND state = 'idle in transaction' AND state_change < now() - interval '0.2 s'"
+            ).fetchone()
+            assert row is not None
+            if row[0] >= CONNECTIONS_MAX:
+                return
+            assert not all(each.done() for each in stuck), "they ended before they were seen to hold anything"
+            assert time.monotonic() < deadline
+            pause.wait(0.02)
