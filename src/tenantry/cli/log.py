@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -45,7 +45,21 @@ def log(
 
 
 def _told(detail: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in detail.items())
+    return ", ".join(f"{name.replace('_', ' ')} {in_words(value)}" for name, value in detail.items())
+
+
+def in_words(value: object) -> str:
+    """What JSON has, for people."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case dict():
+            pairs = cast("dict[str, object]", value).items()
+            return " ".join(f"{name}={in_words(each)}" for name, each in pairs)
+        case list():
+            return " ".join(in_words(each) for each in cast("list[object]", value))
+        case _:
+            return str(value)
 
 
 def register(app: typer.Typer) -> None:

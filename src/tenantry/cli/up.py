@@ -87,6 +87,7 @@ def up(
     from tenantry.cli.fleet import secret_of_file, the_data_directory
     from tenantry.cli.resident import ResidentWorker
     from tenantry.cli.serving import serve
+    from tenantry.fleet.config import SETTINGS_VARIABLE, find_settings
     from tenantry.runtime.spans import parse_span
     from tenantry.runtime.telemetry import configure_logs
 
@@ -110,7 +111,11 @@ def up(
     catalog_url = None if catalog_url_file is None else secret_of_file(catalog_url_file, "the catalog's URL")
     worker = None
     if not (no_fleet or no_worker):
-        worker = ResidentWorker(config.data, {"TENANTRY_LOG_LEVEL": log_level, "TENANTRY_LOG_FORMAT": log_format})
+        environment = {"TENANTRY_LOG_LEVEL": log_level, "TENANTRY_LOG_FORMAT": log_format}
+        if (settings := find_settings(Path.cwd())) is not None:
+            # It works in the data directory, and is to do as is said where `up` was started.
+            environment[SETTINGS_VARIABLE] = str(settings.absolute())
+        worker = ResidentWorker(config.data, environment)
     uvloop.run(serve(config, ready_file=ready_file, with_fleet=not no_fleet, worker=worker, catalog_url=catalog_url))
 
 

@@ -49,6 +49,10 @@ def test_what_is_typed_is_understood_and_can_be_typed_again(word: str, value: ob
     assert parse_settings([f"{key}={again}"]) == {key: value}
 
 
+def test_what_a_provider_says_is_written_as_a_plan_is() -> None:
+    assert [written("cu_max", value) for value in (1.0, 0.25, Decimal("1.00"), None)] == ["1", "0.25", "1", "none"]
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

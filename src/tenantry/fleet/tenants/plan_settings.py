@@ -55,7 +55,9 @@ def written(key: str, value: object) -> str:
         return _span_text(int(str(value)))
     if key == "backup_keep_days":
         return f"{value}d"
-    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def check_limits(plan: Mapping[str, object]) -> None:
