@@ -27,10 +27,11 @@ from tenantry.cell.model import (
 )
 from tenantry.cell.operations.snapshots import latest
 from tenantry.cell.storage import bases
-from tenantry.errors import Conflict, InvalidInput, NotFound, NotSupported
+from tenantry.errors import Conflict, HistoryGap, InvalidInput, NotFound, NotSupported
 from tenantry.neon.ids import BranchId
 from tenantry.postgres import postmaster
 from tenantry.runtime import files
+from tenantry.runtime.clock import SystemClock
 
 
 async def moment_between() -> datetime:
@@ -249,6 +250,30 @@ async def test_snapshots_hold_a_state_and_give_it_back(tenant: Any) -> None:
         await one.cell.delete_snapshot(one.project, taken.snapshot.id)
         with pytest.raises(NotFound):
             await one.cell.delete_snapshot(one.project, taken.snapshot.id)
+
+
+async def test_a_window_that_begins_in_missing_log_lets_nothing_go(
+    tenant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tenant() as one:
+        context = one.bare.context
+        moment = await moment_between()
+        # One commit at the end of several segments, of which one is lost.
+        await one.run("insert into t select generate_series(10, 60000); delete from t where n >= 10")
+        await one.sleep()
+        heads = await context.state.read(lambda t: {h.id: h for h in t.heads(one.project)})
+        (head,) = heads.values()
+        wal = context.layout.head(one.project, head.id) / "wal"
+        lost = sorted(path.name for path in wal.iterdir() if len(path.name) == 24)[2]
+        for path in (*wal.glob(f"{lost}*"), *wal.parent.glob(f"data/pg_wal/{lost}")):
+            path.unlink()
+        kept = sorted(path.name for path in wal.iterdir())
+        monkeypatch.setattr(SystemClock, "now", lambda _: moment + timedelta(hours=1))
+        await one.cell.update_project(one.project, ProjectChange(history_retention_seconds=3_600))
+        with pytest.raises(HistoryGap):
+            context.keeper.history(await one.cell.get_project(one.project), head.id, heads).at_time(moment)
+        assert await collect(context, await one.cell.get_project(one.project)) == 0
+        assert sorted(path.name for path in wal.iterdir()) == kept
 
 
 async def test_history_is_let_go_and_what_is_kept_still_serves(tenant: Any) -> None:

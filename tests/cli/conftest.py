@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tenantry.cli.main import run
@@ -22,6 +23,7 @@ from tenantry.neon.shapes import ProjectListItem
 from tenantry.testing.throwaway import ThrowawayCell
 
 COMMAND_SECONDS_MAX = 60
+Query = Callable[[str, str], list[Any]]
 _OURS = ("TENANTRY_API", "TENANTRY_CATALOG", "TENANTRY_DATA", "TENANTRY_TRACEBACK")
 
 
@@ -98,13 +100,27 @@ class Operator:
 
 @pytest.fixture(scope="session")
 def cell(new_workdir: Callable[[str], Path]) -> Iterator[ThrowawayCell]:
-    with ThrowawayCell(data=new_workdir("cli") / "data", options=["--spares", "2"]) as cell:
+    # Its worker does jobs and no passes: whoever tests a pass runs it, and counts on nobody else doing so meanwhile.
+    jobs_alone = {"TENANTRY_WORKER__QUEUES": '["tenants"]'}
+    with ThrowawayCell(data=new_workdir("cli") / "data", options=["--spares", "2"], environment=jobs_alone) as cell:
         yield cell
 
 
 @pytest.fixture
 def operator(cell: ThrowawayCell) -> Operator:
     return Operator(cell)
+
+
+@pytest.fixture(scope="session")
+def query() -> Query:
+    """Statements over the connection string that a command has printed; the first column of the last one's rows."""
+
+    def ask(url: str, sql: str) -> list[Any]:
+        with psycopg.connect(url.strip(), autocommit=True) as connection:
+            cursor = connection.execute(sql.encode())
+            return [row[0] for row in cursor.fetchall()] if cursor.description else []
+
+    return ask
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import psycopg.conninfo
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Operator
+    from conftest import Operator, Query
 
 SCHEMA = """
     create schema "Crm";
@@ -46,14 +46,8 @@ SECRETS = """
 """
 
 
-def query(url: str, sql: str) -> list[Any]:
-    with psycopg.connect(url.strip(), autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        return [row[0] for row in cursor.fetchall()] if cursor.description else []
-
-
 @pytest.fixture
-def acme(operator: Operator, name: str) -> str:
+def acme(operator: Operator, name: str, query: Query) -> str:
     slug = str(operator.json("create", name)["tenant"]["slug"])
     query(operator.do("url", slug).stdout, SCHEMA)
     return slug
@@ -71,7 +65,7 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 
 
 def test_no_personal_value_is_left_in_rows_statistics_views_or_logs(
-    operator: Operator, acme: str, rules: Callable[[str], None]
+    operator: Operator, acme: str, rules: Callable[[str], None], query: Query
 ) -> None:
     rules(RULES)
     production = operator.do("url", acme).stdout

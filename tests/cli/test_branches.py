@@ -7,17 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Operator
-
-
-def query(url: str, sql: str) -> list[Any]:
-    with psycopg.connect(url.strip(), autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        return [row[0] for row in cursor.fetchall()] if cursor.description else []
+    from conftest import Operator, Query
 
 
 @pytest.fixture
@@ -27,13 +20,13 @@ def acme(operator: Operator, name: str) -> str:
 
 
 @pytest.fixture
-def ask(operator: Operator, acme: str) -> Callable[[str], list[Any]]:
+def ask(operator: Operator, acme: str, query: Query) -> Callable[[str], list[Any]]:
     """SQL through the one connection string that the tenant has had from the beginning."""
     url = operator.do("url", acme).stdout
     return lambda sql: query(url, sql)
 
 
-def test_a_developers_branch_from_create_to_delete(operator: Operator) -> None:
+def test_a_developers_branch_from_create_to_delete(operator: Operator, query: Query) -> None:
     """The only test that uses the fleet's non-production project."""
     assert operator.json("branch", "list") == {"branches": []}
     assert "branch url main" in operator.do("branch", "list").stderr
@@ -64,7 +57,7 @@ def test_a_developers_branch_from_create_to_delete(operator: Operator) -> None:
 
 
 def test_somebody_drops_a_table_and_the_tenant_goes_back(
-    operator: Operator, acme: str, ask: Callable[[str], list[Any]], workdir: Path
+    operator: Operator, acme: str, ask: Callable[[str], list[Any]], workdir: Path, query: Query
 ) -> None:
     (workdir / "0001_t.sql").write_text("create table t (n int);")
     operator.do("migrate", "run", "--dir", str(workdir), "--tenants", acme)
@@ -130,7 +123,7 @@ def test_a_time_means_what_was_seen_then_whatever_was_restored_since(
 
 
 def test_a_snapshot_is_taken_looked_at_and_gone_back_to(
-    operator: Operator, acme: str, ask: Callable[[str], list[Any]]
+    operator: Operator, acme: str, ask: Callable[[str], list[Any]], query: Query
 ) -> None:
     ask("create table t (n int); insert into t values (1)")
     assert operator.json("snapshot", "create", acme, "before", "--expires", "1d")["snapshot"]["branch"] == "main"

@@ -14,8 +14,8 @@ import pytest
 from tenantry.cell import doctor as of_the_cell
 from tenantry.cell.doctor import examine, mount_of, of_heads
 from tenantry.cell.model import BuildId
-from tenantry.fleet import doctor as of_the_fleet
-from tenantry.fleet.doctor import host_alone, listening
+from tenantry.fleet.health import listeners
+from tenantry.fleet.health.listeners import host_alone, listening
 from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 from tenantry.postgres.engines import Engine
@@ -190,9 +190,9 @@ def test_listeners_are_read_as_the_kernel_writes_them(monkeypatch: pytest.Monkey
 
 
 def test_an_open_door_without_tls_is_wrong(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_the_fleet, "bound_to", Answer(["0.0.0.0"]))
+    monkeypatch.setattr(listeners, "bound_to", Answer(["0.0.0.0"]))
     with ThrowawayCell(data=workdir / "d", options=["--no-fleet", "--spares", "0"]):
-        found = of_the_fleet.examine(workdir / "d")
+        found = listeners.examine(workdir / "d")
     assert named(found, "API").level == "wrong"
     assert "not only this machine" in named(found, "API").found
     assert (named(found, "Postgres").level, named(found, "Postgres").facts["tls"]) == ("ok", True)

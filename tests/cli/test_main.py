@@ -45,6 +45,21 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded & heavy == set()
 
 
+def test_what_up_waits_for_is_not_the_fleets_catalog() -> None:
+    """The worker beside it needs these, and so do most commands; a cell that starts does not."""
+    waits = "import tenantry.cli.resident, tenantry.cli.serving, tenantry.cli.target, tenantry.cell.config"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {waits}; print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    heavy = {"sqlalchemy", "alembic", "procrastinate", "pydantic_settings"}
+    assert "tenantry.cli.serving" in done.stdout.split()
+    assert set(done.stdout.split()) & heavy == set()
+
+
 def test_help_is_there_at_once() -> None:
     """In processor time, the best of several: other tests run on the same cores."""
     seconds: list[float] = []

@@ -38,8 +38,8 @@ def doctor(
     Exit status 1 when something is wrong. Only --remove changes anything, and asks first.
     """
     from tenantry.cell import doctor as of_the_cell
-    from tenantry.cli.fleet import the_data_directory
-    from tenantry.fleet import doctor as of_the_fleet
+    from tenantry.cli.target import the_data_directory
+    from tenantry.fleet.health import listeners
 
     output = Output(json_wanted=json)
     if remove is not None:
@@ -49,7 +49,7 @@ def doctor(
     here = of_the_cell.examine(directory)
     findings = [
         *here,
-        *of_the_fleet.examine(directory),
+        *listeners.examine(directory),
         *_of_the_whole_fleet(data, directory, here, everything=everything),
     ]
     wrong = [each for each in findings if each.level == "wrong"]
@@ -66,7 +66,7 @@ def _of_the_whole_fleet(
     data: Path | None, directory: Path, here: Iterable[Finding], *, everything: bool
 ) -> list[Finding]:
     """Nothing where no cell runs: that is said already."""
-    from tenantry.cli.fleet import the_target
+    from tenantry.cli.target import the_target
     from tenantry.errors import NotFound, OperatorError, TenantryError, Unavailable
     from tenantry.runtime.findings import Finding
 

@@ -35,8 +35,8 @@ def list_engines(
     from tenantry.cell.engine_directories import engines_directory, project_uids
     from tenantry.cell.model import BuildId
     from tenantry.cell.state.census import heads_by_build
-    from tenantry.cli.fleet import the_data_directory
     from tenantry.cli.output import Output
+    from tenantry.cli.target import the_data_directory
     from tenantry.postgres.engines import discover, extensions
 
     output = Output(json_wanted=json)
@@ -102,8 +102,8 @@ def install_engine(
     from tenantry.cell.config import CellConfig
     from tenantry.cell.engine_directories import engines_directory, project_uids
     from tenantry.cell.storage.layout import Layout, prepare, run_directory
-    from tenantry.cli.fleet import the_data_directory
     from tenantry.cli.output import Output
+    from tenantry.cli.target import the_data_directory
     from tenantry.postgres.engines import choose, discover, extensions
     from tenantry.postgres.npm import configuration
     from tenantry.postgres.npm.install import Machine, install_major

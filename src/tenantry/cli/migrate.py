@@ -97,8 +97,8 @@ def run_command(
     from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
-    folder = open_folder(directory or load_settings().migrations.dir, through=through)
     said = load_settings().migrations
+    folder = open_folder(directory or said.dir, through=through)
     bounds = Bounds(
         lock_seconds=said.lock_timeout if lock_timeout is None else lock_timeout,
         statement_seconds=said.statement_timeout if statement_timeout is None else statement_timeout,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from tenantry.cli.defaults import said_of_tenants
+from tenantry.cli.configured import said_of_tenants
 from tenantry.cli.failures import SOME_FAILED
 from tenantry.cli.output import Output
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from tenantry.cli.defaults import said_of_tenants
+from tenantry.cli.configured import said_of_tenants
 from tenantry.cli.options import Data, Json, Pooled, TenantName
 from tenantry.cli.output import Output, shown
 

@@ -84,9 +84,9 @@ def up(
     import uvloop
 
     from tenantry.cell.config import CellConfig
-    from tenantry.cli.fleet import secret_of_file, the_data_directory
     from tenantry.cli.resident import ResidentWorker
     from tenantry.cli.serving import serve
+    from tenantry.cli.target import secret_of_file, the_data_directory
     from tenantry.fleet.config import SETTINGS_VARIABLE, find_settings
     from tenantry.runtime.spans import parse_span
     from tenantry.runtime.telemetry import configure_logs

@@ -96,7 +96,7 @@ class Plan(Base):
     quota_sent_bytes: Mapped[int | None] = mapped_column(BigInteger)
     quota_logical_bytes: Mapped[int | None] = mapped_column(BigInteger)
     backup_cron: Mapped[str | None]
-    """When a tenant of this plan is backed up; None: never by itself."""
+    """When a tenant of this plan is to be backed up; None: never by itself. Noted only, so far."""
     backup_keep_days: Mapped[int | None]
 
 

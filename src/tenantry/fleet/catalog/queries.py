@@ -1,4 +1,4 @@
-"""Every question and every change that the catalog knows, by name. Each runs in the caller's transaction."""
+"""Tenants: every question about them and every change to them, by name. Each runs in the caller's transaction."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Create a branch whose personal data is unrecognizable: masked under another name first, then given its own.
 
-Nobody connects to it before: until it has its name its roles have passwords that nobody was told, and a branch that
+Until it has its name nobody is told of it, and as soon as it runs its roles get passwords that nobody knows; one that
 was interrupted goes by itself. What the rows were is also not left in dead rows, in statistics or in materialized
 views. The branch is not reset: its parent has the data that it hides.
 """

@@ -103,6 +103,6 @@ def unmasked(columns: Iterable[Column], rules: Rules) -> list[str]:
 
 
 def unknown(columns: Iterable[Column], rules: Rules) -> list[str]:
-    """Rules for columns that are not among these, and patterns that none of them fits."""
+    """Rules for columns that are not among these."""
     known = {column.dotted for column in columns}
     return sorted(name for name in rules.columns if name not in known)

@@ -1,6 +1,6 @@
-"""Reads a provider's secret from where the catalog says it is: a variable of the environment, or a file.
+"""Reads secrets from where they are said to be: a variable of the environment, or a file.
 
-The place is known to the catalog, the secret to nobody but the process that uses it.
+A provider's place is known to the catalog, its secret to nobody but the process that uses it.
 """
 
 from __future__ import annotations
@@ -49,24 +49,31 @@ def read_secret(place: str, whose: str, environment: Mapping[str, str] = os.envi
                 next_step=f"set {name} for every process that works with the provider",
             )
         return secret
-    path = Path(place.removeprefix(_FILE))
+    return read_secret_file(Path(place.removeprefix(_FILE)), f"the key {whose}")
+
+
+def read_secret_file(path: Path, what: str, *, kept_from: int = stat.S_IRWXO) -> str:
+    """The secret in a file, without the white space around it. ``what`` is said in errors: "the API key".
+
+    ``kept_from``: the bits of the file's mode that make it known to others. Raises OperatorError.
+    """
     try:
         with path.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
             content = opened.read(SECRET_BYTES_MAX + 1) if stat.S_ISREG(mode) else b""
     except OSError as error:
         raise OperatorError(
-            f"the key {whose} is in {path}, which cannot be read: {error.strerror}",
+            f"{what} is in {path}, which cannot be read: {error.strerror}",
             next_step="put the file there, readable by the user who runs this",
         ) from error
-    if mode & stat.S_IRWXO:
+    if mode & kept_from:
         raise OperatorError(
-            f"the key {whose} is in {path}, which every user of this machine may read",
+            f"{what} is in {path}, which {'every user' if mode & stat.S_IRWXO else 'a group'} of this machine may read",
             next_step=f"chmod 600 {path}, and make a new key",
         )
     if not content.strip() or len(content) > SECRET_BYTES_MAX:
-        raise OperatorError(f"the key {whose} is not in {path}: it is empty, too long or no file")
+        raise OperatorError(f"{what} is not in {path}: it is empty, too long or no file")
     try:
         return content.decode().strip()
     except UnicodeDecodeError:
-        raise OperatorError(f"the key {whose} in {path} is not text") from None
+        raise OperatorError(f"{what} in {path} is not text") from None
