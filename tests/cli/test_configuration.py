@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from tenantry.testing.throwaway import ThrowawayCell
 
 
-def tenantry(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """As somebody who works in ``directory`` types it, with nothing of a cell in the environment."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")}
+def tenantry(directory: Path, *arguments: str, **said: str) -> subprocess.CompletedProcess[str]:
+    """As somebody who works in ``directory`` types it, with nothing of a cell in the environment but what is said."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")} | said
     return subprocess.run(
         [Path(sys.executable).parent / "tenantry", *arguments],
         cwd=directory,
@@ -68,3 +68,11 @@ def test_a_repository_says_which_cell_and_how(cell: ThrowawayCell, tmp_path: Pat
     open_to_all = tenantry(folder, "list")
     assert open_to_all.returncode == 2
     assert str(key) in open_to_all.stderr and cell.target.api_key not in open_to_all.stderr
+
+
+def test_the_environment_says_which_cell_without_a_file(cell: ThrowawayCell, tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    listed = tenantry(tmp_path, "list", "--json", TENANTRY_CELL__DATA=str(cell.data))
+    assert listed.returncode == 0, listed.stderr
+    elsewhere = tenantry(tmp_path, "list", TENANTRY_CELL__DATA=str(tmp_path))
+    assert str(tmp_path) in elsewhere.stderr
