@@ -103,7 +103,15 @@ def test_limits_at_the_front_door(make_cell: Any, api: Any, connect: Any) -> Non
             return endpoint["current_state"] == "idle"
 
         until(asleep, "the endpoint is put to sleep")
-    started = client.post(f"/projects/{project_id}/endpoints/{_endpoint(client, project_id)}/start", {})
+    endpoint = _endpoint(client, project_id)
+
+    def settled() -> bool:
+        # The operation that puts it to sleep ends a moment after the state can be read.
+        operations = client.call("GET", f"/projects/{project_id}/operations")["operations"]
+        return all(each["status"] == "finished" for each in operations)
+
+    until(settled, "nothing goes on that locks the project")
+    started = client.post(f"/projects/{project_id}/endpoints/{endpoint}/start", {})
     assert (started.status_code, started.json()["code"]) == (402, "QUOTA_EXCEEDED")
     change(quota={})
     assert refused(uri) == ""
