@@ -84,6 +84,9 @@ def run_command(
         float | None,
         typer.Option(metavar="SECONDS", help="How long a statement may take; 0: any time.", show_default="0"),
     ] = None,
+    no_restore_point: Annotated[
+        bool, typer.Option("--no-restore-point", help="Keep no state that `migrate undo` could go back to.")
+    ] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -108,7 +111,15 @@ def run_command(
         plan = make_plan(folder, fleet.migrating.select(_slugs(tenants)), accept_edited=accept_edited)
         listening: Listener = listener(output, terminal=sys.stderr.isatty())
         with listening:
-            run = Run(plan, folder, fleet.migrating, options=options, on_event=listening.on_event, log=fleet.run_log)
+            run = Run(
+                plan,
+                folder,
+                fleet.migrating,
+                options=options,
+                on_event=listening.on_event,
+                log=fleet.run_log,
+                points=fleet.migrating.points("none" if no_restore_point else said.restore_point),
+            )
             result = run.execute()
     output.document(result.as_dict())
     _show_result(output, result)

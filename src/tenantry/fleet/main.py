@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import TypeAdapter
 
@@ -24,6 +24,7 @@ from tenantry.fleet.environments.nonproduction import find_nonproduction, prepar
 from tenantry.fleet.environments.records import Place
 from tenantry.fleet.jobs.jobs import Jobs
 from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
+from tenantry.fleet.migrations.restore_point import Keeping, ProviderPoints
 from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
 from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.providers.neon_api import NeonProvider
@@ -47,7 +48,7 @@ from tenantry.fleet.tenants.resume import resume_tenant
 from tenantry.fleet.tenants.show import Shown, show_tenant
 from tenantry.fleet.tenants.suspend import suspend_tenant
 from tenantry.fleet.tenants.undelete import Undeleted, undelete_tenant
-from tenantry.fleet.tenants.url import operator_url, tenant_url
+from tenantry.fleet.tenants.url import tenant_url
 from tenantry.fleet.usage.usage import Usage
 from tenantry.neon.client import NeonClient
 
@@ -245,7 +246,15 @@ class Fleet:
 
         folder = open_folder(directory)
         plan = make_plan(folder, self.migrating.select(tenants))
-        return Run(plan, folder, self.migrating, options=options, on_event=on_event, log=self.run_log).execute()
+        return Run(
+            plan,
+            folder,
+            self.migrating,
+            options=options,
+            on_event=on_event,
+            log=self.run_log,
+            points=self.migrating.points(),
+        ).execute()
 
 
 def open_fleet(
@@ -276,6 +285,14 @@ class MigratedTenants:
     def __init__(self, catalog: Catalog, provider_of: ProviderOf) -> None:
         self._catalog = catalog
         self._provider_of = provider_of
+        self._points: ProviderPoints | None = None
+
+    def points(self, wish: Keeping | Literal["none"] = "lsn") -> ProviderPoints | None:
+        """Who keeps the state that a tenant had before its migration (``migrations.restore_point.Points``)."""
+        if wish == "none":
+            return None
+        self._points = ProviderPoints(lambda slug: find_ready(self._catalog, slug)[0], self._provider_of, wish)
+        return self._points
 
     def select(self, slugs: Sequence[str] | None) -> Iterable[TenantRef]:
         if slugs is None:
@@ -287,7 +304,10 @@ class MigratedTenants:
 
     def dsn(self, slug: TenantSlug) -> str:
         # A migration must get in also where the tenant has used up its quotas.
-        return operator_url(self._catalog, self._provider_of, slug)
+        tenant, project_id, home = find_ready(self._catalog, slug)
+        if self._points is not None:
+            self._points.saw(tenant)
+        return self._provider_of(tenant).operator_uri(project_id, home)
 
     def record(self, slug: TenantSlug, state: SchemaState) -> None:
         with self._catalog.transaction() as connection:
@@ -325,7 +345,8 @@ class CatalogRunLog:
         if result.failure is None:
             return
         with self._catalog.transaction() as connection:
-            runs.add_failure(connection, run_id, result.slug, sqlstate=result.failure.sqlstate, result=asdict(result))
+            document = TypeAdapter(TenantResult).dump_python(result, mode="json")
+            runs.add_failure(connection, run_id, result.slug, sqlstate=result.failure.sqlstate, result=document)
 
     def ended(self, run: RunRecord) -> None:
         with self._catalog.transaction() as connection:

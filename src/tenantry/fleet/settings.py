@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -72,6 +72,9 @@ class Migrations(_Section):
     jobs: int = Field(default=8, ge=1, le=256, description="Tenants at a time.")
     lock_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a lock.")
     statement_timeout: float = Field(default=0.0, ge=0, description="Seconds that a statement may take; 0: any time.")
+    restore_point: Literal["lsn", "snapshot", "none"] = Field(
+        default="lsn", description="How the state of a tenant before a run is kept, for `tenantry migrate undo`."
+    )
 
 
 class Branches(_Section):

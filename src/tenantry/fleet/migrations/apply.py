@@ -15,6 +15,7 @@ import psycopg
 from tenantry.errors import TenantryError
 from tenantry.fleet.migrations.formats.base import Format, Judgement, Migration, next_state
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, refused
+from tenantry.fleet.migrations.restore_point import NOTE_NONE, Points, RestorePoint, Way
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, TenantResult
 from tenantry.fleet.migrations.session import Stopped, TenantSession, connect, sql_failure
 from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
@@ -77,6 +78,8 @@ class Migrator:
     bounds: Bounds
     accept_edited: bool
     halt: Halt
+    points: Points | None = None
+    """Keeps the state before the first change; None: it is not wanted."""
 
     def migrate(self, slug: TenantSlug) -> TenantResult:
         """Brings one tenant to the newest version, or says why not. ``seconds`` is left for the caller."""
@@ -103,8 +106,9 @@ class Migrator:
     def _transaction(self, slug: TenantSlug, session: TenantSession) -> TenantResult:
         if self.halt.stopping:
             raise Stopped
+        kept = self._keeping(slug)
         try:
-            session.begin_locked(lock_seconds=self.bounds.lock_seconds)
+            position = session.begin_locked(lock_seconds=self.bounds.lock_seconds, position=kept == "lsn")
             ledger = self.folder.read_ledger(session)
         except psycopg.Error as error:
             raise MigrationFailed(sql_failure(error, lost=not session.alive)) from error
@@ -129,6 +133,7 @@ class Migrator:
         if not judgement.pending:
             session.rollback()
             return base
+        base = self._kept(base, kept, position)
         try:
             self._apply(judgement, session, create_ledger=ledger is None)
             self._commit(session)
@@ -139,6 +144,26 @@ class Migrator:
             return replace(base, outcome="failed", failure=error.failure)
         failpoint("migrate.committed")
         return _applied(base, judgement)
+
+    def _keeping(self, slug: TenantSlug) -> Way | None:
+        """How the state before the first change is kept; None where nobody wants that."""
+        if self.points is None:
+            return None
+        try:
+            return self.points.way(slug)
+        except TenantryError as error:
+            raise MigrationFailed(_not_kept(error)) from error
+
+    def _kept(self, base: TenantResult, way: Way | None, position: RestorePoint | None) -> TenantResult:
+        """The result with its restore point. A snapshot is taken now, under the lock, while nobody else migrates."""
+        if self.points is None or way is None:
+            return base
+        if way == "none":
+            return replace(base, notes=(*base.notes, NOTE_NONE))
+        try:
+            return replace(base, restore_point=position or self.points.snapshot(base.slug))
+        except TenantryError as error:
+            raise MigrationFailed(_not_kept(error)) from error
 
     def _apply(self, judgement: Judgement, session: TenantSession, *, create_ledger: bool) -> None:
         for migration in judgement.pending:
@@ -196,6 +221,14 @@ class Migrator:
             return _applied(base, judged)
         failure = replace(unknown, kind="connection_lost", next_step="nothing of this run was kept; run again")
         return replace(base, outcome="failed", state=now.state, failure=failure)
+
+
+def _not_kept(error: TenantryError) -> Failure:
+    return Failure(
+        kind="restore_point",
+        message=f"its state could not be kept, and nothing was changed: {error.message}",
+        next_step=error.next_step or "run again, or without restore points",
+    )
 
 
 def _applied(base: TenantResult, judgement: Judgement) -> TenantResult:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from tenantry.errors import TenantryError
+from tenantry.fleet.migrations.restore_point import RestorePoint
 from tenantry.fleet.migrations.tenant import RunId, SchemaState, TenantSlug
 
 FailureKind = Literal[
@@ -20,6 +21,7 @@ FailureKind = Literal[
     "edited",  # an applied migration's file has changed since
     "out_of_order",  # a file sorts before what is applied and was never applied
     "ahead",  # the ledger has a migration that the folder lacks
+    "restore_point",  # the state before could not be kept; nothing was changed
     "refused",  # a migration cannot run inside a transaction
     "connection_lost",  # the connection broke inside the transaction; it was rolled back
     "outcome_unknown",  # the connection broke while committing and the ledger could not be read afterwards
@@ -88,6 +90,8 @@ class TenantResult:
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
     """What an operator should know although it failed nothing."""
+    restore_point: RestorePoint | None = None
+    """The state before the first change; None where nothing was to be changed, or no state is kept."""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
@@ -98,6 +102,7 @@ class TenantResult:
             "schema_version": self.state.version if self.state else None,
             "failure": asdict(self.failure) if self.failure else None,
             "notes": list(self.notes),
+            "restore_point": self.restore_point.as_dict() if self.restore_point else None,
             "seconds": round(self.seconds, 4),
         }
 

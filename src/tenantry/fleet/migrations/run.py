@@ -36,6 +36,7 @@ from tenantry.fleet.migrations.events import (
 from tenantry.fleet.migrations.formats.base import Format
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, Plan, TenantPlan
 from tenantry.fleet.migrations.ports import RunLog, Tenants
+from tenantry.fleet.migrations.restore_point import Points
 from tenantry.fleet.migrations.results import Counts, Failure, RunRecord, RunResult, TenantResult
 from tenantry.fleet.migrations.tenant import RunId, TenantSlug
 from tenantry.runtime.clock import Clock, SystemClock
@@ -85,6 +86,7 @@ class Run:
         options: RunOptions | None = None,
         on_event: Callable[[Event], None] = lambda _: None,
         log: RunLog | None = None,
+        points: Points | None = None,
         clock: Clock | None = None,
     ) -> None:
         """``on_event`` is called in the thread of ``execute`` only. Raises InvalidInput for a plan that cannot run."""
@@ -103,6 +105,7 @@ class Run:
             bounds=self._options.bounds,
             accept_edited=plan.accept_edited,
             halt=self._halt,
+            points=points,
         )
         self._todo: deque[TenantPlan] = deque(plan.to_visit)
         self._inbox: SimpleQueue[_Message] = SimpleQueue()

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tenantry.errors import Defect
 from tenantry.fleet.migrations import tenant_sql
 from tenantry.fleet.migrations.formats.base import Migration, Segment
+from tenantry.fleet.migrations.restore_point import RestorePoint
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
 
 CONNECT_ATTEMPTS_MAX: Final = 6
@@ -120,13 +121,14 @@ class TenantSession:
         """Opens a transaction that can change nothing; it waits for no other runner."""
         self._connection.execute(tenant_sql.begin_reading(lock_seconds=lock_seconds))
 
-    def begin_locked(self, *, lock_seconds: float) -> None:
+    def begin_locked(self, *, lock_seconds: float, position: bool = False) -> RestorePoint | None:
         """Opens the transaction and waits, as long as the lock timeout says, for another runner to finish.
 
-        Our own bounds hold until ``allow_statements``. Raises MigrationFailed (``locked``).
+        With ``position`` it returns where the log of the tenant's server was then. Our own bounds hold until
+        ``allow_statements``. Raises MigrationFailed (``locked``).
         """
         try:
-            self._connection.execute(tenant_sql.begin_locked(lock_seconds=lock_seconds))
+            cursor = self._connection.execute(tenant_sql.begin_locked(lock_seconds=lock_seconds, position=position))
         except pg.LockNotAvailable as error:
             raise MigrationFailed(
                 Failure(
@@ -136,6 +138,12 @@ class TenantSession:
                     next_step="run again when it has finished",
                 )
             ) from error
+        if not position:
+            return None
+        while cursor.nextset():
+            pass
+        [(lsn, at)] = cursor.fetchall()
+        return RestorePoint(kind="lsn", value=str(lsn), at=at)
 
     def allow_statements(self, *, lock_seconds: float, statement_seconds: float) -> None:
         """The bounds for the migrations' own statements; 0 seconds is no bound."""

@@ -20,6 +20,7 @@ _BEGIN_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN_READING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 _SET_TIMEOUTS: Final = "SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms}"
 _TAKE_LOCK: Final = f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_LOCK_KEY})"
+_TELL_POSITION: Final = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text, pg_catalog.clock_timestamp()"
 COMMIT: Final[LiteralString] = "COMMIT"
 ROLLBACK: Final[LiteralString] = "ROLLBACK"
 
@@ -31,11 +32,13 @@ def set_timeouts(*, lock_seconds: float, statement_seconds: float) -> bytes:
     ).encode()
 
 
-def begin_locked(*, lock_seconds: float) -> bytes:
-    """Begins, in one message: the transaction, the bounds for our own statements, the lock."""
+def begin_locked(*, lock_seconds: float, position: bool = False) -> bytes:
+    """Begins, in one message: the transaction, the bounds for our own statements, the lock; then asks, if wanted, for
+    the position in the log, behind which nobody's migration can be any more."""
     # Waiting for the lock counts as running the statement.
     timeouts = set_timeouts(lock_seconds=lock_seconds, statement_seconds=lock_seconds + LEDGER_SECONDS_MAX)
-    return b"; ".join([_BEGIN_WRITING.encode(), timeouts, _TAKE_LOCK.encode()])
+    asked = [_TELL_POSITION.encode()] if position else []
+    return b"; ".join([_BEGIN_WRITING.encode(), timeouts, _TAKE_LOCK.encode(), *asked])
 
 
 def begin_reading(*, lock_seconds: float) -> bytes:

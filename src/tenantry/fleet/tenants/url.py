@@ -11,9 +11,3 @@ def tenant_url(catalog: Catalog, provider_of: ProviderOf, name: str, *, pooled: 
     """A libpq URI with its password, as the database's owner. Wakes nobody. Raises NotFound and Conflict."""
     tenant, project_id, home = find_ready(catalog, name)
     return provider_of(tenant).connection_uri(project_id, home, pooled=pooled)
-
-
-def operator_url(catalog: Catalog, provider_of: ProviderOf, name: str) -> str:
-    """The same for our own work on the tenant, which its quotas do not stop; to be used at once."""
-    tenant, project_id, home = find_ready(catalog, name)
-    return provider_of(tenant).operator_uri(project_id, home)
