@@ -17,6 +17,7 @@ from tenantry.cli import (
     engine,
     init,
     jobs,
+    lint,
     log,
     migrate,
     plans,
@@ -81,6 +82,8 @@ for group in (
     worker,
 ):
     group.register(app)
+for command in (lint,):
+    command.register(migrate.migrate)
 
 
 def run(arguments: Sequence[str]) -> int:

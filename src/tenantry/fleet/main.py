@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydantic import TypeAdapter
 
@@ -54,8 +54,13 @@ from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
     from tenantry.fleet.migrations.events import Event
+    from tenantry.fleet.migrations.lint.verdict import Verdict
     from tenantry.fleet.migrations.run import RunOptions
     from tenantry.runtime.findings import Finding
+
+
+FILES_NOTED_MAX: Final = 100
+"""Files that one event names."""
 
 
 class Fleet:
@@ -230,6 +235,13 @@ class Fleet:
         from tenantry.fleet.health.examine import examine
 
         return examine(self.catalog, self.providers, self.jobs, everything=everything, at_home=at_home)
+
+    def note_allowed(self, verdict: Verdict) -> None:
+        """What --allow let pass is kept in the log of events: the rule, the reason, and the files."""
+        with self.catalog.transaction() as connection:
+            for rule, (reason, files) in verdict.allowed_by_flag.items():
+                noted = list(files[:FILES_NOTED_MAX])
+                events.record(connection, "allow lint rule", rule=rule, reason=reason, files=noted)
 
     def migrate(
         self,

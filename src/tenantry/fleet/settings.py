@@ -38,6 +38,9 @@ Span = Annotated[str, AfterValidator(_span)]
 """A span of time as people write it: 7d, 12h, 1h30m."""
 
 
+LintRule = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,6 +77,11 @@ class Migrations(_Section):
     statement_timeout: float = Field(default=0.0, ge=0, description="Seconds that a statement may take; 0: any time.")
     restore_point: Literal["lsn", "snapshot", "none"] = Field(
         default="lsn", description="How the state of a tenant before a run is kept, for `tenantry migrate undo`."
+    )
+    lint: dict[LintRule, Literal["off", "warn", "block"]] = Field(
+        default_factory=dict,
+        description="Rules of `tenantry migrate lint`: off, warn (the default of most), or block.",
+        examples=[{"ban-drop-column": "block", "prefer-text-field": "warn"}],
     )
 
 
