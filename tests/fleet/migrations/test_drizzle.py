@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantry.errors import InvalidInput
@@ -93,6 +93,7 @@ def drizzle_pending(entries: list[tuple[str, int, str]], ledger: list[tuple[str,
 WHENS = st.lists(st.integers(0, 8), unique=True, max_size=6)
 
 
+@settings(deadline=None)
 @given(whens=WHENS, applied=WHENS, edited=st.sets(st.integers(0, 8)))
 def test_pending_is_what_drizzle_calls_pending(
     tmp_path_factory: pytest.TempPathFactory, whens: list[int], applied: list[int], edited: set[int]

@@ -83,11 +83,18 @@ def test_an_edit_anywhere_in_the_past_is_seen(before: Format, after: Format) -> 
 
 
 def test_a_plan_says_what_cannot_be_run(sql_folder: Callable[..., Path]) -> None:
-    folder = open_folder(sql_folder(_0001_a="select 1;", _0002_b="select 1;\n\nvacuum;", _0003_c="select 1;"))
+    folder = open_folder(
+        sql_folder(_0001_a="select 1;", _0002_b="select 1;\n\nalter system reset all;", _0003_c="select 1;")
+    )
     states = states_of(folder)
     plan = make_plan(folder, [TenantRef(TenantSlug("t"), states[1])])
     (refused,) = plan.refused
-    assert (refused.file, refused.statement, refused.line, refused.excerpt) == ("0002_b.sql", 2, 3, "vacuum")
+    assert (refused.file, refused.statement, refused.line, refused.excerpt) == (
+        "0002_b.sql",
+        2,
+        3,
+        "alter system reset all",
+    )
     # Where everybody has it already, by whatever means, it stops nothing.
     assert make_plan(folder, [TenantRef(TenantSlug("t"), states[2])]).refused == ()
 

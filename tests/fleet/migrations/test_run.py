@@ -227,9 +227,18 @@ def test_the_ledger_is_the_truth_and_the_catalog_learns_it(
 
 @pytest.mark.parametrize(
     "text",
-    ["create index concurrently i on a (x);", "commit;", "vacuum;", "copy a from stdin;", "\\i other.sql\n"],
+    [
+        "create index concurrently on a (x);",
+        "commit;",
+        "alter system reset all;",
+        "copy a from stdin;",
+        "\\i other.sql\n",
+        "discard all",
+        'reindex table concurrently U&"\\0061"',
+        "create temporary table b (x int); vacuum a",
+    ],
 )
-def test_what_cannot_run_in_a_transaction_is_refused_before_anybody_is_woken(
+def test_what_is_never_run_is_refused_before_anybody_is_woken(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], text: str
 ) -> None:
     fleet = new_fleet(1)

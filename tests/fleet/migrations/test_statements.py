@@ -85,7 +85,13 @@ def test_the_server_counts_the_same_statements(connection: psycopg.Connection, p
         ("alter table t detach partition p concurrently", "outside_transaction"),
         ("VACUUM t", "outside_transaction"),
         ("create database d", "outside_transaction"),
-        ("alter system set x = 1", "outside_transaction"),
+        ("alter system set x = 1", "server_wide"),
+        ("create tablespace s location '/x'", "server_wide"),
+        ("discard all", "discard"),
+        ("discard plans", None),
+        ("reindex schema s", "outside_transaction"),
+        ("cluster verbose", "outside_transaction"),
+        ("cluster t", None),
         ("/* c */ Begin", "transaction_control"),
         ("start transaction", "transaction_control"),
         ("commit", "transaction_control"),
@@ -110,3 +116,25 @@ def test_the_server_counts_the_same_statements(connection: psycopg.Connection, p
 def test_obstacles(sql: str, obstacle: str | None) -> None:
     (statement,) = split(sql)
     assert statement.obstacle == obstacle
+
+
+@pytest.mark.parametrize(
+    ("sql", "temporary", "session"),
+    [
+        ("create temp table t (x int)", True, False),
+        ("create local temporary table t (x int)", True, False),
+        ("create or replace temp view v as select 1", True, False),
+        ("create table temp (x int)", False, False),
+        ("set search_path = app", False, True),
+        ("set session role app", False, True),
+        ("set local role app", False, False),
+        ("set constraints all deferred", False, False),
+        ("reset role", False, True),
+        ("select pg_catalog.set_config('search_path', '', false)", False, True),
+        ("select set_config from t", False, True),
+        ("insert into t select set_config('a.b', '', false)", False, False),
+    ],
+)
+def test_what_ends_with_the_session(sql: str, temporary: bool, session: bool) -> None:
+    (statement,) = split(sql)
+    assert (statement.makes_temporary_table, statement.sets_session) == (temporary, session)

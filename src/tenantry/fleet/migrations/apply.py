@@ -1,13 +1,16 @@
 """Migrates one tenant: read its ledger under a lock, apply what is pending in the same transaction, commit.
 
+A migration that no transaction can hold is applied by itself, step by step, between what comes before and after it.
+
 Knows nothing of other tenants. What can go wrong with a tenant is part of its result, not an exception.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 import psycopg
@@ -18,7 +21,9 @@ from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, refused
 from tenantry.fleet.migrations.restore_point import NOTE_NONE, Points, RestorePoint, Way
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, TenantResult
 from tenantry.fleet.migrations.session import Stopped, TenantSession, connect, sql_failure
-from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
+from tenantry.fleet.migrations.steps import ProgressRow
+from tenantry.fleet.migrations.stepwise import Stepwise, read_progress
+from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.runtime.failpoints import failpoint
 
 LOCK_SECONDS_DEFAULT: Final = 5.0
@@ -134,16 +139,18 @@ class Migrator:
             session.rollback()
             return base
         base = self._kept(base, kept, position)
+        applied: list[Migration] = []
         try:
-            self._apply(judgement, session, create_ledger=ledger is None)
-            self._commit(session)
+            for migrations in self._batches(judgement, session, create_ledger=ledger is None):
+                applied += migrations
         except MigrationFailed as error:
             session.rollback()
-            if error.failure.kind == "outcome_unknown":
+            if error.failure.kind == "outcome_unknown" or (session.held and not session.alive):
                 return self._settled(base, judgement, error.failure)
-            return replace(base, outcome="failed", failure=error.failure)
+            partly = _applied(base, judgement, applied)
+            return replace(partly, outcome="failed", failure=error.failure)
         failpoint("migrate.committed")
-        return _applied(base, judgement)
+        return _applied(base, judgement, applied)
 
     def _keeping(self, slug: TenantSlug) -> Way | None:
         """How the state before the first change is kept; None where nobody wants that."""
@@ -165,25 +172,87 @@ class Migrator:
         except TenantryError as error:
             raise MigrationFailed(_not_kept(error)) from error
 
-    def _apply(self, judgement: Judgement, session: TenantSession, *, create_ledger: bool) -> None:
+    def _batches(
+        self, judgement: Judgement, session: TenantSession, *, create_ledger: bool
+    ) -> Generator[tuple[Migration, ...]]:
+        """Applies what is pending, and gives the migrations of each commit after it. A transaction is open at first."""
         for migration in judgement.pending:
             _refuse(migration)
+        progress = self._progress(judgement, session)
         try:
             if create_ledger:
                 self.folder.create_ledger(session)
+        except psycopg.Error as error:
+            failure = sql_failure(error, lost=not session.alive)
+            raise MigrationFailed(replace(failure, message=f"making the ledger: {failure.message}")) from error
+        stepwise = {each.version for each in judgement.pending if each.stepwise or each.version in progress}
+        if stepwise:
+            session.hold_lock()
+        opened = True
+        for alone, group in groupby(judgement.pending, lambda each: each.version if each.version in stepwise else None):
+            migrations = tuple(group)
+            if not opened and self.halt.stopping:
+                message = "stopped by the operator between two migrations"
+                raise MigrationFailed(Failure(kind="cancelled", message=message, next_step="run again to go on"))
+            if alone is None:
+                if not opened:
+                    self._begin(session)
+                self._apply(migrations, session)
+                self._commit(session)
+            else:
+                if opened:
+                    self._commit(session)
+                self._stepwise(migrations[0], session, progress.get(alone, []))
+            opened = False
+            yield migrations
+
+    def _begin(self, session: TenantSession) -> None:
+        try:
+            session.begin(lock_seconds=self.bounds.lock_seconds)
+        except psycopg.Error as error:
+            raise MigrationFailed(sql_failure(error, lost=not session.alive)) from error
+
+    def _progress(self, judgement: Judgement, session: TenantSession) -> dict[str, list[ProgressRow]]:
+        """Which of the pending migrations are half applied."""
+        try:
+            progress = read_progress(session, self.folder.name)
+        except psycopg.Error as error:
+            raise MigrationFailed(sql_failure(error, lost=not session.alive)) from error
+        ours = {each.version for each in self.folder.migrations}
+        for version in progress:
+            if version not in ours:
+                message = f"{version} is half applied here, and this folder lacks it"
+                next_step = "roll out the folder that has it first"
+                raise MigrationFailed(Failure(kind="ahead", message=message, next_step=next_step, migration=version))
+        return progress
+
+    def _stepwise(self, migration: Migration, session: TenantSession, rows: list[ProgressRow]) -> None:
+        stepwise = Stepwise(
+            folder=self.folder,
+            session=session,
+            migration=migration,
+            lock_seconds=self.bounds.lock_seconds,
+            statement_seconds=self.bounds.statement_seconds,
+            cancelling=lambda: self.halt.cancelling,
+            accept_edited=self.accept_edited,
+        )
+        stepwise.apply(rows)
+
+    def _apply(self, migrations: tuple[Migration, ...], session: TenantSession) -> None:
+        try:
             session.allow_statements(
                 lock_seconds=self.bounds.lock_seconds, statement_seconds=self.bounds.statement_seconds
             )
         except psycopg.Error as error:
-            failure = sql_failure(error, lost=not session.alive)
-            raise MigrationFailed(replace(failure, message=f"making the ledger: {failure.message}")) from error
-        for migration in judgement.pending:
+            raise MigrationFailed(sql_failure(error, lost=not session.alive)) from error
+        for migration in migrations:
             if self.halt.cancelling:
                 raise MigrationFailed(
                     Failure(kind="cancelled", message="cancelled by the operator", migration=migration.version)
                 )
+            session.run(migration)
             try:
-                self.folder.apply(session, migration)
+                self.folder.record(session, migration)
             except psycopg.Error as error:
                 failure = sql_failure(error, lost=not session.alive)
                 message = f"writing the ledger row: {failure.message}"
@@ -217,10 +286,15 @@ class Migrator:
                 now = self.folder.judge(self.folder.read_ledger(session))
         except (MigrationFailed, psycopg.Error):
             return replace(base, outcome="failed", state=None, failure=unknown)
-        if now.state == _after(judged):
-            return _applied(base, judged)
-        failure = replace(unknown, kind="connection_lost", next_step="nothing of this run was kept; run again")
-        return replace(base, outcome="failed", state=now.state, failure=failure)
+        left = {each.version for each in now.pending}
+        applied = [each for each in judged.pending if each.version not in left]
+        known = _applied(base, judged, applied)
+        if known.state == now.state and not left:
+            return known
+        failure = replace(unknown, kind="connection_lost")
+        if not applied and not unknown.statements_kept:
+            failure = replace(failure, next_step="nothing of this run was kept; run again")
+        return replace(known, outcome="failed", state=now.state, failure=failure)
 
 
 def _not_kept(error: TenantryError) -> Failure:
@@ -231,16 +305,11 @@ def _not_kept(error: TenantryError) -> Failure:
     )
 
 
-def _applied(base: TenantResult, judgement: Judgement) -> TenantResult:
-    versions = tuple(migration.version for migration in judgement.pending)
-    return replace(base, outcome="applied", applied=versions, state=_after(judgement))
-
-
-def _after(judgement: Judgement) -> SchemaState:
+def _applied(base: TenantResult, judgement: Judgement, applied: Sequence[Migration]) -> TenantResult:
     state = judgement.state
-    for migration in judgement.pending:
+    for migration in applied:
         state = next_state(state, migration.version, migration.checksum)
-    return state
+    return replace(base, outcome="applied", applied=tuple(each.version for each in applied), state=state)
 
 
 def _refuse(migration: Migration) -> None:

@@ -30,7 +30,7 @@ class TenantPlan:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A pending migration that cannot run inside a transaction."""
+    """A pending migration with a statement that is never run."""
 
     version: str
     file: str
@@ -85,10 +85,14 @@ class Plan:
 
 REFUSED_NEXT_STEP: Final = "take the statement out of the migration; apply it to the tenants by hand where it is needed"
 _REASONS: Final = {
-    "outside_transaction": "it cannot run inside a transaction, and each tenant is migrated in one",
     "transaction_control": "it would end the tenant's transaction, which holds the ledger row",
     "copy_stream": "COPY from or to the client has no client here",
     "psql_command": "it is a command of psql, not SQL",
+    "server_wide": "it changes the server, which is not the tenant's",
+    "discard": "it would give up the lock that keeps other runners out",
+    "unnamed_index": "an index built concurrently needs a name, by which a broken attempt is found and mended",
+    "unreadable": "it cannot run inside a transaction, and is not written in a form whose names are read for certain",
+    "temporary_table": "this migration has several transactions, and may go on in another session without the table",
 }
 
 
@@ -128,7 +132,7 @@ def refused(migration: Migration) -> Refused | None:
     found = migration.refusal
     if found is None:
         return None
-    reason = _REASONS[found.obstacle]
+    reason = _REASONS.get(found.obstacle, found.obstacle)
     return Refused(migration.version, migration.file, found.statement, found.line, found.excerpt, reason)
 
 

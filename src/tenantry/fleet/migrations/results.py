@@ -17,15 +17,16 @@ from tenantry.fleet.migrations.tenant import RunId, SchemaState, TenantSlug
 FailureKind = Literal[
     "connect",  # the tenant could not be reached before its transaction began; nothing was changed
     "locked",  # another runner holds the tenant's migration lock; nothing was changed
-    "sql",  # a statement, or the commit, failed; everything of this run was rolled back
-    "edited",  # an applied migration's file has changed since
+    "sql",  # a statement, or the commit, failed; its transaction was rolled back
+    "edited",  # the file of an applied, or half applied, migration has changed since
     "out_of_order",  # a file sorts before what is applied and was never applied
     "ahead",  # the ledger has a migration that the folder lacks
     "restore_point",  # the state before could not be kept; nothing was changed
-    "refused",  # a migration cannot run inside a transaction
-    "connection_lost",  # the connection broke inside the transaction; it was rolled back
+    "refused",  # a migration has a statement that is never run
+    "half_applied",  # another tool left a migration unfinished
+    "connection_lost",  # the connection broke; an open transaction was rolled back
     "outcome_unknown",  # the connection broke while committing and the ledger could not be read afterwards
-    "cancelled",  # the operator cancelled it; rolled back
+    "cancelled",  # the operator cancelled it; what was open is rolled back
     "defect",  # our own mistake
 ]
 Outcome = Literal["applied", "current", "skipped", "failed", "not_started"]
@@ -53,6 +54,8 @@ class Failure:
     column: int | None = None
     position: int | None = None
     """The character of the file at which Postgres points, where it does."""
+    statements_kept: int = 0
+    """Statements of this migration that stay applied: not 0 only where a migration is half applied."""
 
     def __str__(self) -> str:
         code = f"{self.sqlstate} " if self.sqlstate else ""
@@ -84,7 +87,7 @@ class TenantResult:
     slug: TenantSlug
     outcome: Outcome
     applied: tuple[str, ...] = ()
-    """Versions applied by this run, oldest first; empty unless ``outcome`` is ``applied``."""
+    """Versions applied by this run, oldest first; with ``failed``, those that were committed before the failure."""
     state: SchemaState | None = None
     """What the tenant's ledger says now; None where it was not read."""
     failure: Failure | None = None

@@ -1,4 +1,4 @@
-"""One connection to one tenant: opening it within bounds, its transaction, and the place of an error in its file.
+"""One connection to one tenant: opening it within bounds, its transactions, and the place of an error in its file.
 
 A migration's segment is sent as it stands in one simple-protocol message, as psql and node-postgres do, so what
 works with them works here; the number of results that came before the error tells which statement failed.
@@ -6,9 +6,10 @@ works with them works here; the number of results that came before the error tel
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
 
 import psycopg
 import stamina
@@ -31,6 +32,9 @@ ERROR_TEXT_LENGTH_MAX: Final = 2_000
 
 _FINAL_WORDS: Final = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "unknown endpoint")
 """Refusals that asking again does not change. libpq gives no SQLSTATE for a failed connection, only the text."""
+
+LOCK_PAUSE_SECONDS: Final = 0.1
+"""Between two askings for another runner's lock."""
 
 KEEPALIVE_IDLE_SECONDS: Final = 30
 KEEPALIVE_INTERVAL_SECONDS: Final = 10
@@ -107,10 +111,12 @@ def _worth_another_try(error: Exception) -> bool:
 
 
 class TenantSession:
-    """A tenant's transaction. One thread uses it; ``cancel`` may come from another."""
+    """A tenant's connection and its open transaction. One thread uses it; ``cancel`` may come from another."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
+        self.held = False
+        """Whether the lock outlasts the transaction: then parts of the work may be committed already."""
 
     def query(self, sql: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """One statement of ours; its rows, or none."""
@@ -127,23 +133,55 @@ class TenantSession:
         With ``position`` it returns where the log of the tenant's server was then. Our own bounds hold until
         ``allow_statements``. Raises MigrationFailed (``locked``).
         """
-        try:
-            cursor = self._connection.execute(tenant_sql.begin_locked(lock_seconds=lock_seconds, position=position))
-        except pg.LockNotAvailable as error:
-            raise MigrationFailed(
-                Failure(
-                    kind="locked",
-                    sqlstate=error.sqlstate,
-                    message="another runner is migrating this tenant",
-                    next_step="run again when it has finished",
+        deadline = time.monotonic() + lock_seconds
+        while (told := self._try_locked(lock_seconds, position=position)) is None:
+            self.rollback()
+            if time.monotonic() >= deadline:
+                raise MigrationFailed(
+                    Failure(
+                        kind="locked",
+                        sqlstate=pg.LockNotAvailable.sqlstate,
+                        message="another runner is migrating this tenant",
+                        next_step="run again when it has finished",
+                    )
                 )
-            ) from error
-        if not position:
+            time.sleep(LOCK_PAUSE_SECONDS)
+        for lsn, at in told:
+            return RestorePoint(kind="lsn", value=str(lsn), at=at)
+        return None
+
+    def _try_locked(self, lock_seconds: float, *, position: bool) -> list[Any] | None:
+        """The rows that tell the position, which may be none; or None when the lock is another's."""
+        cursor = self._connection.execute(tenant_sql.begin_locked(lock_seconds=lock_seconds, position=position))
+        while cursor.description is None:
+            assert cursor.nextset(), "the lock is asked for"
+        if cursor.fetchall() != [(True,)]:
             return None
-        while cursor.nextset():
-            pass
-        [(lsn, at)] = cursor.fetchall()
-        return RestorePoint(kind="lsn", value=str(lsn), at=at)
+        return cursor.fetchall() if cursor.nextset() else []
+
+    def hold_lock(self) -> None:
+        """Keeps the lock that this transaction has until the connection is closed."""
+        if self.query(tenant_sql.HOLD_LOCK, [tenant_sql.ADVISORY_LOCK_KEY]) != [(True,)]:
+            raise Defect("the lock of this very transaction is not to be had for its session")
+        self.held = True
+
+    def begin(self, *, lock_seconds: float) -> None:
+        """Opens a further transaction under the lock that the session holds."""
+        self._connection.execute(tenant_sql.begin(lock_seconds=lock_seconds))
+
+    def begin_step(self) -> None:
+        """Opens a transaction with the bounds that the session has."""
+        self._connection.execute(tenant_sql.BEGIN)
+
+    def allow_steps(self, *, lock_seconds: float, statement_seconds: float) -> None:
+        """The bounds of statements that run in no transaction; 0 seconds is no bound."""
+        self._connection.execute(
+            tenant_sql.set_session_timeouts(lock_seconds=lock_seconds, statement_seconds=statement_seconds)
+        )
+
+    def command(self, sql: bytes) -> None:
+        """One statement that ``tenant_sql`` made, outside a transaction."""
+        self._connection.execute(sql)
 
     def allow_statements(self, *, lock_seconds: float, statement_seconds: float) -> None:
         """The bounds for the migrations' own statements; 0 seconds is no bound."""
@@ -151,19 +189,26 @@ class TenantSession:
             tenant_sql.set_timeouts(lock_seconds=lock_seconds, statement_seconds=statement_seconds)
         )
 
-    def run(self, migration: Migration) -> None:
-        """Sends the migration's segments. Raises MigrationFailed with the statement's place."""
-        for segment in migration.segments:
-            try:
-                done, error = self._send(segment.text)
-            except psycopg.OperationalError as broken:
-                failure = replace(sql_failure(broken, lost=True), migration=migration.version, file=migration.file)
-                raise MigrationFailed(failure) from broken
-            if error is not None:
-                plain = sql_failure(error, lost=not self.alive)
-                raise MigrationFailed(_placed(plain, error, migration, segment, done)) from error
+    def run(self, migration: Migration, segments: Sequence[Segment] | None = None) -> None:
+        """Sends the migration's segments, or these of them, inside the open transaction.
+
+        Raises MigrationFailed with the statement's place.
+        """
+        for segment in migration.segments if segments is None else segments:
+            self.send(migration, segment)
         if not self._in_transaction:
             raise Defect(f"{migration.file} left the transaction it was run in", migration=migration.version)
+
+    def send(self, migration: Migration, segment: Segment) -> None:
+        """Sends one segment in one message. Raises MigrationFailed with the statement's place."""
+        try:
+            done, error = self._send(segment.text)
+        except psycopg.OperationalError as broken:
+            failure = replace(sql_failure(broken, lost=True), migration=migration.version, file=migration.file)
+            raise MigrationFailed(failure) from broken
+        if error is not None:
+            plain = sql_failure(error, lost=not self.alive)
+            raise MigrationFailed(_placed(plain, error, migration, segment, done)) from error
 
     def _send(self, text: str) -> tuple[int, psycopg.Error | None]:
         """How many statements succeeded, and the error of the one after them."""

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-Obstacle = Literal["outside_transaction", "transaction_control", "copy_stream", "psql_command"]
+Obstacle = Literal[
+    "outside_transaction", "transaction_control", "copy_stream", "psql_command", "server_wide", "discard"
+]
+"""``outside_transaction`` is run, alone and outside a transaction; the others are refused."""
 
 _WORDS_KEPT_MAX: Final = 24
 """Words of a statement that are looked at: enough for the longest form that matters, bounded for long INSERTs."""
@@ -51,6 +54,49 @@ class Statement:
         """Why this statement cannot be part of a migration's transaction, or None."""
         return _obstacle(self.words)
 
+    @property
+    def makes_temporary_table(self) -> bool:
+        """Whether what it makes ends with the session, so that a resume would not have it."""
+        head = self.words[3:] if self.words[1:3] == ("or", "replace") else self.words[1:]
+        kind = head[1:2] if head[:1] in {("local",), ("global",)} else head[:1]
+        return self.words[:1] == ("create",) and kind in {("temp",), ("temporary",)}
+
+    @property
+    def sets_session(self) -> bool:
+        """Whether it sets something for the session that later statements may rely on: sent again on a resume."""
+        if self.words[:1] == ("set",):
+            return self.words[1:2] not in {("local",), ("transaction",), ("constraints",)}
+        return self.words[:1] == ("reset",) or (self.words[:1] == ("select",) and "set_config" in self.words[1:3])
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text; a dollar-quoted string is one. ``kind`` is that of the lexer."""
+
+    kind: str
+    value: str
+    start: int
+    end: int
+
+
+def next_token(text: str, position: int) -> Token | None:
+    """The first token at or after ``position``, behind space and comments; None at the end of the text."""
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        assert found is not None, "the last alternative takes any character"
+        kind, value, start = str(found.lastgroup), found.group(), position
+        position = found.end()
+        if kind in {"space", "line_comment"}:
+            continue
+        if kind == "block_comment":
+            position = _after_comment(text, start)
+            continue
+        if kind == "dollar":
+            closing = text.find(value, position)
+            position = len(text) if closing < 0 else closing + len(value)
+        return Token(kind, value, start, position)
+    return None
+
 
 def split(text: str) -> tuple[Statement, ...]:
     """The statements of ``text`` in order; empty ones (``;;``, comments alone) are none, as for the server."""
@@ -65,39 +111,28 @@ def split(text: str) -> tuple[Statement, ...]:
             found.append(Statement(start, end, tuple(words)))
         words, start, parentheses, begin_depth = [], None, 0, 0
 
-    while position < len(text):
-        token = _TOKEN.match(text, position)
-        assert token is not None, "the last alternative takes any character"
-        kind, value, begin = token.lastgroup, token.group(), position
-        position = token.end()
-        if kind in {"space", "line_comment"}:
-            continue
-        if kind == "block_comment":
-            position = _after_comment(text, begin)
-            continue
-        if kind == "other" and value == ";" and parentheses == 0 and begin_depth == 0:
+    while (token := next_token(text, position)) is not None:
+        position = token.end
+        if token.kind == "other" and token.value == ";" and parentheses == 0 and begin_depth == 0:
             close()
             continue
-        if kind == "dollar":
-            closing = text.find(value, position)
-            position = len(text) if closing < 0 else closing + len(value)
-        elif kind == "word":
-            word = value.lower()
+        if token.kind == "word":
+            word = token.value.lower()
             if parentheses == 0:
                 begin_depth = _begin_depth(begin_depth, words, word)
             if len(words) < _WORDS_KEPT_MAX:
                 words.append(word)
-        elif value == "(":
+        elif token.value == "(":
             parentheses += 1
-        elif value == ")":
+        elif token.value == ")":
             parentheses = max(0, parentheses - 1)
-        elif value == "\\" and start is None:
+        elif token.value == "\\" and start is None:
             # A psql command has the line to itself; it is kept so that it can be named and refused.
-            newline = text.find("\n", begin)
+            newline = text.find("\n", token.start)
             position = len(text) if newline < 0 else newline
-            found.append(Statement(begin, position, ("\\",)))
+            found.append(Statement(token.start, position, ("\\",)))
             continue
-        start = begin if start is None else start
+        start = token.start if start is None else start
         end = position
     close()
     return tuple(found)
@@ -130,12 +165,16 @@ _NEVER_INSIDE: Final[tuple[tuple[str, ...], ...]] = (
     ("vacuum",),
     ("create", "database"),
     ("drop", "database"),
-    ("create", "tablespace"),
-    ("drop", "tablespace"),
-    ("alter", "system"),
+    ("reindex", "schema"),
     ("reindex", "database"),
     ("reindex", "system"),
 )
+_SERVER_WIDE: Final[tuple[tuple[str, ...], ...]] = (
+    ("alter", "system"),
+    ("create", "tablespace"),
+    ("drop", "tablespace"),
+)
+_CLUSTER_ALL: Final = frozenset({("cluster",), ("cluster", "verbose")})
 _CONCURRENT: Final[tuple[tuple[str, ...], ...]] = (
     ("create", "index"),
     ("create", "unique", "index"),
@@ -156,9 +195,17 @@ def _obstacle(words: tuple[str, ...]) -> Obstacle | None:
         return "transaction_control"
     if words[:1] == ("copy",) and not _COPY_STREAMS.isdisjoint(pairwise(words)):
         return "copy_stream"
-    if any(words[: len(head)] == head for head in _NEVER_INSIDE):
+    if _begins(words, _SERVER_WIDE):
+        return "server_wide"
+    if words[:2] == ("discard", "all"):
+        return "discard"
+    if _begins(words, _NEVER_INSIDE) or words in _CLUSTER_ALL:
         return "outside_transaction"
     # REFRESH MATERIALIZED VIEW CONCURRENTLY is not here: it may run inside a transaction.
-    if "concurrently" in words and any(words[: len(head)] == head for head in _CONCURRENT):
+    if "concurrently" in words and _begins(words, _CONCURRENT):
         return "outside_transaction"
     return None
+
+
+def _begins(words: tuple[str, ...], heads: tuple[tuple[str, ...], ...]) -> bool:
+    return any(words[: len(head)] == head for head in heads)

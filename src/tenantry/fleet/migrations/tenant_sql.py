@@ -15,12 +15,14 @@ LEDGER_ROWS_MAX: Final = 10_000
 LEDGER_SECONDS_MAX: Final = 30
 """The statement timeout of our own statements, for a ledger that somebody made into a slow view."""
 
-_BEGIN_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-"""READ COMMITTED is needed, whatever the tenant's default: the ledger is read after the lock was waited for."""
 _BEGIN_READING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 _SET_TIMEOUTS: Final = "SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms}"
-_TAKE_LOCK: Final = f"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_LOCK_KEY})"
+_TRY_LOCK: Final = f"SELECT pg_catalog.pg_try_advisory_xact_lock({ADVISORY_LOCK_KEY})"
 _TELL_POSITION: Final = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text, pg_catalog.clock_timestamp()"
+HOLD_LOCK: Final[LiteralString] = "SELECT pg_catalog.pg_try_advisory_lock(%s)"
+"""The same lock for the session, taken while the transaction holds it. Ends with the connection."""
+BEGIN: Final[LiteralString] = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+"""READ COMMITTED is needed, whatever the tenant's default: the ledger is read after the lock was taken."""
 COMMIT: Final[LiteralString] = "COMMIT"
 ROLLBACK: Final[LiteralString] = "ROLLBACK"
 
@@ -32,18 +34,30 @@ def set_timeouts(*, lock_seconds: float, statement_seconds: float) -> bytes:
     ).encode()
 
 
+def set_session_timeouts(*, lock_seconds: float, statement_seconds: float) -> bytes:
+    """The same for the session, until a migration sets others."""
+    return set_timeouts(lock_seconds=lock_seconds, statement_seconds=statement_seconds).replace(b"SET LOCAL", b"SET")
+
+
+def begin(*, lock_seconds: float) -> bytes:
+    """Begins, with the bounds for our own statements."""
+    timeouts = set_timeouts(lock_seconds=lock_seconds, statement_seconds=LEDGER_SECONDS_MAX)
+    return b"; ".join([BEGIN.encode(), timeouts])
+
+
 def begin_locked(*, lock_seconds: float, position: bool = False) -> bytes:
-    """Begins, in one message: the transaction, the bounds for our own statements, the lock; then asks, if wanted, for
-    the position in the log, behind which nobody's migration can be any more."""
-    # Waiting for the lock counts as running the statement.
-    timeouts = set_timeouts(lock_seconds=lock_seconds, statement_seconds=lock_seconds + LEDGER_SECONDS_MAX)
+    """Begins, in one message: the transaction, the bounds for our own statements, the lock if it is free; then asks, if
+    wanted, for the position in the log, behind which nobody's migration can be when the lock is ours.
+
+    Never waits for the lock inside a transaction: CREATE INDEX CONCURRENTLY of whoever holds it would wait for ours.
+    """
     asked = [_TELL_POSITION.encode()] if position else []
-    return b"; ".join([_BEGIN_WRITING.encode(), timeouts, _TAKE_LOCK.encode(), *asked])
+    return b"; ".join([begin(lock_seconds=lock_seconds), _TRY_LOCK.encode(), *asked])
 
 
 def begin_reading(*, lock_seconds: float) -> bytes:
     """Begins a transaction that can change nothing, and takes no lock."""
-    timeouts = set_timeouts(lock_seconds=lock_seconds, statement_seconds=lock_seconds + LEDGER_SECONDS_MAX)
+    timeouts = set_timeouts(lock_seconds=lock_seconds, statement_seconds=LEDGER_SECONDS_MAX)
     return b"; ".join([_BEGIN_READING.encode(), timeouts])
 
 
@@ -80,3 +94,83 @@ SQL_READ: Final[LiteralString] = (
     "SELECT pg_catalog.left(version, 128), pg_catalog.left(checksum, 128) FROM tenantry.migrations LIMIT %s"
 )
 SQL_INSERT: Final[LiteralString] = "INSERT INTO tenantry.migrations (version, name, checksum) VALUES (%s, %s, %s)"
+
+# How far a migration that no transaction can hold has come. Empty unless one is under way or was broken off.
+PROGRESS_TABLE: Final[LiteralString] = "tenantry.migration_progress"
+PROGRESS_CREATE_TABLE: Final[LiteralString] = """\
+CREATE TABLE IF NOT EXISTS tenantry.migration_progress (
+    format text NOT NULL,
+    version text NOT NULL,
+    statement integer NOT NULL,
+    checksum text NOT NULL,
+    begun_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    done_at timestamptz,
+    PRIMARY KEY (format, version, statement)
+)"""
+PROGRESS_READ: Final[LiteralString] = (
+    "SELECT pg_catalog.left(version, 256), statement, pg_catalog.left(checksum, 128), done_at IS NOT NULL"
+    " FROM tenantry.migration_progress WHERE format = %s ORDER BY version, statement LIMIT %s"
+)
+PROGRESS_BEGIN: Final[LiteralString] = (
+    "INSERT INTO tenantry.migration_progress (format, version, statement, checksum) VALUES (%s, %s, %s, %s)"
+)
+PROGRESS_FINISH: Final[LiteralString] = (
+    "UPDATE tenantry.migration_progress SET done_at = pg_catalog.clock_timestamp()"
+    " WHERE format = %s AND version = %s AND statement = %s RETURNING 1"
+)
+PROGRESS_TAKE_BACK: Final[LiteralString] = (
+    "DELETE FROM tenantry.migration_progress WHERE format = %s AND version = %s AND statement = %s AND done_at IS NULL"
+)
+PROGRESS_ADD: Final[LiteralString] = (
+    "INSERT INTO tenantry.migration_progress (format, version, statement, checksum, done_at)"
+    " SELECT %s, %s, step.number, step.checksum, pg_catalog.clock_timestamp()"
+    " FROM ROWS FROM (pg_catalog.unnest(%s::integer[]), pg_catalog.unnest(%s::text[])) AS step (number, checksum)"
+)
+PROGRESS_DELETE: Final[LiteralString] = "DELETE FROM tenantry.migration_progress WHERE format = %s AND version = %s"
+
+# What a statement that no transaction can hold has made, or left behind.
+_QUALIFIED: Final[LiteralString] = "pg_catalog.format('%%I.%%I', n.nspname, c.relname)"
+_IN_WORK: Final[LiteralString] = (
+    "EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p"
+    " WHERE p.datname = pg_catalog.current_database() AND p.index_relid = i.indexrelid)"
+)
+_INDEXES: Final[LiteralString] = (
+    "pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+)
+INDEX_OF_TABLE: Final[LiteralString] = (
+    f"SELECT {_QUALIFIED}, i.indisvalid AND i.indisready AND i.indislive, {_IN_WORK},"  # noqa: S608 - constants only
+    f" pg_catalog.pg_get_indexdef(i.indexrelid) FROM {_INDEXES}"
+    " WHERE i.indrelid = pg_catalog.to_regclass(%s::text) AND c.relname = %s"
+)
+RELATION_EXISTS: Final[LiteralString] = "SELECT pg_catalog.to_regclass(%s::text) IS NOT NULL"
+DATABASE_EXISTS: Final[LiteralString] = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = %s)"
+REINDEX_LEFTOVERS: Final[LiteralString] = (
+    f"SELECT {_QUALIFIED} FROM {_INDEXES}"  # noqa: S608 - constants only
+    f" WHERE NOT i.indisvalid AND NOT {_IN_WORK} AND c.relname ~ '_cc(new|old)[0-9]*$' AND n.nspname <> 'pg_toast'"
+    " AND (%s::text IS NULL OR i.indrelid = (SELECT coalesce(x.indrelid, r.oid) FROM pg_catalog.pg_class r"
+    " LEFT JOIN pg_catalog.pg_index x ON x.indexrelid = r.oid WHERE r.oid = pg_catalog.to_regclass(%s::text)))"
+)
+"""Of the table or index named, or of the whole database. Those in pg_toast belong to nobody who could drop them."""
+DETACHING: Final[LiteralString] = (
+    "SELECT inhdetachpending FROM pg_catalog.pg_inherits"
+    " WHERE inhparent = pg_catalog.to_regclass(%s::text) AND inhrelid = pg_catalog.to_regclass(%s::text)"
+)
+HOLDERS: Final[LiteralString] = (
+    "SELECT a.pid, pg_catalog.left(a.application_name, 64), a.state,"
+    " pg_catalog.floor(EXTRACT(epoch FROM pg_catalog.clock_timestamp() - a.xact_start))::integer"
+    " FROM pg_catalog.pg_stat_activity a WHERE a.datname = pg_catalog.current_database()"
+    " AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type = 'client backend'"
+    " AND a.xact_start < pg_catalog.clock_timestamp() - %s * interval '1 second' ORDER BY a.xact_start LIMIT 3"
+)
+"""The oldest transactions of others that were open when a wait of so many seconds began."""
+
+
+def drop_index(qualified: str) -> bytes:
+    """Drops an index whose name the server has quoted itself (``format('%I')``)."""
+    return f"DROP INDEX CONCURRENTLY IF EXISTS {qualified}".encode()
+
+
+def finish_detaching(table: str, partition: str) -> bytes:
+    """Ends what a broken DETACH PARTITION CONCURRENTLY began; names as the migration writes them."""
+    return f"ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE".encode()

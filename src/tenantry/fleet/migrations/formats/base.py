@@ -1,4 +1,4 @@
-"""What every format can do: list its migrations, read a tenant's ledger, judge what is pending, apply one.
+"""What every format can do: list its migrations, read a tenant's ledger, judge what is pending, record what is applied.
 
 Reading the folder and judging are pure once the files are loaded; a ``Session`` is a tenant's open transaction, which
 the runner begins and ends.
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final, Literal, LiteralString, Protocol
 
 from tenantry.errors import InvalidInput
-from tenantry.fleet.migrations import tenant_sql
+from tenantry.fleet.migrations import alone, tenant_sql
+from tenantry.fleet.migrations.alone import Unreadable
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
 from tenantry.fleet.migrations.statements import Obstacle, Statement, split
 from tenantry.fleet.migrations.tenant import SchemaState
@@ -35,9 +36,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A statement that cannot be part of the migration's transaction."""
+    """A statement that cannot be part of a migration."""
 
-    obstacle: Obstacle
+    obstacle: Obstacle | Unreadable | Literal["temporary_table"]
     statement: int
     line: int
     excerpt: str
@@ -56,20 +57,37 @@ class Migration:
     segments: tuple[Segment, ...] = field(repr=False)
 
     @property
+    def stepwise(self) -> bool:
+        """Whether it has a statement that no transaction may hold, so that it is applied statement by statement."""
+        return any(each.obstacle == "outside_transaction" for part in self.segments for each in part.statements)
+
+    @property
     def refusal(self) -> Refusal | None:
-        """The first statement that cannot run inside a transaction, if there is one."""
+        """The first statement that cannot be part of a migration, if there is one."""
+        stepwise = self.stepwise
         for segment in self.segments:
             for number, statement in enumerate(segment.statements, segment.statements_before + 1):
-                if obstacle := statement.obstacle:
+                if found := _obstacle(segment.text, statement, stepwise=stepwise):
                     line, _ = self.line_and_column(segment.offset + statement.start)
                     excerpt = " ".join(segment.text[statement.start : statement.end].split())[:80]
-                    return Refusal(obstacle, number, line, excerpt)
+                    return Refusal(found, number, line, excerpt)
         return None
 
     def line_and_column(self, offset: int) -> tuple[int, int]:
         """The line and column, both from 1, of the character at ``offset`` of the file."""
         before = self.text[:offset]
         return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+
+
+def _obstacle(
+    text: str, statement: Statement, *, stepwise: bool
+) -> Obstacle | Unreadable | Literal["temporary_table"] | None:
+    if statement.obstacle == "outside_transaction":
+        found = alone.read(text, statement)
+        return found if isinstance(found, str) else None
+    if statement.obstacle is None and stepwise and statement.makes_temporary_table:
+        return "temporary_table"
+    return statement.obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +102,7 @@ class LedgerRow:
 class Objection:
     """Why a tenant's ledger does not fit this folder."""
 
-    kind: Literal["edited", "out_of_order", "ahead"]
+    kind: Literal["edited", "out_of_order", "ahead", "half_applied"]
     version: str
     message: str
     next_step: str
@@ -105,10 +123,6 @@ class Session(Protocol):
 
     def query(self, sql: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """One statement of ours (``tenant_sql``); its rows, or none."""
-        ...
-
-    def run(self, migration: Migration) -> None:
-        """Sends the migration's segments. Raises MigrationFailed with the statement's place."""
         ...
 
 
@@ -138,8 +152,12 @@ class Format(Protocol):
         """Makes the ledger's table, for a tenant whose ``read_ledger`` gave None."""
         ...
 
-    def apply(self, session: Session, migration: Migration) -> None:
-        """The migration and its ledger row. Raises MigrationFailed."""
+    def began(self, session: Session, migration: Migration) -> None:
+        """A migration that is applied statement by statement begins: the ledger may say so. Idempotent."""
+        ...
+
+    def record(self, session: Session, migration: Migration) -> None:
+        """Writes the ledger row of a migration that was applied."""
         ...
 
 
@@ -157,11 +175,16 @@ def only_through(migrations: Sequence[Migration], version: str | None) -> tuple[
     raise InvalidInput(f"the folder has no version {version!r}", next_step=f"its newest is {newest}")
 
 
-def read_rows(session: Session, table: LiteralString, sql: LiteralString) -> list[tuple[object, ...]] | None:
-    """The rows of the ledger ``table``, or None when there is no such table. Raises MigrationFailed for a flood."""
+def read_rows(
+    session: Session, table: LiteralString, sql: LiteralString, parameters: Sequence[object] = ()
+) -> list[tuple[object, ...]] | None:
+    """The rows of the ledger ``table``, or None when there is no such table. Raises MigrationFailed for a flood.
+
+    The last parameter of ``sql`` is the number of rows.
+    """
     if session.query(tenant_sql.TABLE_EXISTS, [table]) != [(True,)]:
         return None
-    rows = session.query(sql, [tenant_sql.LEDGER_ROWS_MAX])
+    rows = session.query(sql, [*parameters, tenant_sql.LEDGER_ROWS_MAX])
     if len(rows) == tenant_sql.LEDGER_ROWS_MAX:
         message = f"the ledger {table} has {len(rows)} rows or more, which no folder of migrations has"
         raise MigrationFailed(Failure(kind="ahead", message=message, next_step="look at that table in the tenant"))

@@ -115,8 +115,10 @@ class DrizzleFolder:
         session.query(tenant_sql.DRIZZLE_CREATE_SCHEMA)
         session.query(tenant_sql.DRIZZLE_CREATE_TABLE)
 
-    def apply(self, session: Session, migration: Migration) -> None:
-        session.run(migration)
+    def began(self, session: Session, migration: Migration) -> None:
+        """This ledger has no word for half a migration."""
+
+    def record(self, session: Session, migration: Migration) -> None:
         session.query(tenant_sql.DRIZZLE_INSERT, [migration.checksum, self._when_of[migration.version]])
 
 

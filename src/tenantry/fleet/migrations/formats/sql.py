@@ -84,8 +84,10 @@ class SqlFolder:
         session.query(tenant_sql.SQL_CREATE_SCHEMA)
         session.query(tenant_sql.SQL_CREATE_TABLE)
 
-    def apply(self, session: Session, migration: Migration) -> None:
-        session.run(migration)
+    def began(self, session: Session, migration: Migration) -> None:
+        """This ledger has no word for half a migration."""
+
+    def record(self, session: Session, migration: Migration) -> None:
         session.query(tenant_sql.SQL_INSERT, [migration.version, migration.name, migration.checksum])
 
 
