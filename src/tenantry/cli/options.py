@@ -26,3 +26,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="SPAN", help="When it goes by itself: 12h, 7d.", show_default=False)
 ]
+
+
+def slugs_of(tenants: list[str] | None) -> list[str] | None:
+    """Of an option that may be repeated, and takes several names with commas between them; None: all."""
+    return [slug for item in tenants for slug in item.split(",") if slug] if tenants else None

@@ -99,3 +99,15 @@ def shown(value: object) -> str:
             return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         case _:
             return str(value)
+
+
+def size_in_words(size: int) -> str:
+    """Bytes as people read them."""
+    if abs(size) < 1024:
+        return f"{size} bytes"
+    value = size / 1024
+    for unit in ("KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

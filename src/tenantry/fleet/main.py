@@ -54,7 +54,10 @@ from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
     from tenantry.fleet.migrations.events import Event
+    from tenantry.fleet.migrations.formats.base import Format
     from tenantry.fleet.migrations.lint.verdict import Verdict
+    from tenantry.fleet.migrations.plan import Plan
+    from tenantry.fleet.migrations.rehearse import Began, Ended, Rehearse, RehearseOptions
     from tenantry.fleet.migrations.run import RunOptions
     from tenantry.runtime.findings import Finding
 
@@ -242,6 +245,25 @@ class Fleet:
             for rule, (reason, files) in verdict.allowed_by_flag.items():
                 noted = list(files[:FILES_NOTED_MAX])
                 events.record(connection, "allow lint rule", rule=rule, reason=reason, files=noted)
+
+    def to_rehearse(
+        self, plan: Plan, *, sample: str | None, seed: int
+    ) -> builtins.list[tuple[TenantSlug, tuple[str, ...]]]:
+        """Whom to rehearse a plan with, and what each lacks: a sample of those that are behind, or all of them."""
+        from tenantry.fleet.migrations.sample import choose
+
+        return choose(self.catalog, self.providers.by_id, plan, sample=sample, seed=seed)
+
+    def rehearsing(
+        self,
+        folder: Format,
+        *,
+        options: RehearseOptions | None = None,
+        on_event: Callable[[Began | Ended], None] = lambda _: None,
+    ) -> Rehearse:
+        from tenantry.fleet.migrations.rehearse import Rehearse
+
+        return Rehearse(self.catalog, self.provider_of, folder, options=options, on_event=on_event)
 
     def migrate(
         self,

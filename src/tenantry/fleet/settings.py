@@ -78,6 +78,15 @@ class Migrations(_Section):
     restore_point: Literal["lsn", "snapshot", "none"] = Field(
         default="lsn", description="How the state of a tenant before a run is kept, for `tenantry migrate undo`."
     )
+    rehearse: Literal["off", "warn", "require"] = Field(
+        default="off", description="What a run does whose migrations were not rehearsed, or not well."
+    )
+    rehearsal_lock_seconds_max: float = Field(
+        default=5.0, gt=0, description="How long a rehearsal may have kept others out of a table, for a run to follow."
+    )
+    rehearsal_sample: str = Field(
+        default="largest:1,oldest:1,random:1", description="Whom `migrate rehearse` chooses of those that are behind."
+    )
     lint: dict[LintRule, Literal["off", "warn", "block"]] = Field(
         default_factory=dict,
         description="Rules of `tenantry migrate lint`: off, warn (the default of most), or block.",

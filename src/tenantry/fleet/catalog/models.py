@@ -516,6 +516,57 @@ class MigrationFailure(Base):
     failed_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
+class MigrationRehearsal(Base):
+    """Migrations that were tried on branches of real tenants; written before the first branch is made."""
+
+    __tablename__ = "migration_rehearsal"
+    __table_args__ = (
+        Index("migration_rehearsal_started_at_idx", text("started_at DESC")),
+        Index("migration_rehearsal_uncleared_idx", "started_at", postgresql_where=text("cleared_at IS NULL")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Its branches have this name, in every project."""
+    format: Mapped[str]
+    directory: Mapped[str]
+    checksum: Mapped[str]
+    """Of the format, the versions and their checksums."""
+    migrations: Mapped[dict[str, str]] = mapped_column(JSONB())
+    tenants: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(UUID()))
+    """In whose projects branches are made."""
+    report: Mapped[object | None] = mapped_column(JSONB(none_as_null=True))
+    passed: Mapped[bool | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    started_by: Mapped[str]
+    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    """When whoever rehearses was last heard of."""
+    finished_at: Mapped[datetime | None]
+    cleared_at: Mapped[datetime | None]
+    """Since when none of its branches is there, or only until it expires."""
+
+
+class MigrationUndo(Base):
+    """A tenant that was brought back to what it was before a run changed it; written before that begins."""
+
+    __tablename__ = "migration_undo"
+    __table_args__ = (
+        CheckConstraint("how IN ('restore', 'down')", name="how"),
+        CheckConstraint("how <> 'restore' OR preserved_as IS NOT NULL", name="preserved_as"),
+        Index("migration_undo_project_id_idx", "project_id"),
+    )
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    how: Mapped[str]
+    preserved_as: Mapped[str | None]
+    """The branch that keeps what the tenant was until then. Where it is there, the tenant is back."""
+    begun_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    begun_by: Mapped[str]
+    finished_at: Mapped[datetime | None]
+    version: Mapped[str | None]
+    """What the tenant's ledger said afterwards."""
+
+
 for statement in (
     """
     CREATE FUNCTION customer_subscription() RETURNS trigger LANGUAGE plpgsql AS $$

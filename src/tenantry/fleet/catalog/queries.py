@@ -128,6 +128,14 @@ def tenant_by_slug(connection: Connection, slug: str) -> Tenant | None:
     return _one(connection, query)
 
 
+def tenants_called(connection: Connection, slugs: Sequence[str]) -> list[Tenant]:
+    """The ready ones of these slugs, in the order of their slugs."""
+    query = _TENANT.where(
+        models.Customer.slug.in_(slugs), models.Customer.deleted_at.is_(None), models.Project.state == "ready"
+    )
+    return _all(connection, query.order_by(models.Customer.slug))
+
+
 def hold_tenant(connection: Connection, tenant: TenantId) -> Tenant:
     """The tenant as it is now, held against every other verb until the transaction ends."""
     held = _one(connection, _TENANT.where(models.Project.id == tenant).with_for_update(of=models.Project))

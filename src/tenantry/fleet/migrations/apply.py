@@ -30,6 +30,8 @@ LOCK_SECONDS_DEFAULT: Final = 5.0
 CONNECT_SECONDS_DEFAULT: Final = 15.0
 CONNECT_DEADLINE_SECONDS_DEFAULT: Final = 30.0
 
+Sessions = Callable[[psycopg.Connection], TenantSession]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
@@ -56,11 +58,11 @@ class Halt:
         self._sessions: dict[TenantSlug, TenantSession] = {}
 
     @contextmanager
-    def session(self, slug: TenantSlug, connection: psycopg.Connection) -> Generator[TenantSession]:
+    def session(self, slug: TenantSlug, connection: psycopg.Connection, make: Sessions) -> Generator[TenantSession]:
         """The session of one tenant, for as long as it can be cancelled. Closes the connection."""
         # Closing, not leaving psycopg's own context: that one would commit what is open.
         with closing(connection):
-            session = TenantSession(connection)
+            session = make(connection)
             self._sessions[slug] = session
             try:
                 yield session
@@ -85,11 +87,13 @@ class Migrator:
     halt: Halt
     points: Points | None = None
     """Keeps the state before the first change; None: it is not wanted."""
+    sessions: Sessions = TenantSession
+    """A rehearsal measures what the session does."""
 
     def migrate(self, slug: TenantSlug) -> TenantResult:
         """Brings one tenant to the newest version, or says why not. ``seconds`` is left for the caller."""
         try:
-            with self.halt.session(slug, self._connect(slug, lambda: self.halt.stopping)) as session:
+            with self.halt.session(slug, self._connect(slug, lambda: self.halt.stopping), self.sessions) as session:
                 return self._transaction(slug, session)
         except Stopped:
             return TenantResult(slug=slug, outcome="not_started")

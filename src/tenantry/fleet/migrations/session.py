@@ -22,6 +22,7 @@ from tenantry.fleet.migrations import tenant_sql
 from tenantry.fleet.migrations.formats.base import Migration, Segment
 from tenantry.fleet.migrations.restore_point import RestorePoint
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
+from tenantry.postgres.lsn import Lsn, parse_lsn
 
 CONNECT_ATTEMPTS_MAX: Final = 6
 CONNECT_PAUSE_SECONDS_FIRST: Final = 0.1
@@ -182,6 +183,11 @@ class TenantSession:
     def command(self, sql: bytes) -> None:
         """One statement that ``tenant_sql`` made, outside a transaction."""
         self._connection.execute(sql)
+
+    def position(self) -> Lsn:
+        """Where the log of the tenant's server is."""
+        [(lsn, _)] = self.query(tenant_sql.TELL_POSITION)
+        return parse_lsn(str(lsn))
 
     def allow_statements(self, *, lock_seconds: float, statement_seconds: float) -> None:
         """The bounds for the migrations' own statements; 0 seconds is no bound."""

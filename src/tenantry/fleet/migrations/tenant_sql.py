@@ -18,7 +18,9 @@ LEDGER_SECONDS_MAX: Final = 30
 _BEGIN_READING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 _SET_TIMEOUTS: Final = "SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {statement_ms}"
 _TRY_LOCK: Final = f"SELECT pg_catalog.pg_try_advisory_xact_lock({ADVISORY_LOCK_KEY})"
-_TELL_POSITION: Final = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text, pg_catalog.clock_timestamp()"
+TELL_POSITION: Final[LiteralString] = (
+    "SELECT pg_catalog.pg_current_wal_insert_lsn()::text, pg_catalog.clock_timestamp()"
+)
 HOLD_LOCK: Final[LiteralString] = "SELECT pg_catalog.pg_try_advisory_lock(%s)"
 """The same lock for the session, taken while the transaction holds it. Ends with the connection."""
 BEGIN: Final[LiteralString] = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
@@ -51,7 +53,7 @@ def begin_locked(*, lock_seconds: float, position: bool = False) -> bytes:
 
     Never waits for the lock inside a transaction: CREATE INDEX CONCURRENTLY of whoever holds it would wait for ours.
     """
-    asked = [_TELL_POSITION.encode()] if position else []
+    asked = [TELL_POSITION.encode()] if position else []
     return b"; ".join([begin(lock_seconds=lock_seconds), _TRY_LOCK.encode(), *asked])
 
 
@@ -174,3 +176,36 @@ def drop_index(qualified: str) -> bytes:
 def finish_detaching(table: str, partition: str) -> bytes:
     """Ends what a broken DETACH PARTITION CONCURRENTLY began; names as the migration writes them."""
     return f"ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE".encode()
+
+
+# What a rehearsal measures, on a branch that nobody else uses.
+STRONG_LOCKS: Final = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
+"""Locks of tables that keep others from writing; the last one keeps them from reading too."""
+TABLES_MAX: Final = 5_000
+"""Tables that are measured."""
+LOCKS_OF_OTHERS: Final[LiteralString] = """\
+SELECT DISTINCT l.relation::bigint, n.nspname::text, c.relname::text, l.mode
+FROM pg_catalog.pg_locks AS l
+JOIN pg_catalog.pg_class AS c ON c.oid = l.relation
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid AND a.usesysid IS NOT NULL
+WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND l.mode = ANY (%s)
+    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    AND c.relkind IN ('r', 'p', 'm')
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname !~ '^pg_temp_'
+LIMIT %s"""
+"""Autovacuum has no user. A table that is being made is not seen from outside, and keeps nobody out."""
+OWN_LOCKS: Final[LiteralString] = """\
+SELECT DISTINCT relation::bigint, mode FROM pg_catalog.pg_locks
+WHERE locktype = 'relation' AND granted AND pid = pg_catalog.pg_backend_pid() AND mode = ANY (%s) LIMIT %s"""
+MEASURE: Final[LiteralString] = """\
+SELECT c.oid::bigint, n.nspname::text, c.relname::text, pg_catalog.pg_relation_filenode(c.oid)::bigint,
+    CASE WHEN c.relkind = 'p' THEN 0 ELSE pg_catalog.pg_relation_size(c.oid) END,
+    pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) + pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)
+        + pg_catalog.pg_stat_get_xact_tuples_deleted(c.oid),
+    pg_catalog.pg_stat_get_xact_tuples_returned(c.oid)
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm')
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname !~ '^pg_temp_' LIMIT %s"""
+"""Each table: where its rows lie (another file: it was rewritten), bytes, and rows written and read by now in this
+transaction."""

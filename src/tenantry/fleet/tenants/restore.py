@@ -158,7 +158,7 @@ def live_at(branch: D, branches: Iterable[D], moment: datetime) -> D:
     A restored branch has only the past of the state that it took. What it showed in between is the past of what was
     preserved.
     """
-    kept = [each for each in branches if each.name.startswith(_prefix(branch.name)) and each.created_at > moment]
+    kept = [each for each in branches if is_dated(each.name, branch.name) and each.created_at > moment]
     return min(kept, key=lambda each: each.created_at, default=branch)
 
 
@@ -167,6 +167,11 @@ def dated_name(branch: str, now: datetime, taken: Collection[str]) -> str:
     name = f"{_prefix(branch)}{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
     return name if name not in taken else next(other for other in numbered if other not in taken)
+
+
+def is_dated(name: str, branch: str) -> bool:
+    """Whether the name is one of ``dated_name`` for this branch."""
+    return name.startswith(_prefix(branch))
 
 
 def _prefix(branch: str) -> str:
