@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tenantry.errors import InvalidInput, TenantryError
@@ -39,6 +39,10 @@ Span = Annotated[str, AfterValidator(_span)]
 
 
 LintRule = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=100)]
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 class _Section(BaseModel):
@@ -92,6 +96,23 @@ class Migrations(_Section):
         description="Rules of `tenantry migrate lint`: off, warn (the default of most), or block.",
         examples=[{"ban-drop-column": "block", "prefer-text-field": "warn"}],
     )
+    tool_timeout: float = Field(default=3600.0, gt=0, description="Seconds that a tool may take for one tenant.")
+    python: Path | None = Field(default=None, description="The interpreter of an Alembic or Django project.")
+    dsn_env: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default=["DATABASE_URL"], min_length=1, description="Variables that hold the tenant's URL while a tool runs."
+    )
+    version_table: str = Field(default="alembic_version", description="Alembic's ledger: a table, or schema.table.")
+    command: str | None = Field(
+        default=None,
+        description="A command that migrates one tenant, for tools that are not known here; run in dir.",
+        examples=["npx knex migrate:latest"],
+    )
+    files: list[str] = Field(
+        default_factory=list,
+        description="The files below dir that the command applies: a change of them is a new version.",
+        examples=[["migrations/*"]],
+    )
+    version: str | None = Field(default=None, max_length=200, description="Or the command's version, said outright.")
 
 
 class Branches(_Section):
@@ -205,8 +226,12 @@ def _anchored(settings: Settings, directory: Path) -> Settings:
         }
     )
     migrations = settings.migrations
-    if "dir" in migrations.model_fields_set and _variable(("migrations", "dir")) not in os.environ:
+    said = migrations.model_fields_set
+    # A command is run in the file's own directory where it says no other.
+    if not said.isdisjoint({"dir", "command"}) and _variable(("migrations", "dir")) not in os.environ:
         migrations = migrations.model_copy(update={"dir": directory / migrations.dir})
+    if migrations.python is not None and _variable(("migrations", "python")) not in os.environ:
+        migrations = migrations.model_copy(update={"python": directory / migrations.python})
     return settings.model_copy(update={"cell": cell, "migrations": migrations})
 
 

@@ -16,7 +16,15 @@ from typing import Final
 import psycopg
 
 from tenantry.errors import TenantryError
-from tenantry.fleet.migrations.formats.base import Format, Judgement, Migration, next_state
+from tenantry.fleet.migrations.by_tool import TOOL_SECONDS_DEFAULT, ByTool
+from tenantry.fleet.migrations.formats.base import (
+    AppliedBySession,
+    AppliedByTool,
+    Format,
+    Judgement,
+    Migration,
+    next_state,
+)
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, refused
 from tenantry.fleet.migrations.restore_point import NOTE_NONE, Points, RestorePoint, Way
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, TenantResult
@@ -45,6 +53,8 @@ class Bounds:
     """One attempt to connect, waking the tenant included."""
     connect_deadline_seconds: float = CONNECT_DEADLINE_SECONDS_DEFAULT
     """All attempts to connect together."""
+    tool_seconds: float = TOOL_SECONDS_DEFAULT
+    """All that a tool does in the tenant."""
 
 
 class Halt:
@@ -94,11 +104,32 @@ class Migrator:
         """Brings one tenant to the newest version, or says why not. ``seconds`` is left for the caller."""
         try:
             with self.halt.session(slug, self._connect(slug, lambda: self.halt.stopping), self.sessions) as session:
+                if isinstance(self.folder, AppliedByTool):
+                    tool = self._by_tool(self.folder, self._keeping(slug))
+                    return tool.migrate(slug, session, lambda: self._connect(slug, lambda: False))
                 return self._transaction(slug, session)
         except Stopped:
             return TenantResult(slug=slug, outcome="not_started")
         except MigrationFailed as error:
             return TenantResult(slug=slug, outcome="failed", failure=error.failure)
+
+    @property
+    def _sql(self) -> AppliedBySession:
+        assert isinstance(self.folder, AppliedBySession), "tools apply theirs themselves"
+        return self.folder
+
+    def _by_tool(self, folder: AppliedByTool, kept: Way | None) -> ByTool:
+        return ByTool(
+            folder=folder,
+            lock_seconds=self.bounds.lock_seconds,
+            statement_seconds=self.bounds.statement_seconds,
+            tool_seconds=self.bounds.tool_seconds,
+            accept_edited=self.accept_edited,
+            stopping=lambda: self.halt.stopping,
+            cancelled=lambda: self.halt.cancelling,
+            position_wanted=kept == "lsn",
+            keep=lambda base, position: self._kept(base, kept, position),
+        )
 
     def _connect(self, slug: TenantSlug, stopping: Callable[[], bool]) -> psycopg.Connection:
         try:
@@ -182,10 +213,11 @@ class Migrator:
         """Applies what is pending, and gives the migrations of each commit after it. A transaction is open at first."""
         for migration in judgement.pending:
             _refuse(migration)
+        folder = self._sql
         progress = self._progress(judgement, session)
         try:
             if create_ledger:
-                self.folder.create_ledger(session)
+                folder.create_ledger(session)
         except psycopg.Error as error:
             failure = sql_failure(error, lost=not session.alive)
             raise MigrationFailed(replace(failure, message=f"making the ledger: {failure.message}")) from error
@@ -232,7 +264,7 @@ class Migrator:
 
     def _stepwise(self, migration: Migration, session: TenantSession, rows: list[ProgressRow]) -> None:
         stepwise = Stepwise(
-            folder=self.folder,
+            folder=self._sql,
             session=session,
             migration=migration,
             lock_seconds=self.bounds.lock_seconds,
@@ -256,7 +288,7 @@ class Migrator:
                 )
             session.run(migration)
             try:
-                self.folder.record(session, migration)
+                self._sql.record(session, migration)
             except psycopg.Error as error:
                 failure = sql_failure(error, lost=not session.alive)
                 message = f"writing the ledger row: {failure.message}"

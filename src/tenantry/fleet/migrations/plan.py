@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from tenantry.fleet.migrations.formats.base import Format, Migration, empty_state, next_state
+from tenantry.fleet.migrations.formats.base import AppliedByTool, Format, Migration, empty_state, next_state
 from tenantry.fleet.migrations.tenant import SchemaState, TenantRef
 
 Standing = Literal["current", "behind", "unknown", "edited", "ahead"]
@@ -109,7 +109,7 @@ def make_plan(
     versions = tuple(migration.version for migration in folder.migrations)
     planned: list[TenantPlan] = []
     for tenant in tenants:
-        applied, standing = _standing(folder.name, tenant.known if trust_catalog else None, states, index_of)
+        applied, standing = _standing(folder, tenant.known if trust_catalog else None, states, index_of)
         if accept_edited and standing == "edited":
             standing = "current" if applied == len(versions) else "behind"
         pending = versions[applied:] if standing in {"behind", "unknown"} else ()
@@ -145,11 +145,13 @@ def states_of(folder: Format) -> tuple[SchemaState, ...]:
 
 
 def _standing(
-    format_name: str, known: SchemaState | None, states: tuple[SchemaState, ...], index_of: dict[str, int]
+    folder: Format, known: SchemaState | None, states: tuple[SchemaState, ...], index_of: dict[str, int]
 ) -> tuple[int, Standing]:
     """How many of the folder's migrations the tenant has by the catalog, and what to call that."""
-    if known is None or known.format != format_name:
+    if known is None or known.format != folder.name:
         return 0, "unknown"
+    if isinstance(folder, AppliedByTool) and known not in states:
+        return 0, folder.standing_of(known)
     if known.version is None:
         applied = 0
     elif known.version in index_of:

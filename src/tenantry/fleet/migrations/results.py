@@ -27,6 +27,7 @@ FailureKind = Literal[
     "connection_lost",  # the connection broke; an open transaction was rolled back
     "outcome_unknown",  # the connection broke while committing and the ledger could not be read afterwards
     "cancelled",  # the operator cancelled it; what was open is rolled back
+    "tool",  # the tool that applies the migrations failed; the ledger says what was kept of its work
     "defect",  # our own mistake
 ]
 Outcome = Literal["applied", "current", "skipped", "failed", "not_started"]
@@ -56,6 +57,10 @@ class Failure:
     """The character of the file at which Postgres points, where it does."""
     statements_kept: int = 0
     """Statements of this migration that stay applied: not 0 only where a migration is half applied."""
+    sql: str | None = None
+    """The statement that failed, shortened, where a tool sent it."""
+    output: str | None = None
+    """The last of what a tool printed, without secrets."""
 
     def __str__(self) -> str:
         code = f"{self.sqlstate} " if self.sqlstate else ""

@@ -33,7 +33,7 @@ from tenantry.fleet.migrations.events import (
     TenantStarted,
     Warned,
 )
-from tenantry.fleet.migrations.formats.base import Format
+from tenantry.fleet.migrations.formats.base import AppliedByTool, Format
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, Plan, TenantPlan
 from tenantry.fleet.migrations.ports import RunLog, Tenants
 from tenantry.fleet.migrations.restore_point import Points
@@ -94,6 +94,7 @@ class Run:
         _check(plan, self._options)
         assert (plan.format, plan.directory) == (folder.name, str(folder.directory)), "the plan is of this folder"
         self._plan = plan
+        self._folder = folder
         self._tenants = tenants
         self._on_event = on_event
         self._run_log = log
@@ -153,6 +154,8 @@ class Run:
             self._halt.stopping = True
             for worker in started:
                 worker.join()
+            if isinstance(self._folder, AppliedByTool):
+                self._folder.close()
         return self._finish(self._clock.monotonic() - began)
 
     def _listen(self, working: int, to_visit: int) -> None:
@@ -267,7 +270,12 @@ def _check(plan: Plan, options: RunOptions) -> None:
             "the lock timeout is 0: a migration that waits for ever holds up every session behind it",
             next_step="give a lock timeout above 0",
         )
-    if bounds.statement_seconds < 0 or bounds.connect_seconds <= 0 or bounds.connect_deadline_seconds <= 0:
+    if (
+        bounds.statement_seconds < 0
+        or bounds.tool_seconds <= 0
+        or bounds.connect_seconds <= 0
+        or bounds.connect_deadline_seconds <= 0
+    ):
         raise InvalidInput("a timeout is negative, or 0 where it must not be")
     if plan.refused:
         first = plan.refused[0]

@@ -18,10 +18,11 @@ from psycopg import generators, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from tenantry.errors import Defect
-from tenantry.fleet.migrations import tenant_sql
+from tenantry.fleet.migrations import tenant_sql, tool_sql
 from tenantry.fleet.migrations.formats.base import Migration, Segment
 from tenantry.fleet.migrations.restore_point import RestorePoint
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
+from tenantry.fleet.migrations.sqlstates import NEXT_STEPS
 from tenantry.postgres.lsn import Lsn, parse_lsn
 
 CONNECT_ATTEMPTS_MAX: Final = 6
@@ -41,20 +42,6 @@ KEEPALIVE_IDLE_SECONDS: Final = 30
 KEEPALIVE_INTERVAL_SECONDS: Final = 10
 KEEPALIVE_COUNT: Final = 3
 """A long statement has no timeout of ours, so a vanished host is noticed by TCP, within a minute."""
-
-_NEXT_STEPS: Final[dict[str, str]] = {
-    "55P03": "a session holds a lock on the table; run again when it has ended, or raise the lock timeout",
-    "57014": "the statement took longer than the statement timeout; raise it, or split the migration",
-    "23505": "mend the tenant's duplicate rows, then run again",
-    "23514": "mend the tenant's rows that break the new check, then run again",
-    "23502": "fill the tenant's empty values, then run again",
-    "23503": "mend the tenant's dangling references, then run again",
-    "42501": "the tenant's owner lacks a right that the migration needs; grant it, then run again",
-    "53100": "the tenant's disk is full; make room, then run again",
-    "25001": "this statement cannot run inside a transaction; move it out of the migration",
-    "55P04": "a new enum value is usable only after its transaction; add it in a rollout of its own, before this one",
-    "40P01": "the tenant's own sessions were in the way; run again",
-}
 
 
 class Stopped(Exception):
@@ -189,6 +176,34 @@ class TenantSession:
         [(lsn, _)] = self.query(tenant_sql.TELL_POSITION)
         return parse_lsn(str(lsn))
 
+    @property
+    def pid(self) -> int:
+        """The server's process of this session."""
+        return self._connection.info.backend_pid
+
+    def place(self) -> dict[str, str]:
+        """The libpq keywords that lead here, the password among them; what is everybody's default is left out."""
+        return {
+            each.keyword.decode(): each.val.decode()
+            for each in self._connection.pgconn.info
+            if each.val and each.val != each.compiled
+        }
+
+    def end_sessions(self, application_name: str) -> None:
+        """Ends the other sessions of that name in this database, and waits until they are gone.
+
+        Raises MigrationFailed (``locked``) when they do not go.
+        """
+        [(left, _)] = self.query(tool_sql.END_SESSIONS, [application_name])
+        if left:
+            raise MigrationFailed(
+                Failure(
+                    kind="locked",
+                    message=f"{left} sessions of a tool that was killed are still at work in this tenant",
+                    next_step="wait until they have ended (pg_stat_activity), then run again",
+                )
+            )
+
     def allow_statements(self, *, lock_seconds: float, statement_seconds: float) -> None:
         """The bounds for the migrations' own statements; 0 seconds is no bound."""
         self._connection.execute(
@@ -279,7 +294,7 @@ def sql_failure(error: psycopg.Error, *, lost: bool, committing: bool = False) -
         message=f"the commit failed: {message}" if committing else message,
         detail=shortened(error.diag.message_detail or "") or None,
         hint=shortened(error.diag.message_hint or "") or None,
-        next_step=_NEXT_STEPS.get(error.sqlstate or "", "mend the cause in this tenant, then run again"),
+        next_step=NEXT_STEPS.get(error.sqlstate or "", "mend the cause in this tenant, then run again"),
     )
 
 

@@ -26,7 +26,7 @@ from tenantry.fleet.migrations.alone import (
     Reindex,
     same_definition,
 )
-from tenantry.fleet.migrations.formats.base import Format, Migration, read_rows
+from tenantry.fleet.migrations.formats.base import AppliedBySession, Migration, read_rows
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
 from tenantry.fleet.migrations.session import ERROR_TEXT_LENGTH_MAX, TenantSession, sql_failure
 from tenantry.fleet.migrations.steps import STARTED, Place, ProgressRow, Step, place_of, session_settings, steps_after
@@ -54,7 +54,7 @@ def read_progress(session: TenantSession, format_name: str) -> dict[str, list[Pr
 class Stepwise:
     """Applies one migration in one tenant. The session holds the lock and has no transaction open."""
 
-    folder: Format
+    folder: AppliedBySession
     session: TenantSession
     migration: Migration
     lock_seconds: float

@@ -1,23 +1,24 @@
 """What every format can do: list its migrations, read a tenant's ledger, judge what is pending, record what is applied.
 
-Reading the folder and judging are pure once the files are loaded; a ``Session`` is a tenant's open transaction, which
-the runner begins and ends.
+What is pending is applied either through our own session, or by the tool itself with a connection of its own. Reading
+the folder and judging are pure once the files are loaded; a ``Session`` is a tenant's open transaction, which the
+runner begins and ends.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, LiteralString, Protocol
+from typing import Final, Literal, LiteralString, Protocol, runtime_checkable
 
 from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations import alone, tenant_sql
 from tenantry.fleet.migrations.alone import Unreadable
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
 from tenantry.fleet.migrations.statements import Obstacle, Statement, split
-from tenantry.fleet.migrations.tenant import SchemaState
+from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
 
 MIGRATION_BYTES_MAX: Final = 16 * 1024 * 1024
 MIGRATIONS_MAX: Final = 5_000
@@ -127,7 +128,7 @@ class Session(Protocol):
 
 
 class Format(Protocol):
-    """A folder of migrations in one tool's format."""
+    """A folder of migrations in one tool's format: ``AppliedBySession`` or ``AppliedByTool``."""
 
     @property
     def name(self) -> str: ...
@@ -148,6 +149,11 @@ class Format(Protocol):
         """What is pending and what does not fit. Pure."""
         ...
 
+
+@runtime_checkable
+class AppliedBySession(Format, Protocol):
+    """Migrations that we apply ourselves: SQL, with its ledger row, through our own session."""
+
     def create_ledger(self, session: Session) -> None:
         """Makes the ledger's table, for a tenant whose ``read_ledger`` gave None."""
         ...
@@ -158,6 +164,46 @@ class Format(Protocol):
 
     def record(self, session: Session, migration: Migration) -> None:
         """Writes the ledger row of a migration that was applied."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolTask:
+    """What a tool shall do in one tenant."""
+
+    slug: TenantSlug
+    place: Mapping[str, str] = field(repr=False)
+    """Where the tenant is, as libpq's keywords (``tools.place_of``). They hold the password."""
+    pending: tuple[Migration, ...]
+    """Everything that the tenant lacks, oldest first."""
+    applied: frozenset[str]
+    """The keys of the ledger, as we read it."""
+    lock_pid: int
+    """The server process that holds our lock: whoever sees its lock is in the right database."""
+    seconds_max: float
+    """When the tool has not finished by then, it is killed."""
+    cancelled: Callable[[], bool] = field(repr=False)
+    """Asked all the time; the tool is killed when it turns true."""
+
+
+@runtime_checkable
+class AppliedByTool(Format, Protocol):
+    """Migrations that only their own tool can apply. What it has done is read from the ledger afterwards."""
+
+    def standing_of(self, known: SchemaState) -> Literal["behind", "unknown", "ahead"]:
+        """What to think of a tenant whose state, by the catalog, is none that this folder leads through. Pure."""
+        ...
+
+    def apply_by_tool(self, task: ToolTask) -> None:
+        """Runs the tool. Returns when it says that it is done; raises MigrationFailed when it does not."""
+        ...
+
+    def applied(self, session: Session, task: ToolTask) -> None:
+        """Writes the ledger where the tool has none of its own; called after ``apply_by_tool``, in a transaction."""
+        ...
+
+    def close(self) -> None:
+        """Ends the processes that wait for further tenants; those that work are their callers'. Safe twice."""
         ...
 
 
