@@ -37,9 +37,11 @@ _KEPT_FROM_TOOLS: Final = ("TENANTRY_API_KEY", "TENANTRY_CATALOG_URL")
 
 APPLICATION_NAME: Final = "tenantry migrate tool"
 """What the connections of tools are called, so that those of a tool that died are found and ended."""
-_NOT_OF_THE_PLACE: Final = frozenset(
-    {"application_name", "fallback_application_name", "client_encoding", "connect_timeout", "passfile", "replication"}
-)
+_OF_THE_PLACE: Final = frozenset(
+    {"host", "hostaddr", "port", "dbname", "user", "password", "options", "sslmode", "sslrootcert", "sslcert", "sslkey",
+     "sslcrl", "sslnegotiation", "channel_binding", "gssencmode", "target_session_attrs"}
+)  # fmt: skip
+"""What a tool's own driver may understand; the rest is between us and libpq."""
 
 
 class ToolEnded(TenantryError):
@@ -227,7 +229,7 @@ def place_of(found: Mapping[str, str], *, lock_seconds: float, statement_seconds
     ``options`` holds the endpoint's name where a cell has no domain, so ours are put behind.
     """
     timeouts = f"-c lock_timeout={round(lock_seconds * 1000)} -c statement_timeout={round(statement_seconds * 1000)}"
-    kept = {name: value for name, value in found.items() if name not in _NOT_OF_THE_PLACE and not _keepalive(name)}
+    kept = {name: value for name, value in found.items() if name in _OF_THE_PLACE}
     options = f"{found.get('options', '')} {timeouts}".strip()
     return {**kept, "options": options, "application_name": APPLICATION_NAME}
 
@@ -235,10 +237,6 @@ def place_of(found: Mapping[str, str], *, lock_seconds: float, statement_seconds
 def timeouts_in(place: Mapping[str, str]) -> str:
     """The part of ``options`` that sets the timeouts."""
     return place["options"][place["options"].rindex("-c lock_timeout") :]
-
-
-def _keepalive(name: str) -> bool:
-    return name.startswith("keepalives") or name == "tcp_user_timeout"
 
 
 def uri_of(place: Mapping[str, str]) -> str:

@@ -41,7 +41,11 @@ class AlembicProject:
             raise InvalidInput(f"version_table {settings.version_table!r} is neither a table nor schema.table")
         self.directory = directory
         self._table = settings.version_table
-        opening = {"ini": _found(directory / "alembic.ini"), "toml": _with_alembic(directory / "pyproject.toml")}
+        opening = {
+            "ini": _found(directory / "alembic.ini"),
+            "toml": _with_alembic(directory / "pyproject.toml"),
+            "version_table": self._table,
+        }
         self._project = PythonProject(directory, "alembic_project.py", opening, settings)
         listed = self._project.listed
         self._before = closure(listed.after)

@@ -31,14 +31,9 @@ else:
 sys.path.remove(_here)
 
 _LIBPQ_ONLY = (
-    "options",
-    "sslmode",
-    "sslrootcert",
-    "application_name",
-    "channel_binding",
-    "gssencmode",
-    "sslnegotiation",
-)
+    "options", "application_name", "hostaddr", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl",
+    "sslnegotiation", "channel_binding", "gssencmode",
+)  # fmt: skip
 """Parameters of a URL that asyncpg does not take by these names."""
 
 
@@ -148,6 +143,11 @@ class _Project:
         check_lock(context.connection.execute(lock).scalar())
         table = context._version
         where = f"{table.schema}.{table.name}" if table.schema else table.name
+        if where != self._request["version_table"]:
+            raise Refused(
+                f"env.py keeps the versions in {where}, not in {self._request['version_table']}",
+                f'say version_table = "{where}" in [migrations]',
+            )
         check_ledger(set(heads), set(self._task["applied"]), where)
         return self._script._upgrade_revs(self._task["target"], heads)
 

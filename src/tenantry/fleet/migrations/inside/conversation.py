@@ -131,7 +131,13 @@ def _place(error: BaseException) -> dict[str, Any]:
     home = os.getcwd() + os.sep  # noqa: PTH109 - compared with the names of files as the interpreter has them
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         name = os.path.abspath(frame.f_code.co_filename)  # noqa: PTH100
-        if name.startswith(home) and "site-packages" not in name and "dist-packages" not in name:
+        # Code that was made on the way has a name like <string>.
+        if (
+            os.path.basename(name)[:1] != "<"
+            and name.startswith(home)
+            and "site-packages" not in name
+            and "dist-packages" not in name
+        ):
             return {"file": name, "line": line}
     return {}
 
@@ -161,6 +167,6 @@ def check_ledger(seen: set[str], expected: set[str], where: str) -> None:
     if seen != expected:
         odd = ", ".join(sorted(seen ^ expected)[:3])
         raise Refused(
-            f"the tool keeps its versions in {where}, and does not find there what we found ({odd})",
-            "if the project names another table or schema for them, say version_table in [migrations]",
+            f"the tool finds other versions in {where} than we do ({odd})",
+            "see whether the project sets a search_path: the role's own is the one that counts here",
         )
