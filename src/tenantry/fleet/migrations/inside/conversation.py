@@ -24,6 +24,7 @@ Handler = Callable[[Request], Reply]
 
 TEXT_LENGTH_MAX = 2000
 """Characters of one text of an error that are kept."""
+_OF_PACKAGES = ("site-packages", "dist-packages")
 CHAIN_MAX = 32
 """Links of a chain of exceptions that are looked at."""
 
@@ -131,13 +132,8 @@ def _place(error: BaseException) -> dict[str, Any]:
     home = os.getcwd() + os.sep  # noqa: PTH109 - compared with the names of files as the interpreter has them
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         name = os.path.abspath(frame.f_code.co_filename)  # noqa: PTH100
-        # Code that was made on the way has a name like <string>.
-        if (
-            os.path.basename(name)[:1] != "<"
-            and name.startswith(home)
-            and "site-packages" not in name
-            and "dist-packages" not in name
-        ):
+        made_on_the_way = frame.f_code.co_filename.startswith("<")
+        if name.startswith(home) and not made_on_the_way and not any(part in name for part in _OF_PACKAGES):
             return {"file": name, "line": line}
     return {}
 
