@@ -8,6 +8,7 @@ is alive at the end is killed, and the run fails.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -16,18 +17,25 @@ import shutil
 import signal
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import pytest
+
+from tenantry.testing.throwaway import ThrowawayCell
+
+from .forks import ForkedCell, Nurseries
 
 RUN_VARIABLE: Final = "TENANTRY_TEST_RUN"
 LEAVE_SECONDS_MAX: Final = 5.0
 """How long a process that has been told to stop may take after the last test."""
 KEPT_BYTES_MAX: Final = 128 * 2**20
+KEPT_FILES_MAX: Final = 10_000
 """Of a larger working directory a failed test keeps only the logs."""
+PREPARED_SECONDS_MAX: Final = 90.0
 _LOG_SUFFIXES: Final = {".log", ".json", ".conf", ".txt"}
 _REBUILDABLE: Final = {"engines", "templates", "__pycache__", "node_modules", "site-packages"}
 _TESTS: Final = Path(__file__).parent
@@ -116,6 +124,77 @@ def engine_directory(new_workdir: Callable[[str], Path]) -> Path:
     return copy / wheel.name / "pginstall"
 
 
+# ---------------------------------------------------------------------------------------------- whole cells
+
+CellFactory = Callable[..., ThrowawayCell]
+
+
+@pytest.fixture(scope="session")
+def nurseries() -> Iterator[Nurseries]:
+    """Where ``tenantry`` is born without being imported anew."""
+    opened = Nurseries()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def prepared_data(pytestconfig: pytest.Config, nurseries: Nurseries) -> Path:
+    """A data directory with the default engine installed and its template built, which takes as long as a few tests.
+
+    Made once for all workers of the run, by a cell that has made a spare of it.
+    """
+    data = pytestconfig.stash[_root].parent / "prepared" / "d"
+    data.parent.mkdir(mode=0o711, exist_ok=True)
+    done = data.parent / "done"
+    with (data.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            with ForkedCell(nurseries, data=data, options=["--no-fleet", "--spares", "1"]) as cell:
+                deadline = time.monotonic() + PREPARED_SECONDS_MAX
+                while not any(cell.data.glob("projects/*/*/bases")):
+                    assert time.monotonic() < deadline, f"no spare was made:\n{cell.log_tail()}"
+                    time.sleep(0.02)
+            done.touch()
+    return data
+
+
+@pytest.fixture(scope="session")
+def prepare(prepared_data: Path) -> Callable[[Path], None]:
+    """Gives a data directory the engine and the template of the run."""
+
+    def link(data: Path) -> None:
+        data.mkdir(mode=0o711, exist_ok=True)
+        for name in ("engines", "templates"):
+            shutil.copytree(
+                prepared_data / name,
+                data / name,
+                symlinks=True,
+                ignore=shutil.ignore_patterns(".*"),
+                copy_function=_link,
+            )
+
+    return link
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # another file system
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+@pytest.fixture(scope="session")
+def new_cell(nurseries: Nurseries, prepare: Callable[[Path], None]) -> CellFactory:
+    """A cell that is not started yet, with the arguments of ``ThrowawayCell``; whoever makes it closes it."""
+
+    def make(data: Path, **settings: Any) -> ThrowawayCell:
+        if not data.exists():
+            prepare(data)
+        return ForkedCell(nurseries, data=data, **settings)
+
+    return make
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
@@ -135,8 +214,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _keep(source: Path, destination: Path) -> None:
     """Copies what a human may want to read; never sockets, pipes, or what anybody can build again."""
-    size = sum(path.lstat().st_size for path in source.rglob("*") if not _REBUILDABLE.intersection(path.parts))
-    only_logs = size > KEPT_BYTES_MAX
+    sizes = [path.lstat().st_size for path in source.rglob("*") if not _REBUILDABLE.intersection(path.parts)]
+    only_logs = sum(sizes) > KEPT_BYTES_MAX or len(sizes) > KEPT_FILES_MAX
 
     def left_out(folder: str, names: list[str]) -> list[str]:
         modes = {name: (Path(folder) / name).lstat().st_mode for name in names}

@@ -49,11 +49,12 @@ OpenCell = Callable[..., AbstractAsyncContextManager[Bare]]
 
 
 @pytest.fixture(scope="session")
-def shared_engines(new_workdir: Callable[[str], Path]) -> Path:
-    """Engines and templates, made once for all tests of a worker."""
+def shared_engines(new_workdir: Callable[[str], Path], prepare: Callable[[Path], None]) -> Path:
+    """Engines and templates for all tests of a worker: the default ones are there."""
     path = new_workdir("eng")
+    prepare(path)
     for name in ("engines", "templates"):
-        (path / name).mkdir(mode=0o755)
+        (path / name).chmod(0o755)
     return path
 
 

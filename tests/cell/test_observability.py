@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,8 +15,8 @@ from tenantry.testing.throwaway import ThrowawayCell
 
 
 @pytest.fixture
-def cell(workdir: Path) -> Iterator[ThrowawayCell]:
-    made = ThrowawayCell(data=workdir / "d", options=["--no-fleet", "--log-format", "json", "--log-level", "debug"])
+def cell(workdir: Path, new_cell: Callable[..., ThrowawayCell]) -> Iterator[ThrowawayCell]:
+    made = new_cell(workdir / "d", options=["--no-fleet", "--log-format", "json", "--log-level", "debug"])
     made.start()
     yield made
     made.close()

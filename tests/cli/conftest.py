@@ -22,6 +22,8 @@ from tenantry.neon.client import NeonClient
 from tenantry.neon.shapes import ProjectListItem
 from tenantry.testing.throwaway import ThrowawayCell
 
+from ..forks import Nurseries
+
 COMMAND_SECONDS_MAX = 60
 Query = Callable[[str, str], list[Any]]
 _OURS = ("TENANTRY_API", "TENANTRY_CATALOG", "TENANTRY_DATA", "TENANTRY_TRACEBACK")
@@ -36,8 +38,12 @@ def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         stdin=subprocess.DEVNULL,
         timeout=COMMAND_SECONDS_MAX,
-        env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | environment,
+        env=_without_ours() | environment,
     )
+
+
+def _without_ours() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
 def within(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,10 +74,14 @@ class Operator:
     """Somebody at a terminal on the machine of a running cell."""
 
     cell: ThrowawayCell
+    nurseries: Nurseries
 
     def run(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """In a process of its own."""
-        return self._checked(program, arguments, code, environment)
+        return self._checked(self._forked, arguments, code, environment)
+
+    def _forked(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.nurseries.run(arguments, _without_ours() | environment, timeout=COMMAND_SECONDS_MAX)
 
     def do(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """In this process."""
@@ -99,16 +109,16 @@ class Operator:
 
 
 @pytest.fixture(scope="session")
-def cell(new_workdir: Callable[[str], Path]) -> Iterator[ThrowawayCell]:
+def cell(new_workdir: Callable[[str], Path], new_cell: Callable[..., ThrowawayCell]) -> Iterator[ThrowawayCell]:
     # Its worker does jobs and no passes: whoever tests a pass runs it, and counts on nobody else doing so meanwhile.
     jobs_alone = {"TENANTRY_WORKER__QUEUES": '["tenants"]'}
-    with ThrowawayCell(data=new_workdir("cli") / "data", options=["--spares", "2"], environment=jobs_alone) as cell:
+    with new_cell(new_workdir("cli") / "data", options=["--spares", "2"], environment=jobs_alone) as cell:
         yield cell
 
 
 @pytest.fixture
-def operator(cell: ThrowawayCell) -> Operator:
-    return Operator(cell)
+def operator(cell: ThrowawayCell, nurseries: Nurseries) -> Operator:
+    return Operator(cell, nurseries)
 
 
 @pytest.fixture(scope="session")

@@ -182,9 +182,9 @@ def test_creates_of_one_name_at_once_make_one_project(operator: Operator, name: 
 
 
 def test_up_finds_its_catalog_again_and_finishes_what_was_interrupted(
-    new_workdir: Callable[[str], Path], name: str
+    new_workdir: Callable[[str], Path], new_cell: Callable[..., ThrowawayCell]
 ) -> None:
-    cell = ThrowawayCell(data=new_workdir("crash") / "data", options=["--spares", "1"])
+    cell = new_cell(new_workdir("crash") / "data", options=["--spares", "1"])
     cell.environment["TENANTRY_FAILPOINTS"] = "catalog.created=kill"
     try:
         cell.launch()

@@ -108,9 +108,11 @@ def test_orphans_of_both_sides_are_told_with_their_fix_and_one_is_removed(operat
         assert operator.json("doctor")["ok"] is True
 
 
-def test_a_killed_cell_is_wrong_and_so_is_what_others_may_read(workdir: Path, program: Callable[..., Any]) -> None:
+def test_a_killed_cell_is_wrong_and_so_is_what_others_may_read(
+    workdir: Path, new_cell: Callable[..., ThrowawayCell], program: Callable[..., Any]
+) -> None:
     data = workdir / "d"
-    with ThrowawayCell(data=data, options=["--no-fleet", "--spares", "0"]) as cell:
+    with new_cell(data, options=["--no-fleet", "--spares", "0"]) as cell:
         cell.kill()
         (data / "operator.key").chmod(0o644)
         done = program("doctor", "--data", str(data))
@@ -189,9 +191,11 @@ def test_listeners_are_read_as_the_kernel_writes_them(monkeypatch: pytest.Monkey
     assert not host_alone(["127.0.0.1", "0.0.0.0"])
 
 
-def test_an_open_door_without_tls_is_wrong(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_door_without_tls_is_wrong(
+    workdir: Path, new_cell: Callable[..., ThrowawayCell], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listeners, "bound_to", Answer(["0.0.0.0"]))
-    with ThrowawayCell(data=workdir / "d", options=["--no-fleet", "--spares", "0"]):
+    with new_cell(workdir / "d", options=["--no-fleet", "--spares", "0"]):
         found = listeners.examine(workdir / "d")
     assert named(found, "API").level == "wrong"
     assert "not only this machine" in named(found, "API").found

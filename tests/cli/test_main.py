@@ -45,18 +45,28 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded & heavy == set()
 
 
-def test_what_up_waits_for_is_not_the_fleets_catalog() -> None:
-    """The worker beside it needs these, and so do most commands; a cell that starts does not."""
-    waits = "import tenantry.cli.resident, tenantry.cli.serving, tenantry.cli.target, tenantry.cell.config"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        # The worker beside it needs these, and so do most commands; a cell that starts does not.
+        (
+            "tenantry.cli.resident, tenantry.cli.serving, tenantry.cli.target, tenantry.cell.config",
+            {"sqlalchemy", "alembic", "procrastinate", "pydantic_settings"},
+        ),
+        # Each of the door's workers is a process that a cell waits for.
+        ("tenantry.cell.proxy.worker", {"pydantic", "fastapi", "httpx", "psycopg", "typer"}),
+    ],
+    ids=["up", "worker of the door"],
+)
+def test_what_a_cell_waits_for_is_not_more_than_it_needs(modules: str, heavy: set[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {waits}; print(*sys.modules)"],
+        [sys.executable, "-c", f"import sys; import {modules}; print(*sys.modules)"],
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    heavy = {"sqlalchemy", "alembic", "procrastinate", "pydantic_settings"}
-    assert "tenantry.cli.serving" in done.stdout.split()
+    assert modules.rpartition(" ")[2] in done.stdout.split()
     assert set(done.stdout.split()) & heavy == set()
 
 

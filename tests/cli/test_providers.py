@@ -27,9 +27,9 @@ def secret_file(path: Path, text: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cell(new_workdir: Callable[[str], Path]) -> Iterator[ThrowawayCell]:
+def cell(new_workdir: Callable[[str], Path], new_cell: Callable[..., ThrowawayCell]) -> Iterator[ThrowawayCell]:
     """One of our own: once a region is defined, every new tenant is placed in one."""
-    with ThrowawayCell(data=new_workdir("regions") / "data", options=["--spares", "0"]) as cell:
+    with new_cell(new_workdir("regions") / "data", options=["--spares", "0"]) as cell:
         yield cell
 
 

@@ -13,11 +13,14 @@ from tenantry.testing.throwaway import ThrowawayCell
 
 
 def test_the_worker_of_up_reads_the_settings_of_whoever_started_it(
-    new_workdir: Callable[[str], Path], workdir: Path, monkeypatch: pytest.MonkeyPatch
+    new_workdir: Callable[[str], Path],
+    new_cell: Callable[..., ThrowawayCell],
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (workdir / "tenantry.toml").write_text("[tenants]\nready = 1\n")
     monkeypatch.chdir(workdir)
-    with ThrowawayCell(data=new_workdir("res") / "data", options=["--spares", "0"]) as cell:
+    with new_cell(new_workdir("res") / "data", options=["--spares", "0"]) as cell:
         deadline = time.monotonic() + 60
         while not (found := _worker(cell)):
             assert time.monotonic() < deadline, "no worker was started"

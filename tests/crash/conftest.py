@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import re
-import select
-import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import psycopg
@@ -31,105 +25,18 @@ from tenantry.testing.throwaway import ThrowawayCell
 CellMaker = Callable[..., ThrowawayCell]
 
 
-@pytest.fixture(scope="session")
-def template(new_workdir: Callable[[str], Path]) -> Path:
-    """A data directory with the default engine installed and its template built, which takes as long as a few tests."""
-    path = new_workdir("tpl")
-    with ThrowawayCell(data=path / "d", options=["--no-fleet", "--spares", "1"]) as cell:
-        until(lambda: any(cell.data.glob("projects/*/*")), "the first spare is made")
-    return path / "d"
-
-
 @pytest.fixture
-def make_cell(workdir: Path, template: Path) -> Iterator[CellMaker]:
+def make_cell(workdir: Path, new_cell: Callable[..., ThrowawayCell]) -> Iterator[CellMaker]:
     """Makes cells (without a fleet) below the test's directory; all are closed at the end."""
     made: list[ThrowawayCell] = []
 
-    def make(name: str = "d", *options: str, forked: bool = False, **environment: str) -> ThrowawayCell:
-        """``forked``: from a nursery, for tests that start it dozens of times."""
-        kind = ForkedCell if forked else ThrowawayCell
-        cell = kind(data=workdir / name, options=["--no-fleet", *options], environment=environment)
-        made.append(cell)
-        if not cell.data.exists():
-            cell.data.mkdir(mode=0o711)
-            for directory in ("engines", "templates"):
-                shutil.copytree(template / directory, cell.data / directory, symlinks=True, copy_function=_link)
-        return cell
+    def make(name: str = "d", *options: str, **environment: str) -> ThrowawayCell:
+        made.append(new_cell(workdir / name, options=["--no-fleet", *options], environment=environment))
+        return made[-1]
 
     yield make
     for cell in made:
         cell.close()
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # another file system
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-class Born:
-    """A process of the nursery, as far as cells look at theirs."""
-
-    def __init__(self, nursery: subprocess.Popen[bytes]) -> None:
-        assert nursery.stdout is not None
-        self._nursery = nursery
-        self._answers = nursery.stdout
-        self.pid = int(self._answers.readline())
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.wait(0)
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        if self.returncode is None:
-            ready, _, _ = select.select([self._answers], [], [], timeout)
-            if not ready:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
-            self.returncode = int(self._answers.readline())
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-
-class ForkedCell(ThrowawayCell):
-    """A cell that is started as a fork of a process which has imported everything."""
-
-    _nursery: subprocess.Popen[bytes] | None = None
-
-    def launch(self) -> None:
-        assert self._process is None or self._process.poll() is not None, "the cell runs already"
-        if self._nursery is None:
-            self._nursery = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("nursery.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-            )
-        assert self._nursery.stdin is not None
-        order = {
-            "arguments": [
-                *("up", "--data", str(self.data), "--http", self.http, "--postgres", self.postgres),
-                *self.options,
-            ],
-            "environment": self.environment,
-            "log": str(self.log),
-        }
-        self._nursery.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process = cast("subprocess.Popen[bytes]", Born(self._nursery))
-
-    def close(self) -> None:
-        super().close()
-        if self._nursery is not None:
-            self._nursery.communicate()
-            self._nursery = None
 
 
 RESTARTING = "the server is restarting"

@@ -38,7 +38,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None
 
 
 def test_killed_at_every_step_of_create(make_cell: Any, api: Any, check_whole: Any, connect: Any) -> None:
-    cell = make_cell("d", "--spares", "0", forked=True)
+    cell = make_cell("d", "--spares", "0")
     cell.environment = {"TENANTRY_FAILPOINTS": f"{CREATE_POINTS[0]}=kill"}
     cell.start()
     for point, following in zip(CREATE_POINTS, [*CREATE_POINTS[1:], None], strict=True):
@@ -75,7 +75,7 @@ def _passages(point: str) -> int:
 
 
 def test_killed_while_making_spares(make_cell: Any, api: Any, check_whole: Any) -> None:
-    cell = make_cell("d", "--spares", "1", forked=True)
+    cell = make_cell("d", "--spares", "1")
     for point in ("head.directories", "head.cloned", "spare.before_row"):
         cell.environment = {"TENANTRY_FAILPOINTS": f"{point}=kill"}
         cell.launch()
@@ -93,7 +93,7 @@ def test_killed_while_making_spares(make_cell: Any, api: Any, check_whole: Any) 
 def test_killed_at_every_step_of_delete(
     make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Callable[[Path], list[int]]
 ) -> None:
-    cell = make_cell("d", "--spares", "0", "--recover-for", "0", forked=True)
+    cell = make_cell("d", "--spares", "0", "--recover-for", "0")
     cell.start()
     client = api(cell)
     kept = client.create("kept")["project"]["id"]
@@ -142,7 +142,7 @@ def test_killed_while_deleting_what_can_be_recovered(
     make_cell: Any, api: Any, check_whole: Any, connect: Any, postgres_pids: Callable[[Path], list[int]]
 ) -> None:
     """It is gone from the first moment on, its instance ends when the cell comes back, and nothing of it is lost."""
-    cell = make_cell("d", "--spares", "0", forked=True)
+    cell = make_cell("d", "--spares", "0")
     cell.start()
     client = api(cell)
     project = client.create("ACME")["project"]["id"]

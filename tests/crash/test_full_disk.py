@@ -58,7 +58,7 @@ def disk(workdir: Path) -> Iterator[Disk]:
 @pytest.fixture
 def life(disk: Disk, make_cell: Any, api: Any, open_tenant: Any, until: Any) -> tuple[Any, Any]:
     """A cell on the small disk, and a tenant; closed before the disk is."""
-    cell = make_cell(f"{disk.place.name}/d", "--spares", "0", "--recover-for", "0", forked=True)
+    cell = make_cell(f"{disk.place.name}/d", "--spares", "0", "--recover-for", "0")
     cell.log = disk.place.parent / "d.log"  # a log that cannot be written to is another matter
     cell.start()
     return cell, open_tenant(api(cell), "ACME")

@@ -39,7 +39,7 @@ from tenantry.runtime import child
 from tenantry.testing.throwaway import ThrowawayCell
 
 SOAK_SECONDS = float(os.environ.get("TENANTRY_SOAK_SECONDS", "600"))
-LIVES, STEPS = 2, 16
+LIVES, STEPS = 1, 20
 LIVES_LONG, STEPS_LONG = 5, 40
 BRANCHES_MAX = 7
 SNAPSHOTS_MAX = 4
@@ -972,7 +972,8 @@ def _head(process: child.Identity) -> str:
 
 
 @pytest.fixture
-def world(workdir: Path) -> Iterator[World]:
+def world(workdir: Path, prepare: Callable[[Path], None]) -> Iterator[World]:
+    prepare(workdir / "d")
     opened = World(workdir / "d")
     opened.start()
     yield opened

@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(900)  # dozens of starts, on machines with other things to do
 DIE_SECONDS_MAX = 60.0
-STEPS_SOME = 2
+STEPS_SOME = 1
 """Of each piece of work, drawn anew in each run: the long form dies at all of them."""
 
 
@@ -66,7 +66,7 @@ def new_life(request: pytest.FixtureRequest, make_cell: Any, api: Any, chance: A
         return [points[place] for place in sorted(places)]
 
     def make() -> Life:
-        life = Life(make_cell("d", "--spares", "0", "--recover-for", "0", forked=True), api, chosen)
+        life = Life(make_cell("d", "--spares", "0", "--recover-for", "0"), api, chosen)
         life.start()
         return life
 

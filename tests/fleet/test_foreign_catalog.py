@@ -15,14 +15,16 @@ from tenantry.neon.client import NeonClient
 from tenantry.testing.throwaway import ThrowawayCell
 
 
-def test_the_catalog_may_be_a_database_of_the_operators_own(new_database: Callable[[], str], tmp_path: Path) -> None:
+def test_the_catalog_may_be_a_database_of_the_operators_own(
+    new_database: Callable[[], str], new_cell: Callable[..., ThrowawayCell], workdir: Path
+) -> None:
     url = new_database()
     with psycopg.connect(url) as connection:
         connection.execute("create table salesman (name text)")
-    secret = tmp_path / "catalog"
+    secret = workdir / "catalog"
     secret.write_text(url + "\n")
     secret.chmod(0o600)
-    with ThrowawayCell(options=["--catalog-url-file", str(secret), "--spares", "0"]) as cell:
+    with new_cell(workdir / "d", options=["--catalog-url-file", str(secret), "--spares", "0"]) as cell:
         environment = {**os.environ, "TENANTRY_DATA": str(cell.data)}
         done = subprocess.run(
             [sys.executable, "-m", "tenantry", "create", "ACME Corp", "--json"],

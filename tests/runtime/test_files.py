@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tenantry.errors import Defect, OperatorError, Unavailable
+from tenantry.errors import Defect, DiskFull, OperatorError, Unavailable
 from tenantry.runtime import files
 
 ROOT = os.geteuid() == 0
@@ -250,3 +253,73 @@ class TestTraversable:
                 stderr=subprocess.DEVNULL,
             )  # fmt: skip
             assert files.traversable_for(place / "in", 50123, 50123) == (asked.returncode == 0), f"{mode:o}"
+
+
+class Disk:
+    """Stands where the kernel syncs: each sync ends when it is let, in the way that is said."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.endings: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
+        self.syncs = 0
+
+    def sync(self, path: Path) -> None:
+        del path
+        self.syncs += 1
+        self.begun.release()
+        if (failure := self.endings.get(timeout=30)) is not None:
+            raise failure
+
+
+class TestSharedSync:
+    @pytest.fixture
+    def disk(self, monkeypatch: pytest.MonkeyPatch) -> Disk:
+        disk = Disk()
+        monkeypatch.setattr(files, "_sync_file_system", disk.sync)
+        return disk
+
+    @staticmethod
+    def _come(pool: ThreadPoolExecutor, workdir: Path, number: int) -> list[Future[None]]:
+        """So many who wait for a sync that has not begun."""
+        shared = files._syncs.of(workdir.stat().st_dev)
+        before = len(shared._waiting)
+        came = [pool.submit(files.syncfs, workdir) for _ in range(number)]
+        deadline = time.monotonic() + 30
+        while len(shared._waiting) < before + number:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return came
+
+    def test_whoever_comes_during_a_sync_shares_the_next(self, disk: Disk, workdir: Path) -> None:
+        with ThreadPoolExecutor(6) as pool:
+            first = pool.submit(files.syncfs, workdir)
+            assert disk.begun.acquire(timeout=30)
+            others = self._come(pool, workdir, 5)
+            disk.endings.put(None)
+            first.result(30)
+            assert disk.begun.acquire(timeout=30)
+            assert not any(each.done() for each in others), "what ran before they came is not theirs"
+            disk.endings.put(None)
+            for each in others:
+                each.result(30)
+        assert disk.syncs == 2
+        disk.endings.put(None)
+        files.syncfs(workdir)
+        assert disk.syncs == 3, "nobody relies on a sync that has ended"
+
+    @pytest.mark.parametrize("failing", [1, 2])
+    def test_a_failure_is_told_to_all_whose_pages_it_may_have_met(
+        self, disk: Disk, workdir: Path, failing: int
+    ) -> None:
+        full = OSError(errno.ENOSPC, "full")
+        with ThreadPoolExecutor(4) as pool:
+            first = pool.submit(files.syncfs, workdir)
+            assert disk.begun.acquire(timeout=30)
+            others = self._come(pool, workdir, 3)
+            for number in (1, 2):
+                disk.endings.put(full if number == failing else None)
+            assert (first.exception(30) is not None) == (failing == 1)
+            for each in others:
+                assert isinstance(each.exception(30), DiskFull)
+        disk.endings.put(None)
+        files.syncfs(workdir)

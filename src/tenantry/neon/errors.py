@@ -1,12 +1,15 @@
-"""The error tree on the wire: what an error becomes in an answer, and what an answer becomes for a client."""
+"""The error tree on the wire: what an error becomes in an answer, and what an answer becomes for a client.
+
+Imports no other shape of the contract: the front door's workers answer errors and nothing else of it.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Final
-
-from pydantic import ValidationError
+from dataclasses import dataclass
+from typing import Any, Final
 
 from tenantry.errors import (
     Conflict,
@@ -25,7 +28,6 @@ from tenantry.errors import (
     Unavailable,
 )
 from tenantry.neon.ids import RequestId
-from tenantry.neon.shapes import ErrorBody
 
 REQUEST_ID_HEADERS: Final = ("x-request-id", "x-neon-ret-request-id")
 """Where an answer carries its request id: the name that the contract lets clients set, and Neon's own."""
@@ -73,6 +75,20 @@ _BY_STATUS: Final[dict[int, type[TenantryError]]] = {
 _BY_CODE: Final[dict[str, type[TenantryError]]] = {kind.code: kind for kind in (OperatorError, DiskFull, Defect)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorBody:
+    """``GeneralError``: the body of every answer that is not a success."""
+
+    request_id: str | None = None
+    code: str = ""
+    message: str = ""
+
+    def to_json(self) -> bytes:
+        """The JSON text as the contract wants it."""
+        fields = {"request_id": self.request_id, "code": self.code, "message": self.message}
+        return json.dumps({name: text for name, text in fields.items() if text is not None}).encode()
+
+
 def is_request_id(text: str) -> bool:
     """Whether ``text`` may be used as a request id: short, and harmless in a header and in a log."""
     return _REQUEST_ID.fullmatch(text) is not None
@@ -113,9 +129,17 @@ def _kind(status: int, code: str) -> type[TenantryError]:
 def _read_body(body: bytes) -> ErrorBody:
     """An error body, or an empty one: what stands between us and the API may answer with a page of its own."""
     try:
-        return ErrorBody.model_validate_json(body)
-    except ValidationError:
+        told: Any = json.loads(body)
+    except (ValueError, RecursionError):
         return ErrorBody()
+    if not isinstance(told, dict):
+        return ErrorBody()
+    fields: dict[str, Any] = {name: told[name] for name in ("request_id", "code", "message") if name in told}
+    request_id = fields.get("request_id")
+    known = isinstance(request_id, str | None) and all(
+        isinstance(text, str) for name, text in fields.items() if name != "request_id"
+    )
+    return ErrorBody(**fields) if known else ErrorBody()
 
 
 def _seconds(retry_after: str | None) -> float | None:

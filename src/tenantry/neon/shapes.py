@@ -29,14 +29,6 @@ SuspendSeconds = Annotated[int, Field(ge=-1, le=604_800)]
 QuotaAmount = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
-class ErrorBody(Shape):
-    """``GeneralError``: the body of every answer that is not a success."""
-
-    request_id: str | None = None
-    code: str = ""
-    message: str = ""
-
-
 # -- settings ------------------------------------------------------------------------------------------------
 
 

@@ -165,17 +165,87 @@ def fsync_dir(path: Path) -> None:
 def syncfs(path: Path) -> None:
     """Makes everything written so far to the file system of ``path`` durable.
 
-    Raises OperatorError for a full disk or an input/output error, also one that an earlier write-back met.
+    Who comes while another thread's sync runs waits for the next one together with all others who do: one sync serves
+    however many have written meanwhile. Raises OperatorError for a full disk or an input/output error, also one that
+    an earlier write-back met.
     """
     with explained("cannot sync the file system of", path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        _syncs.of(path.stat().st_dev).sync(path)
+        _record("syncfs", path)
+
+
+class _SharedSync:
+    """The syncs of one file system, one after another."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._begun = 0
+        self._ended = 0
+        self._failed: dict[int, OSError] = {}
+        """Of the syncs that somebody who waits has to know of, those that failed."""
+        self._waiting: list[int] = []
+        """For each who waits, the first sync whose failure may be theirs."""
+
+    def sync(self, path: Path) -> None:
+        """Returns once a sync has ended that began after this call. Raises its OSError."""
+        with self._changed:
+            mine = self._begun + 1
+            # The kernel tells of a page that it could not write once: also the sync that runs now may have met ours.
+            first = self._ended + 1
+            self._waiting.append(first)
+            try:
+                while self._ended < mine and self._begun > self._ended:
+                    self._changed.wait()
+                if self._ended < mine:
+                    self._run(path)
+                for number in range(first, mine + 1):
+                    if (error := self._failed.get(number)) is not None:
+                        raise OSError(error.errno, error.strerror, str(path)) from error
+            finally:
+                self._waiting.remove(first)
+                needed = min(self._waiting, default=self._ended + 1)
+                self._failed = {number: error for number, error in self._failed.items() if number >= needed}
+
+    def _run(self, path: Path) -> None:
+        """Called and left with the lock held, which others have while the disk works."""
+        self._begun = number = self._begun + 1
+        self._changed.release()
+        failed: OSError | None = None
         try:
-            if _libc.syncfs(descriptor) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(path))
-            _record("syncfs", path)
+            _sync_file_system(path)
+        except OSError as error:
+            failed = error
         finally:
-            os.close(descriptor)
+            self._changed.acquire()
+            if failed is not None:
+                self._failed[number] = failed
+            self._ended = number
+            self._changed.notify_all()
+
+
+class _Syncs:
+    """The file systems that were synced, by device. There are as many as data directories lie on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shared: dict[int, _SharedSync] = {}
+
+    def of(self, device: int) -> _SharedSync:
+        with self._lock:
+            return self._shared.setdefault(device, _SharedSync())
+
+
+_syncs: Final = _Syncs()
+
+
+def _sync_file_system(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def write_out(descriptor: int, size: int) -> None:

@@ -30,10 +30,10 @@ NEONS = frozenset[Feature](
 
 
 @pytest.fixture(scope="session")
-def cell(new_workdir: Callable[[str], Path]) -> Iterator[ThrowawayCell]:
+def cell(new_workdir: Callable[[str], Path], new_cell: Callable[..., ThrowawayCell]) -> Iterator[ThrowawayCell]:
     """With a fleet, so that it has a catalog; the suites of providers use it as one provider among others."""
     options = ["--spares", "2", "--recover-for", "0"]
-    with ThrowawayCell(data=new_workdir("providers") / "data", options=options) as cell:
+    with new_cell(new_workdir("providers") / "data", options=options) as cell:
         yield cell
 
 

@@ -37,12 +37,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def second(new_workdir: Callable[[str], Path]) -> Iterator[ThrowawayCell]:
+def second(new_workdir: Callable[[str], Path], new_cell: Callable[..., ThrowawayCell]) -> Iterator[ThrowawayCell]:
     """Whose address is the same after a restart. It is home to no fleet."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         http = f"127.0.0.1:{free.getsockname()[1]}"
     options = ["--spares", "2", "--no-fleet", "--recover-for", "0"]
-    with ThrowawayCell(data=new_workdir("second") / "data", options=options, http=http) as cell:
+    with new_cell(new_workdir("second") / "data", options=options, http=http) as cell:
         yield cell
 
 
@@ -84,7 +84,7 @@ def wide_fleet(cell: ThrowawayCell, catalog_url: str) -> Iterator[Fleet]:
 
 @pytest.mark.crash
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [24, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_cell_dies_while_tenants_are_created_and_all_of_them_exist_once(
     wide_fleet: Fleet, second: ThrowawayCell, second_id: ProviderId, number: int
 ) -> None:
