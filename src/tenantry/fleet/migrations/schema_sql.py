@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-ROWS_MAX: Final = 50_000
+ROWS_MAX: Final = "50000"
 """Objects of one kind that are read from a tenant."""
-DEFINITION_LENGTH_MAX: Final = 100_000
+DEFINITION_LENGTH_MAX: Final = "100000"
 """Characters of one definition: a function's body may have any length."""
 
 SETTINGS: Final[LiteralString] = """
@@ -371,9 +371,19 @@ _SEQUENCE: Final[LiteralString] = (
 """
 )
 
+# Postgres tells their columns in the order of the table's, which does not count.
 _STATISTICS: Final[LiteralString] = (
     """
-    SELECT pg_catalog.format('%%I.%%I', n.nspname, s.stxname), pg_catalog.pg_get_statisticsobjdef(s.oid)
+    SELECT pg_catalog.format('%%I.%%I', n.nspname, s.stxname), pg_catalog.concat('create statistics ',
+        pg_catalog.format('%%I.%%I', n.nspname, s.stxname), ' (', (
+            SELECT pg_catalog.string_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies'
+                WHEN 'm' THEN 'mcv' ELSE 'expressions' END, ', ' ORDER BY k) FROM unnest(s.stxkind) k), ') on ', (
+            SELECT pg_catalog.string_agg(part, ', ' ORDER BY part COLLATE "C") FROM (
+                SELECT pg_catalog.quote_ident(a.attname) FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = s.stxrelid AND a.attnum = ANY (s.stxkeys)
+                UNION ALL
+                SELECT unnest(pg_catalog.pg_get_statisticsobjdef_expressions(s.oid))
+            ) parts(part)), ' from ', s.stxrelid::pg_catalog.regclass::text)
     FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
     WHERE """
     + _SCHEMAS
@@ -605,3 +615,20 @@ QUESTIONS: Final[tuple[tuple[str, LiteralString], ...]] = (
     (COMMENTS, _COMMENT),
 )
 """Kind and question, in the order in which one would make the objects."""
+
+
+def bounded(question: LiteralString) -> LiteralString:
+    """The question, with an answer of bounded size: of a definition that is too long the beginning and a checksum."""
+    return f"""
+        SELECT pg_catalog.left(a.name, 1000), CASE WHEN pg_catalog.length(a.definition) > {DEFINITION_LENGTH_MAX}
+            THEN pg_catalog.concat(pg_catalog.left(a.definition, {DEFINITION_LENGTH_MAX}), ' -- and more: ',
+                pg_catalog.md5(a.definition)) ELSE a.definition END
+        FROM ({question}) a(name, definition) LIMIT {ROWS_MAX}
+    """
+
+
+def begin(*, lock_seconds: float, statement_seconds: float) -> bytes:
+    """Begins a transaction that sees one moment, can change nothing, and waits for nothing for long."""
+    timeouts = f"SET LOCAL lock_timeout = {round(lock_seconds * 1000)}; "
+    timeouts += f"SET LOCAL statement_timeout = {round(statement_seconds * 1000)}"
+    return f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {timeouts}".encode()

@@ -1,0 +1,50 @@
+"""Empty databases for a moment: a project at a provider, like a new tenant's, that is deleted again.
+
+One that a killed process left is found by its name by the next that makes one, once it is old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+from tenantry.errors import TenantryError
+from tenantry.fleet.catalog.records import ProviderId
+from tenantry.fleet.providers.ports import Provider
+from tenantry.runtime.failpoints import failpoint
+
+NAME: Final = "tenantry-reference"
+"""Before the uuid in brackets that names of a fleet's projects end with: `tenantry doctor` knows one that was left."""
+LEFT_AFTER: Final = timedelta(hours=2)
+"""Nobody works in one for that long."""
+
+
+class ThrowawayProjects:
+    """Makes empty databases at the fleet's providers. Threads may share it."""
+
+    def __init__(self, provider_by_id: Callable[[ProviderId], Provider]) -> None:
+        self._provider_by_id = provider_by_id
+
+    @contextmanager
+    def empty_database(self, place: str, major: int) -> Generator[str]:
+        """The DSN, a secret, of an empty database of this major at the provider of this id. Raises TenantryError."""
+        provider = self._provider_by_id(ProviderId(UUID(place)))
+        self._delete_left(provider)
+        project, home = provider.create_project(name=f"{NAME} [{uuid4()}]", region=None, pg_version=major)
+        failpoint("reference.created")
+        try:
+            yield provider.operator_uri(project.id, home)
+        finally:
+            provider.delete_project(project.id, for_good=True)
+
+    def _delete_left(self, provider: Provider) -> None:
+        oldest = datetime.now(UTC) - LEFT_AFTER
+        for project in provider.find_projects(NAME):
+            if project.name.startswith(f"{NAME} [") and project.created_at < oldest:
+                try:
+                    provider.delete_project(project.id, for_good=True)
+                except TenantryError:
+                    continue  # the next one that makes a database tries again
