@@ -14,6 +14,7 @@ from tenantry.cli import (
     contacts,
     demo,
     doctor,
+    drift,
     engine,
     init,
     jobs,
@@ -84,7 +85,7 @@ for group in (
     worker,
 ):
     group.register(app)
-for command in (lint,):
+for command in (lint, drift):
     command.register(migrate.migrate)
 
 

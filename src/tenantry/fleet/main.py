@@ -53,6 +53,8 @@ from tenantry.fleet.usage.usage import Usage
 from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
+    from tenantry.fleet.migrations.apply import Bounds
+    from tenantry.fleet.migrations.drift import DriftLook
     from tenantry.fleet.migrations.events import Event
     from tenantry.fleet.migrations.formats.base import Format
     from tenantry.fleet.migrations.lint.verdict import Verdict
@@ -238,6 +240,25 @@ class Fleet:
         from tenantry.fleet.health.examine import examine
 
         return examine(self.catalog, self.providers, self.jobs, everything=everything, at_home=at_home)
+
+    def schema_look(self, folder: Format, *, jobs: int, bounds: Bounds, comments: bool = False) -> DriftLook:
+        """Looks at tenants' schemas, and compares them with what the folder makes of an empty database."""
+        from tenantry.fleet.migrations.drift import DriftLook
+        from tenantry.fleet.migrations.formats.folders import open_folder
+        from tenantry.fleet.migrations.schema_memory import CatalogMemory
+        from tenantry.fleet.migrations.throwaway import ThrowawayProjects
+
+        return DriftLook(
+            folder=folder,
+            folder_through=lambda version: open_folder(folder.directory, through=version),
+            dsn=self.migrating.dsn,
+            place_of=lambda tenant: str(find_ready(self.catalog, tenant.slug)[0].provider_id),
+            memory=CatalogMemory(self.catalog),
+            makes=ThrowawayProjects(self.providers.by_id),
+            jobs=jobs,
+            bounds=bounds,
+            comments=comments,
+        )
 
     def note_allowed(self, verdict: Verdict) -> None:
         """What --allow let pass is kept in the log of events: the rule, the reason, and the files."""

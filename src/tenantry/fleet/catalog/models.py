@@ -567,6 +567,46 @@ class MigrationUndo(Base):
     """What the tenant's ledger said afterwards."""
 
 
+class SchemaReference(Base):
+    """What a version's schema is, as it was made once: the folder applied to an empty database. A cache."""
+
+    __tablename__ = "schema_reference"
+
+    provider_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("provider.id"), primary_key=True)
+    format: Mapped[str] = mapped_column(primary_key=True)
+    chain: Mapped[str] = mapped_column(primary_key=True)
+    """The fingerprint of the version with everything before it (``project.schema_fingerprint``)."""
+    pg_version: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    algorithm: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    """Of fingerprints; rows of another one are not read."""
+    version: Mapped[str | None]
+    fingerprint: Mapped[str]
+    objects: Mapped[list[object]] = mapped_column(JSONB())
+    """Kind, name and definition of each object."""
+    made_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class SchemaSeen(Base):
+    """What somebody last saw of a tenant's schema. A cache."""
+
+    __tablename__ = "schema_seen"
+    __table_args__ = (
+        CheckConstraint("standing IN ('same', 'drifted', 'unknown')", name="standing"),
+        Index("schema_seen_drifted_idx", "seen_at", postgresql_where=text("standing = 'drifted'")),
+    )
+
+    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"), primary_key=True)
+    fingerprint: Mapped[str]
+    algorithm: Mapped[int] = mapped_column(SmallInteger)
+    version: Mapped[str | None]
+    standing: Mapped[str]
+    """``drifted``: it is not what its version should be. ``unknown``: nobody could say what that is."""
+    expected: Mapped[str | None]
+    """The fingerprint that it should have."""
+    differences: Mapped[int]
+    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
 for statement in (
     """
     CREATE FUNCTION customer_subscription() RETURNS trigger LANGUAGE plpgsql AS $$

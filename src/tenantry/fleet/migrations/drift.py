@@ -173,6 +173,15 @@ class Expect:
     majority: bool = False
 
 
+def expectation(folder: Format, said: str | None) -> Expect:
+    """What an operator means by ``--expect``: a version of the folder, else a tenant."""
+    if said is None or said == "majority":
+        return Expect(majority=said is not None)
+    if any(migration.version == said for migration in folder.migrations):
+        return Expect(version=said)
+    return Expect(tenant=TenantSlug(said))
+
+
 @dataclass(slots=True)
 class _Seen:
     """Schemas by their fingerprints, as many as are kept."""
@@ -222,9 +231,8 @@ class DriftLook:
         else:
             references = self._references(looks, seen, expect, notes)
         drifts = judge(looks, references, seen.schemas)
-        told = {
-            key: references[key] for key in dict.fromkeys(each.key for each in looks if each.key) if key in references
-        }
+        keys = dict.fromkeys(look.key for look in looks if look.key is not None)
+        told = {key: references[key] for key in keys if key in references}
         if self.memory is not None and not (expect.tenant or expect.version or self.comments):
             try:
                 self.memory.saw(drifts)

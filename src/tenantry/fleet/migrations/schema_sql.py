@@ -443,7 +443,8 @@ def _owned(kind: LiteralString, catalog: LiteralString, rows: LiteralString) -> 
 _OWNED_RELATIONS: Final[LiteralString] = (
     "SELECT c.oid, c.relowner AS owner, "
     + _TABLE_NAME
-    + """ AS name, c.relacl AS acl, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char" AS acl_kind
+    + """ AS name, c.relacl AS acl, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char" AS acl_kind,
+        NULL::aclitem[] AS usual
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND """
     + _SCHEMAS
@@ -459,7 +460,7 @@ _OWNED_RELATIONS: Final[LiteralString] = (
 )
 _OWNED_FUNCTIONS: Final[LiteralString] = (
     """SELECT p.oid, p.proowner AS owner, p.oid::pg_catalog.regprocedure::text AS name, p.proacl AS acl,
-        'f'::"char" AS acl_kind
+        'f'::"char" AS acl_kind, NULL::aclitem[] AS usual
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE """
     + _SCHEMAS
@@ -468,16 +469,17 @@ _OWNED_FUNCTIONS: Final[LiteralString] = (
 )
 _OWNED_TYPES: Final[LiteralString] = (
     """SELECT t.oid, t.typowner AS owner, pg_catalog.format('%%I.%%I', n.nspname, t.typname) AS name, t.typacl AS acl,
-        'T'::"char" AS acl_kind
+        'T'::"char" AS acl_kind, NULL::aclitem[] AS usual
     FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
     LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
     WHERE t.typtype IN ('e', 'c', 'd', 'r') AND (c.relkind IS NULL OR c.relkind = 'c') AND """
     + _SCHEMAS
 )
-# The schema public belongs to whoever made the database's template; its grants are told against those of then.
+# The schema public belongs to whoever made the database's template; what it usually grants is as since Postgres 15.
 _OWNED_SCHEMAS: Final[LiteralString] = (
     """SELECT n.oid, n.nspowner AS owner, pg_catalog.quote_ident(n.nspname) AS name, n.nspacl AS acl,
-        'n'::"char" AS acl_kind
+        'n'::"char" AS acl_kind,
+        CASE n.nspname WHEN 'public' THEN ARRAY[pg_catalog.makeaclitem(0, 10, 'USAGE', false)] END AS usual
     FROM pg_catalog.pg_namespace n
     WHERE n.nspname <> ALL (%(ledger_schemas)s::text[]) AND """
     + _SCHEMAS
@@ -491,15 +493,11 @@ def _granted(kind: LiteralString, catalog: LiteralString, rows: LiteralString) -
         SELECT t.oid, t.name, now.grantee, now.privilege_type, now.is_grantable, 'grant' AS verb
         FROM things t, pg_catalog.aclexplode(coalesce(t.acl, pg_catalog.acldefault(t.acl_kind, t.owner))) now
         WHERE now.grantee <> t.owner AND NOT EXISTS (
-            SELECT FROM pg_catalog.aclexplode(coalesce((SELECT i.initprivs FROM pg_catalog.pg_init_privs i
-                WHERE i.classoid = 'pg_catalog.""" + catalog + """'::pg_catalog.regclass AND i.objoid = t.oid
-                    AND i.objsubid = 0), pg_catalog.acldefault(t.acl_kind, t.owner))) was
+            SELECT FROM pg_catalog.aclexplode(coalesce(t.usual, pg_catalog.acldefault(t.acl_kind, t.owner))) was
             WHERE (was.grantee, was.privilege_type) = (now.grantee, now.privilege_type))
         UNION ALL
         SELECT t.oid, t.name, was.grantee, was.privilege_type, false, 'revoke'
-        FROM things t, pg_catalog.aclexplode(coalesce((SELECT i.initprivs FROM pg_catalog.pg_init_privs i
-            WHERE i.classoid = 'pg_catalog.""" + catalog + """'::pg_catalog.regclass AND i.objoid = t.oid
-                AND i.objsubid = 0), pg_catalog.acldefault(t.acl_kind, t.owner))) was
+        FROM things t, pg_catalog.aclexplode(coalesce(t.usual, pg_catalog.acldefault(t.acl_kind, t.owner))) was
         WHERE t.acl IS NOT NULL AND was.privilege_type <> 'MAINTAIN' AND NOT EXISTS (
             SELECT FROM pg_catalog.aclexplode(t.acl) now
             WHERE (was.grantee, was.privilege_type) = (now.grantee, now.privilege_type))

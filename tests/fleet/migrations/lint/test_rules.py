@@ -20,7 +20,6 @@ OBJECTIONABLE = [
     ("data-change-with-ddl", "alter table t add column a int; update t set a = b", 2),
     ("data-change-with-ddl", 'delete from only "t"; alter table only public.u drop column b', 1),
     ("mixed-nontransactional", "create table a (); create index concurrently i on b (c);", 2),
-    ("lock-in-nontransactional", "alter table b add column d int; create index concurrently i on b (c);", 1),
     ("explicit-lock", "lock table t in exclusive mode", 1),
     ("drop-cascade", "drop table t cascade", 1),
     ("drop-cascade", "alter table t drop column a, drop constraint b cascade", 1),

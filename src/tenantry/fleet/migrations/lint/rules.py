@@ -151,22 +151,10 @@ def _outside_with_others(script: Script) -> Iterator[Hit]:
         return
     yield Hit(
         lone,
-        "this statement runs outside of a transaction, so the others of this file are not undone when it fails",
+        "this statement runs outside of a transaction, so the others of this file are kept one by one: a failure"
+        " leaves the first of them done",
         "give it a migration of its own",
     )
-
-
-def _lock_outside(script: Script) -> Iterator[Hit]:
-    if not any(each.outside for each in script.sentences):
-        return
-    for each in script.sentences:
-        if not each.outside and (_altered(each) is not None or each.starts("truncate") or each.starts("lock")):
-            yield Hit(
-                each,
-                "it takes a strong lock in a migration that runs outside of a transaction, where a failure after it"
-                " leaves it done",
-                "put it into a migration that runs in one",
-            )
 
 
 def _explicit_lock(script: Script) -> Iterator[Hit]:
@@ -373,7 +361,6 @@ _RULES: Final = (
     Rule("setting-outlives-migration", "warn", _setting_stays),
     Rule("data-change-with-ddl", "warn", _data_with_ddl),
     Rule("mixed-nontransactional", "warn", _outside_with_others),
-    Rule("lock-in-nontransactional", "warn", _lock_outside),
     Rule("explicit-lock", "warn", _explicit_lock),
     Rule("drop-cascade", "warn", _drop_cascade),
     Rule("enum-value-used-at-once", "block", _new_enum_value),
