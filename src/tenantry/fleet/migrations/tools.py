@@ -176,17 +176,19 @@ def _read(descriptor: int) -> bytes | None:
 class Children:
     """As many children of one project as threads ask for at once; they are kept for the next tenant."""
 
-    def __init__(self, start: Callable[[], Child]) -> None:
-        """``start`` returns a child whose project is open."""
-        self._start = start
+    def __init__(self) -> None:
         self._idle: list[Child] = []
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _end_all, self._idle)
 
     @contextmanager
-    def one(self) -> Generator[Child]:
-        """A child for one tenant. Afterwards it waits for the next one, or is ended when it cannot be used again."""
-        child = self._take() or self._start()
+    def one(self, start: Callable[[], Child]) -> Generator[Child]:
+        """A child for one tenant, by ``start`` (which opens its project) where none waits.
+
+        Afterwards it waits for the next tenant, or is ended when it cannot be used again.
+        """
+        # Not kept here: whoever has these children would be held by them, and they would outlive it.
+        child = self._take() or start()
         try:
             yield child
         finally:

@@ -59,7 +59,7 @@ class CommandProject:
         version, checksum = _version(directory, settings)
         only = Migration(version=version, name="", file=settings.command, checksum=checksum, text="", segments=())
         self.migrations: tuple[Migration, ...] = (only,)
-        self._children = Children(self._start)
+        self._children = Children()
 
     def _start(self) -> Child:
         child = Child([sys.executable, "-I", "-S", str(INSIDE / "command_project.py")], self.directory.absolute())
@@ -91,7 +91,7 @@ class CommandProject:
         }  # fmt: skip
         output = ""
         try:
-            with self._children.one() as child:
+            with self._children.one(self._start) as child:
                 try:
                     reply = child.ask(
                         {"environment": environment}, seconds_max=task.seconds_max, cancelled=task.cancelled

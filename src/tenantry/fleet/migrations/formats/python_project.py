@@ -75,7 +75,7 @@ class PythonProject:
         self._variables = settings.dsn_env
         self._opening = {**opening, "environment": dict.fromkeys(settings.dsn_env, _NOBODY)}
         child, self.listed = self._open()
-        self.children = Children(self._another)
+        self.children = Children()
         self.children.keep(child)
 
     def _open(self) -> tuple[Child, Listed]:
@@ -125,7 +125,7 @@ class PythonProject:
         }
         output = ""
         try:
-            with self.children.one() as child:
+            with self.children.one(self._another) as child:
                 try:
                     reply = child.ask(request, seconds_max=task.seconds_max, cancelled=task.cancelled)
                 finally:

@@ -1,0 +1,139 @@
+"""Commands: what they are told, what their exit status means, how they are ended, and what is remembered of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tenantry.errors import InvalidInput
+from tenantry.fleet.migrations.apply import Bounds
+from tenantry.fleet.migrations.formats.folders import open_folder
+from tenantry.fleet.migrations.plan import make_plan
+from tenantry.fleet.migrations.run import Run, RunOptions
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., Path]:
+    """A directory with a tenantry.toml that says this command."""
+
+    def make(command: str, more: str = 'files = ["migrations/*"]') -> Path:
+        (tmp_path / "migrations").mkdir(exist_ok=True)
+        (tmp_path / "migrations/0001_users.sql").write_text("create table users (id int)")
+        (tmp_path / "tenantry.toml").write_text(f"[migrations]\ncommand = '''{command}'''\n{more}\n")
+        return tmp_path
+
+    return make
+
+
+PSQL = 'psql "$DATABASE_URL" -q -v ON_ERROR_STOP=1 -f migrations/0001_users.sql'
+PYTHON = """python3 -c 'import os; print(*map(os.environ.get, ["PGDATABASE", "TENANTRY_TENANT", "PGPASSWORD"]))'"""
+
+
+def test_a_command_has_the_tenant_in_its_environment_and_is_remembered(
+    project: Callable[..., Path], new_fleet: Callable[[int], Any], roll_out: Callable[..., Any], engine_directory: Path
+) -> None:
+    psql = engine_directory / "bin/psql"
+    command = PSQL if not psql.exists() else PSQL.replace("psql", str(psql), 1)
+    directory, fleet = project(command), new_fleet(2)
+    result = roll_out(fleet, directory)
+    assert [each.outcome for each in result.results] == ["applied"] * 2, result
+    version = result.results[0].applied[0]
+    assert version.startswith("0001_users@")
+    assert fleet.sql("t0", "select version from tenantry.migrations_by_command") == [(version,)]
+    assert fleet.sql("t1", "select count(*) from users") == [(0,)]
+    fleet.asked.clear()
+    assert roll_out(fleet, directory).run.counts.skipped == 2
+    assert fleet.asked == []
+
+
+def test_a_changed_file_is_a_new_version_and_an_older_checkout_is_held_back(
+    project: Callable[..., Path], new_fleet: Callable[[int], Any], roll_out: Callable[..., Any]
+) -> None:
+    directory, fleet = project("true"), new_fleet(1)
+    first = roll_out(fleet, directory).results[0].applied
+    added = directory / "migrations/0002_notes.sql"
+    added.write_text("")
+    folder = open_folder(directory)
+    assert [(each.standing, each.pending) for each in make_plan(folder, fleet.select()).tenants] == [
+        ("behind", (folder.migrations[-1].version,))
+    ]
+    second = roll_out(fleet, directory).results[0].applied
+    assert second[0].startswith("0002_notes@")
+    added.unlink()
+    failure = roll_out(fleet, directory).results[0].failure
+    assert failure.kind == "ahead"
+    assert second[0] in failure.message
+    assert fleet.sql("t0", "select version from tenantry.migrations_by_command order by id") == [first, second]
+
+
+def test_a_failing_command_leaves_no_row_and_its_output_has_no_password(
+    project: Callable[..., Path], new_fleet: Callable[[int], Any], roll_out: Callable[..., Any]
+) -> None:
+    directory, fleet = project(f"{PYTHON}; env; seq 100000; echo it is broken; exit 7", "version = '1.0'"), new_fleet(1)
+    (only,) = roll_out(fleet, directory).results
+    password = str(psycopg.conninfo.conninfo_to_dict(fleet.dsns["t0"])["password"])
+    failure = only.failure
+    assert failure.message == "the command ended with status 7: it is broken"
+    assert (failure.kind, failure.migration) == ("tool", "1.0")
+    assert len(failure.output) <= 16 * 1024
+    assert failure.output.endswith("99999\n100000\nit is broken\n")
+    assert password not in str(only)
+    (only,) = roll_out(fleet, project(f"{PYTHON}; exit 7", "version = '1.0'")).results
+    database = psycopg.conninfo.conninfo_to_dict(fleet.dsns["t0"])["dbname"]
+    assert only.failure.output == f"{database} t0 ***\n"
+    assert fleet.sql("t0", "select to_regclass('tenantry.migrations_by_command') is null") == [(True,)]
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(
+    project: Callable[..., Path], new_fleet: Callable[[int], Any], roll_out: Callable[..., Any], tmp_path: Path
+) -> None:
+    directory, fleet = project("(sleep 1000 & echo $! > grandchild; wait)", "version = '1'"), new_fleet(1)
+    (only,) = roll_out(fleet, directory, tool_seconds=1.0).results
+    assert (only.outcome, only.failure.kind) == ("failed", "tool")
+    assert "after 1 s" in only.failure.message
+    assert not _lives(tmp_path)
+
+
+def test_the_operator_cancels_a_command_and_its_statement_at_the_server(
+    project: Callable[..., Path], new_fleet: Callable[[int], Any], postgres_server: str, engine_directory: Path
+) -> None:
+    psql = engine_directory / "bin/psql"
+    said = "select pg_sleep(1001)"
+    directory = project(f'{psql if psql.exists() else "psql"} "$DATABASE_URL" -c "{said}"', "version = '1'")
+    fleet = new_fleet(1)
+    folder = open_folder(directory)
+    run = Run(make_plan(folder, fleet.select()), folder, fleet, options=RunOptions(bounds=Bounds(lock_seconds=2)))
+    at_work = f"select count(*) from pg_stat_activity where query = '{said}'"
+    with psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection:
+
+        def cancel() -> None:
+            while connection.execute(at_work).fetchone() != (1,):
+                pass
+            run.interrupt()
+            run.interrupt()
+
+        watching = threading.Thread(target=cancel)
+        watching.start()
+        (only,) = run.execute().results
+        watching.join()
+        assert only.failure.kind == "cancelled"
+        assert connection.execute(at_work).fetchone() == (0,)
+
+
+def test_a_command_without_a_version_is_refused(project: Callable[..., Path]) -> None:
+    with pytest.raises(InvalidInput, match="nothing says which version"):
+        open_folder(project("true", ""))
+    with pytest.raises(InvalidInput, match="newest version only"):
+        open_folder(project("true"), through="0001")
+    assert open_folder(project("true") / "migrations").name == "sql", "the command is meant for its own directory"
+
+
+def _lives(directory: Path) -> bool:
+    pid = (directory / "grandchild").read_text().strip()
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
