@@ -73,8 +73,13 @@ def drift_command(
             raise InvalidInput(
                 f"--expect {expect}: neither a version of the folder nor a tenant", next_step="see `tenantry list`"
             )
+        ledger = said.version_table if "." in said.version_table else f"public.{said.version_table}"
         looking = fleet.schema_look(
-            folder, jobs=jobs or said.jobs, bounds=Bounds(lock_seconds=said.lock_timeout), comments=comments
+            folder,
+            jobs=jobs or said.jobs,
+            bounds=Bounds(lock_seconds=said.lock_timeout),
+            comments=comments,
+            ledgers=[ledger],
         )
         output.remark(f"looking at {len(selected)} tenants; those that sleep are woken")
         with _progress(output, len(selected)) as on_looked:

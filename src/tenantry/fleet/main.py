@@ -241,8 +241,13 @@ class Fleet:
 
         return examine(self.catalog, self.providers, self.jobs, everything=everything, at_home=at_home)
 
-    def schema_look(self, folder: Format, *, jobs: int, bounds: Bounds, comments: bool = False) -> DriftLook:
-        """Looks at tenants' schemas, and compares them with what the folder makes of an empty database."""
+    def schema_look(
+        self, folder: Format, *, jobs: int, bounds: Bounds, comments: bool = False, ledgers: Sequence[str] = ()
+    ) -> DriftLook:
+        """Looks at tenants' schemas, and compares them with what the folder makes of an empty database.
+
+        ``ledgers`` are tables of migration tools with names of their own, which do not count.
+        """
         from tenantry.fleet.migrations.drift import DriftLook
         from tenantry.fleet.migrations.formats.folders import open_folder
         from tenantry.fleet.migrations.schema_memory import CatalogMemory
@@ -258,6 +263,7 @@ class Fleet:
             jobs=jobs,
             bounds=bounds,
             comments=comments,
+            ledgers=ledgers,
         )
 
     def note_allowed(self, verdict: Verdict) -> None:

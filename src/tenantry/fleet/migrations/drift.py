@@ -23,7 +23,7 @@ from tenantry.errors import TenantryError
 from tenantry.fleet.migrations import schema_sql
 from tenantry.fleet.migrations.apply import Bounds, Halt, Migrator
 from tenantry.fleet.migrations.fingerprint import Difference, Schema, differences, read_schema
-from tenantry.fleet.migrations.formats.base import Format
+from tenantry.fleet.migrations.formats.base import AppliedByTool, Format
 from tenantry.fleet.migrations.plan import states_of
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
 from tenantry.fleet.migrations.session import TenantSession, connect, sql_failure
@@ -338,19 +338,7 @@ class DriftLook:
         assert self.makes is not None
         with self.makes.empty_database(key.place, key.major) as dsn:
             if key.version is not None:
-                migrator = Migrator(
-                    folder=self.folder_through(key.version),
-                    dsn=lambda _: dsn,
-                    bounds=self.bounds,
-                    accept_edited=False,
-                    halt=Halt(),
-                )
-                result = migrator.migrate(TenantSlug("reference"))
-                if result.failure is not None:
-                    raise MigrationFailed(result.failure)
-                if result.state is None or result.state.fingerprint != key.chain:
-                    message = "the folder came to another version than the tenants have"
-                    raise MigrationFailed(Failure(kind="ahead", message=message))
+                self._apply_through(key, dsn)
             with closing(
                 connect(
                     dsn,
@@ -363,6 +351,23 @@ class DriftLook:
                     schema_sql.begin(lock_seconds=self.bounds.lock_seconds, statement_seconds=STATEMENT_SECONDS)
                 )
                 return self._schema(connection)[1]
+
+    def _apply_through(self, key: ReferenceKey, dsn: str) -> None:
+        assert key.version is not None
+        newest = self.folder.migrations[-1].version if self.folder.migrations else None
+        # A project of a tool costs a second to load, and a command has no other version than its newest.
+        folder = self.folder if key.version == newest else self.folder_through(key.version)
+        try:
+            migrator = Migrator(folder=folder, dsn=lambda _: dsn, bounds=self.bounds, accept_edited=False, halt=Halt())
+            result = migrator.migrate(TenantSlug("reference"))
+        finally:
+            if folder is not self.folder and isinstance(folder, AppliedByTool):
+                folder.close()
+        if result.failure is not None:
+            raise MigrationFailed(result.failure)
+        if result.state is None or result.state.fingerprint != key.chain:
+            message = "the folder came to another version than the tenants have"
+            raise MigrationFailed(Failure(kind="ahead", message=message))
 
 
 def majority(looks: Sequence[Look]) -> Reference | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from tenantry.errors import InvalidInput
-from tenantry.fleet.migrations.formats.base import Format, Migration
+from tenantry.fleet.migrations.formats.base import AppliedByTool, Format, Migration
 from tenantry.fleet.migrations.lint import squawk
 from tenantry.fleet.migrations.lint.rules import Level, rules
 from tenantry.fleet.migrations.lint.script import REASON_LENGTH_MAX, Script, Sentence, read_script
@@ -226,7 +226,9 @@ def _check_names(names: Collection[str], program: Path | None) -> None:
 
 
 def _sql_of(folder: Format, migration: Migration) -> str | None:
-    return folder.sql_of(migration) if isinstance(folder, MakesSql) else migration.text
+    if isinstance(folder, MakesSql):
+        return folder.sql_of(migration)
+    return None if isinstance(folder, AppliedByTool) else migration.text
 
 
 def _ours(read: Sequence[tuple[Migration, Script]], levels: Mapping[str, Level], *, alone: bool) -> Iterator[Finding]:
