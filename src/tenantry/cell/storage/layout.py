@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tenantry.cell.storage.directories import spread
 from tenantry.errors import OperatorError
 from tenantry.neon.ids import EndpointId, HeadId, ProjectId
 from tenantry.runtime.files import remove_tree
@@ -155,6 +156,7 @@ def prepare(layout: Layout, *, root: bool) -> None:
         ):
             path.mkdir(mode=mode, exist_ok=True)
             _own(path, mode)
+        spread(layout.projects)
     except OSError as error:
         raise OperatorError(
             f"cannot prepare {error.filename or layout.data}: {error.strerror}",
