@@ -118,42 +118,69 @@ class DrizzleKit:
     """One installed version of the real drizzle-kit, with drizzle-orm and node-postgres beside it."""
 
     home: Path
+    first: bool
+    """Whether it is of the 1.x, which have folders of another form."""
 
     def migrate(self, folder: Path, dsn: str) -> None:
         """``drizzle-kit migrate`` of ``folder`` into the database."""
         fields = psycopg.conninfo.conninfo_to_dict(dsn)
-        credentials = {"url": f"postgresql://{fields['user']}:{fields['password']}@localhost/{fields['dbname']}"}
-        credentials["url"] += f"?host={fields['host']}"
-        config = self.home / f"{secrets.token_hex(4)}.config.json"
-        config.write_text(
-            json.dumps(
-                {"dialect": "postgresql", "out": os.path.relpath(folder, self.home), "dbCredentials": credentials}
-            )
+        url = f"postgresql://{fields['user']}:{fields['password']}@localhost/{fields['dbname']}?host={fields['host']}"
+        self._run("migrate", folder, {"url": url})
+
+    def converted(self, folder: Path, copy: Path) -> Path:
+        """``folder`` in the form of this version: for 1.x a copy that ``drizzle-kit up`` has been over."""
+        if not self.first:
+            return folder
+        shutil.copytree(folder, copy)
+        self._run("up", copy, {"url": "postgresql://localhost/unused"})
+        return copy
+
+    def _run(self, verb: str, folder: Path, credentials: dict[str, str]) -> None:
+        document = json.dumps(
+            {"dialect": "postgresql", "out": os.path.relpath(folder, self.home), "dbCredentials": credentials}
         )
-        command = ["node_modules/.bin/drizzle-kit", "migrate", f"--config={config.name}"]
+        name = secrets.token_hex(4)
+        config = self.home / (f"{name}.config.mjs" if self.first else f"{name}.config.json")
+        config.write_text(f"export default {document}" if self.first else document)
+        command = ["node_modules/.bin/drizzle-kit", verb, f"--config={config.name}"]
         try:
             done = subprocess.run(command, cwd=self.home, capture_output=True, text=True, timeout=60, check=False)
         finally:
             config.unlink()
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "rror" not in done.stderr, done.stderr
 
 
-@pytest.fixture(scope="session", params=[("0.28.1", "0.36.4"), ("0.31.11", "0.45.4")], ids=lambda each: each[0])
-def drizzle_kit(request: pytest.FixtureRequest) -> DrizzleKit:
-    """The guide's version and the newest, installed once for each checkout."""
-    if shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed: the exchange with the real drizzle-kit is not tested")
+DRIZZLE_KITS = [("0.28.1", "0.36.4"), ("0.31.11", "0.45.4"), ("1.0.0-rc.5", "1.0.0-rc.5")]
+"""The guide's version, the newest, and the newest of the coming 1.0, each with the drizzle-orm of its time."""
+
+
+@pytest.fixture(scope="session")
+def npm_home(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Installs packages once for each checkout, and gives their directory; skips where that cannot be done."""
+
+    def install(name: str, *packages: str) -> Path:
+        if shutil.which("npm") is None:
+            pytest.skip(f"node and npm are not installed: the exchange with the real {name} is not tested")
+        home = request.config.cache.mkdir(name)
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            ready = home / "ready"
+            if not ready.exists():
+                options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(home)]
+                command = ["npm", "install", *options, *packages]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+                if done.returncode != 0:
+                    assert not os.environ.get("CI"), done.stderr
+                    pytest.skip(f"npm could not install {name}: {done.stderr.strip().splitlines()[-1]}")
+                ready.touch()
+        return home
+
+    return install
+
+
+@pytest.fixture(scope="session", params=DRIZZLE_KITS, ids=lambda each: each[0])
+def drizzle_kit(request: pytest.FixtureRequest, npm_home: Callable[..., Path]) -> DrizzleKit:
     kit, orm = request.param
-    home = request.config.cache.mkdir(f"drizzle-kit-{kit}")
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = home / "ready"
-        if not ready.exists():
-            names = [f"drizzle-kit@{kit}", f"drizzle-orm@{orm}", "pg@8.23.1"]
-            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(home), *names]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-            if done.returncode != 0:
-                assert not os.environ.get("CI"), done.stderr
-                pytest.skip(f"npm could not install drizzle-kit {kit}: {done.stderr.strip().splitlines()[-1]}")
-            ready.touch()
-    return DrizzleKit(home)
+    home = npm_home(f"drizzle-kit-{kit}", f"drizzle-kit@{kit}", f"drizzle-orm@{orm}", "pg@8.23.1")
+    return DrizzleKit(home, kit.startswith("1."))

@@ -19,66 +19,6 @@ from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import make_plan, states_of
 from tenantry.fleet.migrations.run import Run
 
-LEDGER = "select id, hash, created_at from drizzle.__drizzle_migrations order by id"
-COLUMNS = (
-    "select column_name, data_type, is_nullable, column_default from information_schema.columns"
-    " where table_schema = 'drizzle' order by ordinal_position"
-)
-
-
-def roll_out(fleet: Any, directory: Path, slug: str, through: str | None = None) -> str:
-    folder = open_folder(directory, through=through)
-    plan = make_plan(folder, fleet.select([slug]), trust_catalog=False)
-    result = Run(plan, folder, fleet).execute()
-    assert not result.failed, result.failed
-    return result.results[0].outcome
-
-
-@pytest.mark.node
-def test_either_tool_goes_on_where_the_other_stopped(
-    new_fleet: Callable[[int], Any], drizzle_kit: Any, example_folder: Path
-) -> None:
-    fleet = new_fleet(3)
-    drizzle_kit.migrate(example_folder, fleet.dsns["t0"])
-    theirs = fleet.sql("t0", LEDGER)
-    assert len(theirs) == 2
-    assert roll_out(fleet, example_folder, "t0") == "current"
-
-    assert roll_out(fleet, example_folder, "t1") == "applied"
-    assert fleet.sql("t1", LEDGER) == theirs
-    assert fleet.sql("t1", COLUMNS) == fleet.sql("t0", COLUMNS)
-    drizzle_kit.migrate(example_folder, fleet.dsns["t1"])
-    assert fleet.sql("t1", LEDGER) == theirs
-
-    assert roll_out(fleet, example_folder, "t2", through="0000_create_users_projects_tasks") == "applied"
-    drizzle_kit.migrate(example_folder, fleet.dsns["t2"])
-    assert fleet.sql("t2", LEDGER) == theirs
-    assert roll_out(fleet, example_folder, "t2") == "current"
-    # Asked again without a word of trust, the catalog has what each ledger says.
-    assert set(fleet.known.values()) == {states_of(open_folder(example_folder))[-1]}
-
-
-@pytest.mark.node
-def test_texts_that_are_easily_hashed_wrongly(
-    new_fleet: Callable[[int], Any], drizzle_kit: Any, drizzle_folder: Callable[..., Path]
-) -> None:
-    directory = drizzle_folder(
-        ("0000_crlf", 5, ""),
-        ("0001_several", 6, "create table b (x int); create table c (x int);--> statement-breakpoint\n"),
-        ("0002_empty", 7, "-- Custom SQL migration file, put your code below! --"),
-        (
-            "0003_last",
-            8,
-            "insert into b values (1)--> statement-breakpoint\n\n--> statement-breakpoint\ninsert into c values (1)",
-        ),
-    )
-    (directory / "0000_crlf.sql").write_bytes('create table "größe" (\r\n x int\r\n);\r\n'.encode())
-    fleet = new_fleet(2)
-    drizzle_kit.migrate(directory, fleet.dsns["t0"])
-    assert roll_out(fleet, directory, "t0") == "current"
-    assert roll_out(fleet, directory, "t1") == "applied"
-    assert fleet.sql("t1", LEDGER) == fleet.sql("t0", LEDGER)
-
 
 def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tenantry.errors import InvalidInput, NotSupported
+from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.formats.base import LedgerRow
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.formats.sql import SqlFolder
@@ -43,12 +43,12 @@ def test_folders_that_are_refused(sql_folder: Callable[..., Path], files: dict[s
         open_folder(sql_folder(**files))
 
 
-def test_folders_of_other_tools_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="neither"):
+def test_folders_of_no_tool_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="has no"):
         open_folder(tmp_path)
     (tmp_path / "20260101_init").mkdir()
     (tmp_path / "20260101_init/migration.sql").write_text("select 1")
-    with pytest.raises(NotSupported, match="Prisma"):
+    with pytest.raises(InvalidInput, match=r"neither migration_lock.toml"):
         open_folder(tmp_path)
 
 

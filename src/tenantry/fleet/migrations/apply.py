@@ -23,20 +23,27 @@ from tenantry.fleet.migrations.formats.base import (
     Format,
     Judgement,
     Migration,
-    next_state,
+    state_of,
 )
+from tenantry.fleet.migrations.formats.per_tenant import folder_of
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, refused
 from tenantry.fleet.migrations.restore_point import NOTE_NONE, Points, RestorePoint, Way
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, TenantResult
 from tenantry.fleet.migrations.session import Stopped, TenantSession, connect, sql_failure
 from tenantry.fleet.migrations.steps import ProgressRow
-from tenantry.fleet.migrations.stepwise import Stepwise, read_progress
+from tenantry.fleet.migrations.stepwise import Stepwise, forget_progress, read_progress
 from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.runtime.failpoints import failpoint
 
 LOCK_SECONDS_DEFAULT: Final = 5.0
 CONNECT_SECONDS_DEFAULT: Final = 15.0
 CONNECT_DEADLINE_SECONDS_DEFAULT: Final = 30.0
+
+NO_FOLDER: Final = Failure(
+    kind="no_folder",
+    message="other customers have folders of their own here, and it has none",
+    next_step="make one that is named by its slug, or leave it out with --tenants",
+)
 
 Sessions = Callable[[psycopg.Connection], TenantSession]
 
@@ -102,6 +109,11 @@ class Migrator:
 
     def migrate(self, slug: TenantSlug) -> TenantResult:
         """Brings one tenant to the newest version, or says why not. ``seconds`` is left for the caller."""
+        own = folder_of(self.folder, slug)
+        if own is None:
+            return TenantResult(slug=slug, outcome="failed", failure=NO_FOLDER)
+        if own is not self.folder:
+            return replace(self, folder=own).migrate(slug)
         try:
             with self.halt.session(slug, self._connect(slug, lambda: self.halt.stopping), self.sessions) as session:
                 if isinstance(self.folder, AppliedByTool):
@@ -182,10 +194,10 @@ class Migrator:
             session.rollback()
             if error.failure.kind == "outcome_unknown" or (session.held and not session.alive):
                 return self._settled(base, judgement, error.failure)
-            partly = _applied(base, judgement, applied)
+            partly = self._applied(base, judgement, applied)
             return replace(partly, outcome="failed", failure=error.failure)
         failpoint("migrate.committed")
-        return _applied(base, judgement, applied)
+        return self._applied(base, judgement, applied)
 
     def _keeping(self, slug: TenantSlug) -> Way | None:
         """How the state before the first change is kept; None where nobody wants that."""
@@ -214,7 +226,9 @@ class Migrator:
         for migration in judgement.pending:
             _refuse(migration)
         folder = self._sql
-        progress = self._progress(judgement, session)
+        progress = self._progress(session)
+        if judgement.half_applied is not None:
+            progress = self._reconciled(judgement.half_applied, progress, session)
         try:
             if create_ledger:
                 folder.create_ledger(session)
@@ -248,8 +262,8 @@ class Migrator:
         except psycopg.Error as error:
             raise MigrationFailed(sql_failure(error, lost=not session.alive)) from error
 
-    def _progress(self, judgement: Judgement, session: TenantSession) -> dict[str, list[ProgressRow]]:
-        """Which of the pending migrations are half applied."""
+    def _progress(self, session: TenantSession) -> dict[str, list[ProgressRow]]:
+        """Which of the folder's migrations are half applied by us."""
         try:
             progress = read_progress(session, self.folder.name)
         except psycopg.Error as error:
@@ -261,6 +275,24 @@ class Migrator:
                 next_step = "roll out the folder that has it first"
                 raise MigrationFailed(Failure(kind="ahead", message=message, next_step=next_step, migration=version))
         return progress
+
+    def _reconciled(
+        self, half_applied: frozenset[str], progress: dict[str, list[ProgressRow]], session: TenantSession
+    ) -> dict[str, list[ProgressRow]]:
+        """The progress that the tool's own ledger confirms: what it calls begun is ours, or nobody's."""
+        for version in sorted(half_applied - progress.keys()):
+            raise MigrationFailed(
+                Failure(
+                    kind="half_applied",
+                    message=f"{version} was begun here by another tool, and its ledger does not say that it ended",
+                    next_step="look what it did in this tenant, and tell the tool's ledger; then run again",
+                    migration=version,
+                )
+            )
+        for version in progress.keys() - half_applied:
+            # The ledger was told that it was rolled back by hand.
+            forget_progress(session, self.folder.name, version)
+        return {version: rows for version, rows in progress.items() if version in half_applied}
 
     def _stepwise(self, migration: Migration, session: TenantSession, rows: list[ProgressRow]) -> None:
         stepwise = Stepwise(
@@ -286,14 +318,20 @@ class Migrator:
                 raise MigrationFailed(
                     Failure(kind="cancelled", message="cancelled by the operator", migration=migration.version)
                 )
+            self._ledger(self._sql.began, migration, session)
             session.run(migration)
-            try:
-                self._sql.record(session, migration)
-            except psycopg.Error as error:
-                failure = sql_failure(error, lost=not session.alive)
-                message = f"writing the ledger row: {failure.message}"
-                raise MigrationFailed(replace(failure, message=message, migration=migration.version)) from error
+            self._ledger(self._sql.record, migration, session)
             failpoint("migrate.applied")
+
+    def _ledger(
+        self, write: Callable[[TenantSession, Migration], None], migration: Migration, session: TenantSession
+    ) -> None:
+        try:
+            write(session, migration)
+        except psycopg.Error as error:
+            failure = sql_failure(error, lost=not session.alive)
+            message = f"writing the ledger row: {failure.message}"
+            raise MigrationFailed(replace(failure, message=message, migration=migration.version)) from error
 
     def _commit(self, session: TenantSession) -> None:
         try:
@@ -324,13 +362,21 @@ class Migrator:
             return replace(base, outcome="failed", state=None, failure=unknown)
         left = {each.version for each in now.pending}
         applied = [each for each in judged.pending if each.version not in left]
-        known = _applied(base, judged, applied)
+        known = self._applied(base, judged, applied)
         if known.state == now.state and not left:
             return known
         failure = replace(unknown, kind="connection_lost")
         if not applied and not unknown.statements_kept:
             failure = replace(failure, next_step="nothing of this run was kept; run again")
         return replace(known, outcome="failed", state=now.state, failure=failure)
+
+    def _applied(self, base: TenantResult, judgement: Judgement, applied: Sequence[Migration]) -> TenantResult:
+        """The result when these of the pending migrations are applied too."""
+        place = {migration.version: index for index, migration in enumerate(self.folder.migrations)}
+        pairs = [*judgement.applied, *((each.version, each.checksum) for each in applied)]
+        pairs.sort(key=lambda pair: place.get(pair[0], len(place)))
+        versions = tuple(each.version for each in applied)
+        return replace(base, outcome="applied", applied=versions, state=state_of(self.folder.name, pairs))
 
 
 def _not_kept(error: TenantryError) -> Failure:
@@ -339,13 +385,6 @@ def _not_kept(error: TenantryError) -> Failure:
         message=f"its state could not be kept, and nothing was changed: {error.message}",
         next_step=error.next_step or "run again, or without restore points",
     )
-
-
-def _applied(base: TenantResult, judgement: Judgement, applied: Sequence[Migration]) -> TenantResult:
-    state = judgement.state
-    for migration in applied:
-        state = next_state(state, migration.version, migration.checksum)
-    return replace(base, outcome="applied", applied=tuple(each.version for each in applied), state=state)
 
 
 def _refuse(migration: Migration) -> None:

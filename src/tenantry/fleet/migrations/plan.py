@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from tenantry.fleet.migrations.formats.base import AppliedByTool, Format, Migration, empty_state, next_state
+from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant, folder_of
 from tenantry.fleet.migrations.tenant import SchemaState, TenantRef
 
-Standing = Literal["current", "behind", "unknown", "edited", "ahead"]
+Standing = Literal["current", "behind", "unknown", "edited", "ahead", "no_folder"]
 """``unknown``: nobody has read its ledger in this format. ``edited``: it has this version of other files.
-``ahead``: it has a version that the folder lacks."""
+``ahead``: it has a version that the folder lacks. ``no_folder``: other tenants have folders of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Plan:
     format: str
     directory: str
     target: str | None
-    """The folder's newest version; None for an empty folder."""
+    """The folder's newest version; None for an empty folder, and where each tenant has its own."""
     tenants: tuple[TenantPlan, ...]
     refused: tuple[Refused, ...]
     """Not empty: nothing is run."""
@@ -104,27 +105,50 @@ def make_plan(
     ``accept_edited`` takes files that changed after they were applied as applied. Without ``trust_catalog`` every
     tenant is unknown, and a run asks each of them.
     """
-    states = states_of(folder)
-    index_of = {migration.version: index for index, migration in enumerate(folder.migrations)}
-    versions = tuple(migration.version for migration in folder.migrations)
+    ways: dict[int, _Way] = {}
     planned: list[TenantPlan] = []
     for tenant in tenants:
-        applied, standing = _standing(folder, tenant.known if trust_catalog else None, states, index_of)
+        own = folder_of(folder, tenant.slug)
+        if own is None:
+            planned.append(TenantPlan(tenant, "no_folder", ()))
+            continue
+        way = ways.get(id(own)) or ways.setdefault(id(own), _Way(own))
+        applied, standing = _standing(own, tenant.known if trust_catalog else None, way.states, way.index_of)
         if accept_edited and standing == "edited":
-            standing = "current" if applied == len(versions) else "behind"
-        pending = versions[applied:] if standing in {"behind", "unknown"} else ()
+            standing = "current" if applied == len(way.versions) else "behind"
+        pending = way.versions[applied:] if standing in {"behind", "unknown"} else ()
+        way.wanted.update(pending)
         planned.append(TenantPlan(tenant, standing, pending))
-    wanted = {version for each in planned for version in each.pending}
     return Plan(
         format=folder.name,
         directory=str(folder.directory),
-        target=versions[-1] if versions else None,
+        target=_target(folder),
         tenants=tuple(planned),
         refused=tuple(
-            found for migration in folder.migrations if migration.version in wanted and (found := refused(migration))
+            found
+            for way in ways.values()
+            for migration in way.folder.migrations
+            if migration.version in way.wanted and (found := refused(migration))
         ),
         accept_edited=accept_edited,
     )
+
+
+def _target(folder: Format) -> str | None:
+    if isinstance(folder, FolderPerTenant) or not folder.migrations:
+        return None
+    return folder.migrations[-1].version
+
+
+class _Way:
+    """What a plan needs of one folder, for all its tenants."""
+
+    def __init__(self, folder: Format) -> None:
+        self.folder = folder
+        self.states = states_of(folder)
+        self.versions = tuple(migration.version for migration in folder.migrations)
+        self.index_of = {version: index for index, version in enumerate(self.versions)}
+        self.wanted: set[str] = set()
 
 
 def refused(migration: Migration) -> Refused | None:

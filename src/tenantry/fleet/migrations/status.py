@@ -17,8 +17,9 @@ from typing import Final
 import psycopg
 
 from tenantry.errors import TenantryError
-from tenantry.fleet.migrations.apply import Bounds
+from tenantry.fleet.migrations.apply import NO_FOLDER, Bounds
 from tenantry.fleet.migrations.formats.base import Format
+from tenantry.fleet.migrations.formats.per_tenant import folder_of
 from tenantry.fleet.migrations.plan import Plan, Standing, make_plan
 from tenantry.fleet.migrations.ports import RunLog, Tenants
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, RunRecord, TenantResult
@@ -140,7 +141,10 @@ def check_ledgers(
             yield from pool.map(check, batch)
 
 
-def _check(folder: Format, tenant: TenantRef, dsn: Callable[[TenantSlug], str], bounds: Bounds) -> LedgerCheck:
+def _check(folders: Format, tenant: TenantRef, dsn: Callable[[TenantSlug], str], bounds: Bounds) -> LedgerCheck:
+    folder = folder_of(folders, tenant.slug)
+    if folder is None:
+        return LedgerCheck(slug=tenant.slug, catalog=tenant.known, ledger=None, failure=NO_FOLDER)
     try:
         connection = connect(
             dsn(tenant.slug),

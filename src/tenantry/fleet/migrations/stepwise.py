@@ -50,6 +50,11 @@ def read_progress(session: TenantSession, format_name: str) -> dict[str, list[Pr
     return dict(found)
 
 
+def forget_progress(session: TenantSession, format_name: str, version: str) -> None:
+    """Lets a migration begin anew. Inside a transaction."""
+    session.query(tenant_sql.PROGRESS_DELETE, [format_name, version])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepwise:
     """Applies one migration in one tenant. The session holds the lock and has no transaction open."""

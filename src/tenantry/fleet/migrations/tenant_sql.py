@@ -81,6 +81,70 @@ DRIZZLE_INSERT: Final[LiteralString] = (
     'INSERT INTO "drizzle"."__drizzle_migrations" ("hash", "created_at") VALUES (%s, %s)'
 )
 
+# The same ledger as drizzle-orm 1.x has it: migrations are known by their names.
+DRIZZLE_V1_CREATE_TABLE: Final[LiteralString] = """\
+CREATE TABLE IF NOT EXISTS "drizzle"."__drizzle_migrations" (
+    id SERIAL PRIMARY KEY,
+    hash text NOT NULL,
+    created_at bigint,
+    name text,
+    applied_at timestamp with time zone DEFAULT now()
+)"""
+DRIZZLE_V1_READ: Final[LiteralString] = (
+    "SELECT pg_catalog.left(pg_catalog.to_jsonb(m) ->> 'name', 256), created_at::text, pg_catalog.left(hash, 128)"
+    ' FROM "drizzle"."__drizzle_migrations" m LIMIT %s'
+)
+"""Reads the older form too, which has no names."""
+DRIZZLE_V1_HAS_NAMES: Final[LiteralString] = (
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attname = 'name' AND NOT attisdropped"
+    " AND attrelid = pg_catalog.to_regclass('drizzle.__drizzle_migrations'))"
+)
+DRIZZLE_V1_ADD_NAME: Final[LiteralString] = (
+    'ALTER TABLE "drizzle"."__drizzle_migrations" ADD COLUMN IF NOT EXISTS "name" text'
+)
+DRIZZLE_V1_ADD_TIME: Final[LiteralString] = (
+    'ALTER TABLE "drizzle"."__drizzle_migrations"'
+    ' ADD COLUMN IF NOT EXISTS "applied_at" timestamp with time zone DEFAULT now()'
+)
+DRIZZLE_V1_SET_NAME: Final[LiteralString] = (
+    'UPDATE "drizzle"."__drizzle_migrations" SET "name" = %s, "applied_at" = NULL'
+    " WHERE created_at = %s AND hash = %s AND name IS NULL"
+)
+DRIZZLE_V1_INSERT: Final[LiteralString] = (
+    'INSERT INTO "drizzle"."__drizzle_migrations" ("hash", "created_at", "name") VALUES (%s, %s, %s)'
+)
+
+# Prisma's ledger: the table and the rows of its schema engine.
+PRISMA_TABLE: Final[LiteralString] = "public._prisma_migrations"
+PRISMA_CREATE_TABLE: Final[LiteralString] = """\
+CREATE TABLE IF NOT EXISTS public._prisma_migrations (
+    id VARCHAR(36) PRIMARY KEY NOT NULL,
+    checksum VARCHAR(64) NOT NULL,
+    finished_at TIMESTAMPTZ,
+    migration_name VARCHAR(255) NOT NULL,
+    logs TEXT,
+    rolled_back_at TIMESTAMPTZ,
+    started_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    applied_steps_count INTEGER NOT NULL DEFAULT 0
+)"""
+PRISMA_READ: Final[LiteralString] = (
+    "SELECT pg_catalog.left(migration_name, 256), pg_catalog.left(checksum, 128), finished_at IS NOT NULL"
+    " FROM public._prisma_migrations"
+    " WHERE rolled_back_at IS NULL LIMIT %s"
+)
+PRISMA_TRY_LOCK: Final[LiteralString] = "SELECT pg_catalog.pg_try_advisory_xact_lock(72707369)"
+"""The lock that Prisma's migrate commands hold."""
+PRISMA_BEGIN: Final[LiteralString] = (
+    "INSERT INTO public._prisma_migrations (id, checksum, migration_name, started_at)"
+    " SELECT %s, %s, %s, pg_catalog.clock_timestamp() WHERE NOT EXISTS ("
+    "SELECT FROM public._prisma_migrations WHERE migration_name = %s AND rolled_back_at IS NULL)"
+)
+PRISMA_FINISH: Final[LiteralString] = (
+    "UPDATE public._prisma_migrations"
+    " SET finished_at = pg_catalog.clock_timestamp(), applied_steps_count = applied_steps_count + 1"
+    " WHERE migration_name = %s AND rolled_back_at IS NULL AND finished_at IS NULL RETURNING 1"
+)
+
 # Our own ledger, for folders of plain SQL.
 SQL_TABLE: Final[LiteralString] = "tenantry.migrations"
 SQL_CREATE_SCHEMA: Final[LiteralString] = "CREATE SCHEMA IF NOT EXISTS tenantry"

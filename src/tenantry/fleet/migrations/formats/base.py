@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, LiteralString, Protocol, runtime_checkable
 
@@ -97,6 +98,8 @@ class LedgerRow:
 
     key: str
     checksum: str
+    finished: bool = True
+    """Whether the ledger says that it was applied; false where it only says that it was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,14 @@ class Judgement:
 
     state: SchemaState
     pending: tuple[Migration, ...]
+    """In the folder's order; some formats may lack one that is older than what is applied."""
     objections: tuple[Objection, ...] = ()
     notes: tuple[str, ...] = ()
+    applied: tuple[tuple[str, str], ...] = ()
+    """Version and checksum of what ``state`` comes from, in the folder's order; what the folder lacks comes last. Told
+    by formats that are applied by our session."""
+    half_applied: frozenset[str] | None = None
+    """What the ledger calls begun and not finished; None for a ledger that has no word for it."""
 
 
 class Session(Protocol):
@@ -159,7 +168,7 @@ class AppliedBySession(Format, Protocol):
         ...
 
     def began(self, session: Session, migration: Migration) -> None:
-        """A migration that is applied statement by statement begins: the ledger may say so. Idempotent."""
+        """A migration begins, or goes on that is applied statement by statement; a ledger may say so. Idempotent."""
         ...
 
     def record(self, session: Session, migration: Migration) -> None:
@@ -256,6 +265,27 @@ def state_of(format_name: str, applied: Iterable[tuple[str, str]]) -> SchemaStat
     return state
 
 
+def judged(
+    format_name: str,
+    applied: Iterable[tuple[str, str]],
+    pending: Iterable[Migration],
+    *,
+    objections: Iterable[Objection] = (),
+    notes: Iterable[str] = (),
+    half_applied: frozenset[str] | None = None,
+) -> Judgement:
+    """The judgement, with the state that ``applied`` comes to."""
+    pairs = tuple(applied)
+    return Judgement(
+        applied=pairs,
+        state=state_of(format_name, pairs),
+        pending=tuple(pending),
+        objections=tuple(objections),
+        notes=tuple(notes),
+        half_applied=half_applied,
+    )
+
+
 def edited(migration: Migration) -> Objection:
     return Objection(
         "edited",
@@ -299,6 +329,12 @@ def read_text(path: Path) -> str:
 
 def segments_of(texts: Iterable[str], separator: str = "") -> tuple[Segment, ...]:
     """The segments of a file that was split at ``separator``."""
+    return _segments_of(tuple(texts), separator)
+
+
+@lru_cache(MIGRATIONS_MAX)
+def _segments_of(texts: tuple[str, ...], separator: str) -> tuple[Segment, ...]:
+    # Folders of a thousand customers hold the same texts, which are read and kept once.
     segments: list[Segment] = []
     offset = before = 0
     for text in texts:

@@ -28,11 +28,11 @@ from tenantry.fleet.migrations.formats.base import (
     Session,
     ahead,
     edited,
+    judged,
     only_through,
     read_rows,
     read_text,
     segments_of,
-    state_of,
 )
 
 NAME: Final = "drizzle"
@@ -104,12 +104,8 @@ class DrizzleFolder:
         if latest is not None and latest not in self._when and hashes[latest].isdisjoint(self._checksums):
             applied.append((f"created_at={latest}", min(hashes[latest])))
             objections.append(ahead(f"created_at={latest}"))
-        return Judgement(
-            state=state_of(NAME, applied),
-            pending=tuple(migration for when, migration in entries if latest is None or when > latest),
-            objections=tuple(objections),
-            notes=tuple(notes),
-        )
+        pending = [migration for when, migration in entries if latest is None or when > latest]
+        return judged(NAME, applied, pending, objections=objections, notes=notes)
 
     def create_ledger(self, session: Session) -> None:
         session.query(tenant_sql.DRIZZLE_CREATE_SCHEMA)

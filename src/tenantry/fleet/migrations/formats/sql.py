@@ -24,11 +24,11 @@ from tenantry.fleet.migrations.formats.base import (
     Session,
     ahead,
     edited,
+    judged,
     only_through,
     read_rows,
     read_text,
     segments_of,
-    state_of,
 )
 
 NAME: Final = "sql"
@@ -76,9 +76,7 @@ class SqlFolder:
         for version in beyond:
             applied.append((version, checksums[version]))
             objections.append(ahead(version))
-        return Judgement(
-            state=state_of(NAME, applied), pending=self.migrations[newest + 1 :], objections=tuple(objections)
-        )
+        return judged(NAME, applied, self.migrations[newest + 1 :], objections=objections)
 
     def create_ledger(self, session: Session) -> None:
         session.query(tenant_sql.SQL_CREATE_SCHEMA)
