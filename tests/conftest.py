@@ -20,14 +20,15 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 import pytest
 
-from tenantry.testing.throwaway import ThrowawayCell
+if TYPE_CHECKING:
+    from tenantry.testing.throwaway import ThrowawayCell
 
-from .forks import ForkedCell, Nurseries
+    from .forks import Nurseries
 
 RUN_VARIABLE: Final = "TENANTRY_TEST_RUN"
 LEAVE_SECONDS_MAX: Final = 5.0
@@ -64,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TMPDIR"] = str(mine)
     tempfile.tempdir = None
     config.stash[_root] = mine
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        from hypothesis import settings  # noqa: PLC0415 - the tests' own tests do without
+
+        # How long an example takes says how busy the machine is.
+        settings.register_profile("patient", settings.get_profile(settings.get_current_profile_name()), deadline=None)
+        settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -126,12 +133,14 @@ def engine_directory(new_workdir: Callable[[str], Path]) -> Path:
 
 # ---------------------------------------------------------------------------------------------- whole cells
 
-CellFactory = Callable[..., ThrowawayCell]
+# Whoever needs no cell does not wait for what cells need to be imported.
 
 
 @pytest.fixture(scope="session")
 def nurseries() -> Iterator[Nurseries]:
     """Where ``tenantry`` is born without being imported anew."""
+    from .forks import Nurseries  # noqa: PLC0415
+
     opened = Nurseries()
     yield opened
     opened.close()
@@ -143,6 +152,8 @@ def prepared_data(pytestconfig: pytest.Config, nurseries: Nurseries) -> Path:
 
     Made once for all workers of the run, by a cell that has made a spare of it.
     """
+    from .forks import ForkedCell  # noqa: PLC0415
+
     data = pytestconfig.stash[_root].parent / "prepared" / "d"
     data.parent.mkdir(mode=0o711, exist_ok=True)
     done = data.parent / "done"
@@ -184,8 +195,9 @@ def _link(source: str, target: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def new_cell(nurseries: Nurseries, prepare: Callable[[Path], None]) -> CellFactory:
+def new_cell(nurseries: Nurseries, prepare: Callable[[Path], None]) -> Callable[..., ThrowawayCell]:
     """A cell that is not started yet, with the arguments of ``ThrowawayCell``; whoever makes it closes it."""
+    from .forks import ForkedCell  # noqa: PLC0415
 
     def make(data: Path, **settings: Any) -> ThrowawayCell:
         if not data.exists():
