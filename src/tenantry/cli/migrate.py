@@ -25,7 +25,9 @@ migrate = typer.Typer(name="migrate", help="Move all tenants to the newest schem
 
 Directory = Annotated[
     Path | None,
-    typer.Option("--dir", metavar="DIR", help="A Drizzle folder, or a folder of .sql files.", show_default="."),
+    typer.Option(
+        "--dir", metavar="DIR", help="A folder of migrations, or a project of Alembic or Django.", show_default="."
+    ),
 ]
 Tenants = Annotated[
     list[str] | None,
@@ -105,6 +107,7 @@ def run_command(
     bounds = Bounds(
         lock_seconds=said.lock_timeout if lock_timeout is None else lock_timeout,
         statement_seconds=said.statement_timeout if statement_timeout is None else statement_timeout,
+        tool_seconds=said.tool_timeout,
     )
     options = RunOptions(jobs=said.jobs if jobs is None else jobs, bounds=bounds)
     with the_fleet(data) as fleet:

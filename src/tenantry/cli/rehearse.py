@@ -58,7 +58,9 @@ def rehearse(
         raise InvalidInput("--tenants names whom to rehearse with, and --sample chooses", next_step="give one of them")
     said = load_settings().migrations
     folder = open_folder(directory or said.dir, through=through)
-    bounds = Bounds(lock_seconds=said.lock_timeout, statement_seconds=said.statement_timeout)
+    bounds = Bounds(
+        lock_seconds=said.lock_timeout, statement_seconds=said.statement_timeout, tool_seconds=said.tool_timeout
+    )
     options = RehearseOptions(jobs=jobs, bounds=bounds, accept_edited=accept_edited, keep=keep)
 
     def on_event(event: Began | Ended) -> None:

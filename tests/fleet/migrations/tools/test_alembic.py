@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tenantry.errors import InvalidInput
+from tenantry.fleet.migrations.formats.alembic import AlembicProject
 from tenantry.fleet.migrations.formats.folders import open_folder
+from tenantry.fleet.migrations.lint.verdict import lint_verdict
 from tenantry.fleet.migrations.plan import make_plan
 
 if TYPE_CHECKING:
@@ -158,3 +160,17 @@ def test_an_env_that_goes_elsewhere_changes_nothing_there(
     assert fleet.sql("t0", "select count(*) from pg_class where relname in ('alembic_version', 'users')") == [(0,)]
     (project.directory / "tenantry.toml").write_text("[migrations]\nversion_table = 'own.alembic_version'\n")
     assert roll_out(fleet, project.directory).results[0].applied == ("r1", "r2")
+
+
+def test_the_sql_of_a_revision_is_told_for_the_lint(new_alembic: Callable[..., AlembicHome]) -> None:
+    project = new_alembic()
+    project.revise("r3", 'op.create_index("by_email", "users", ["email"])', after="r2")
+    folder = open_folder(project.directory)
+    assert isinstance(folder, AlembicProject)
+    assert [" ".join((folder.sql_of(each) or "").split()) for each in folder.migrations] == [
+        "CREATE TABLE users ( id SERIAL NOT NULL, email TEXT, PRIMARY KEY (id) );",
+        "ALTER TABLE users ADD COLUMN note TEXT;",
+        "CREATE INDEX by_email ON users (email);",
+    ]
+    found = {(each.rule, each.version) for each in lint_verdict(folder, {}, without_squawk=True).findings}
+    assert any(version == "r3" for _, version in found), found

@@ -177,6 +177,17 @@ def test_settings_that_want_a_url_and_options_of_their_own(
     assert said == dict(zip(names, ("77", "3000", "60000", "tenantry migrate tool"), strict=True))
 
 
+def test_the_sql_of_a_migration_is_told_for_the_lint(django: DjangoHome) -> None:
+    django.add("0003_age", AGE, after="0002_user_note")
+    django.add("0004_python", "migrations.RunPython(print)", after="0003_age")
+    folder = open_folder(django.directory)
+    assert isinstance(folder, DjangoProject)
+    told = {each.version: folder.sql_of(each) for each in folder.migrations}
+    assert 'ALTER TABLE "tasks_user" ADD COLUMN "age" integer NULL;' in (told["tasks.0003_age"] or "")
+    assert 'CREATE TABLE "tasks_user"' in (told["tasks.0001_initial"] or "")
+    assert told["tasks.0004_python"] is None
+
+
 # ------------------------------------------------------------------------------------------------- without a process
 
 

@@ -81,6 +81,10 @@ class AlembicProject:
     def applied(self, session: Session, task: ToolTask) -> None:
         """Alembic has written it."""
 
+    def sql_of(self, migration: Migration) -> str | None:
+        """For the lint: what the tool would send, without its ledger."""
+        return self._project.sql_of(migration)
+
     def close(self) -> None:
         self._project.children.close()
 

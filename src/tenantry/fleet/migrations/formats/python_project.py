@@ -137,6 +137,17 @@ class PythonProject:
         if error := reply.get("error"):
             raise MigrationFailed(self._failure(cast("dict[str, Any]", error), task, output))
 
+    def sql_of(self, migration: Migration) -> str | None:
+        """The SQL that the tool would send; None where it cannot say that without a database."""
+        try:
+            with self.children.one(self._another) as child:
+                request = {"sql_of": migration.version}
+                reply = child.ask(request, seconds_max=OPEN_SECONDS_MAX, cancelled=lambda: False)
+        except ToolEnded:
+            return None
+        sql = reply.get("sql")
+        return sql if isinstance(sql, str) else None
+
     def _failure(self, said: dict[str, Any], task: ToolTask, output: str) -> Failure:
         """What the tool's error means, in our words and without secrets."""
         texts = {name: without_secrets(text, task.place) for name, text in said.items() if isinstance(text, str)}

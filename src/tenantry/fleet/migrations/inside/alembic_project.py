@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import ssl
 import sys
 from typing import TYPE_CHECKING, Any
@@ -66,7 +68,7 @@ def opened(request: Request) -> tuple[Reply, Handler]:
     project = _Project(request, script, _driver(config))
     _let_plain_urls_work()
     event.listen(engine.Engine, "do_connect", project.on_connect)
-    return {"tool": "alembic " + alembic.__version__, "migrations": revisions}, project.upgrade
+    return {"tool": "alembic " + alembic.__version__, "migrations": revisions}, project.asked
 
 
 def _config(request: Request) -> Any:
@@ -106,12 +108,45 @@ def _let_plain_urls_work() -> None:
     )
 
 
+_OF_LEDGER = re.compile(
+    r"^(?:BEGIN;|COMMIT;|-- Running upgrade .*|CREATE TABLE (?:\w+\.)?alembic_version \([^;]*\);"
+    r"|(?:INSERT INTO|UPDATE|DELETE FROM) (?:\w+\.)?alembic_version [^;]*;)$",
+    re.MULTILINE,
+)
+
+
 class _Project:
     def __init__(self, request: Request, script: Any, driver: str) -> None:
         self._request = request
         self._script = script
         self._driver = driver
         self._task: Request = {}
+
+    def asked(self, request: Request) -> Reply:
+        return self.sql_of(request["sql_of"]) if "sql_of" in request else self.upgrade(request)
+
+    def sql_of(self, version: str) -> Reply:
+        """The SQL of one revision, as ``alembic upgrade --sql`` prints it, without the statements of the ledger."""
+        from alembic.runtime.environment import EnvironmentContext
+
+        before = self._script.get_revision(version).down_revision
+        if before is not None and not isinstance(before, str):
+            return {"sql": None}  # a merge: from which side it is come to decides nothing that Alembic could print
+        config = _config(self._request)
+        config.output_buffer = io.StringIO()
+        config.set_main_option("sqlalchemy.url", self._driver + "://")
+        with EnvironmentContext(
+            config,
+            self._script,
+            fn=lambda heads, _: self._script._upgrade_revs(version, heads),
+            as_sql=True,
+            starting_rev=before,
+            destination_rev=version,
+            tag=None,
+        ):
+            self._script.run_env()
+        own = _OF_LEDGER.sub("", config.output_buffer.getvalue())
+        return {"sql": own.strip() + "\n"}
 
     def upgrade(self, task: Request) -> Reply:
         """Brings one tenant to ``target`` by running env.py, as ``alembic upgrade`` does."""
