@@ -127,10 +127,12 @@ class _Project:
         loader: Any = MigrationLoader(None)
         app, _, name = version.partition(".")
         state = loader.project_state((app, name), at_end=False)
-        with _connected(_settings(self._own_settings, _NOWHERE)) as connection:
+        with (
+            _connected(_settings(self._own_settings, _NOWHERE)) as connection,
             # Not atomic: that would want a transaction of a server's.
-            with connection.schema_editor(collect_sql=True, atomic=False) as editor:
-                loader.disk_migrations[(app, name)].apply(state, editor, collect_sql=True)
+            connection.schema_editor(collect_sql=True, atomic=False) as editor,
+        ):
+            loader.disk_migrations[(app, name)].apply(state, editor, collect_sql=True)
         lines = editor.collected_sql
         only_python = any("CANNOT BE WRITTEN AS SQL" in line for line in lines) and all(
             line.startswith("--") for line in lines
