@@ -115,10 +115,10 @@ class Migrator:
         if own is not self.folder:
             return replace(self, folder=own).migrate(slug)
         try:
-            with self.halt.session(slug, self._connect(slug, lambda: self.halt.stopping), self.sessions) as session:
+            with self.halt.session(slug, self.connect(slug, lambda: self.halt.stopping), self.sessions) as session:
                 if isinstance(self.folder, AppliedByTool):
                     tool = self._by_tool(self.folder, self._keeping(slug))
-                    return tool.migrate(slug, session, lambda: self._connect(slug, lambda: False))
+                    return tool.migrate(slug, session, lambda: self.connect(slug, lambda: False))
                 return self._transaction(slug, session)
         except Stopped:
             return TenantResult(slug=slug, outcome="not_started")
@@ -143,7 +143,8 @@ class Migrator:
             keep=lambda base, position: self._kept(base, kept, position),
         )
 
-    def _connect(self, slug: TenantSlug, stopping: Callable[[], bool]) -> psycopg.Connection:
+    def connect(self, slug: TenantSlug, stopping: Callable[[], bool]) -> psycopg.Connection:
+        """A connection to one tenant within the bounds. Raises MigrationFailed, or Stopped."""
         try:
             dsn = self.dsn(slug)
         except TenantryError as error:
@@ -352,7 +353,7 @@ class Migrator:
     def _settled(self, base: TenantResult, judged: Judgement, unknown: Failure) -> TenantResult:
         """Asks the ledger, once, whether a commit whose answer was lost took place."""
         try:
-            connection = self._connect(base.slug, lambda: False)
+            connection = self.connect(base.slug, lambda: False)
             with closing(connection):
                 session = TenantSession(connection)
                 # The lock is free only when the lost transaction is over.

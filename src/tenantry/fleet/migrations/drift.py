@@ -21,9 +21,10 @@ import psycopg
 
 from tenantry.errors import TenantryError
 from tenantry.fleet.migrations import schema_sql
-from tenantry.fleet.migrations.apply import Bounds, Halt, Migrator
+from tenantry.fleet.migrations.apply import NO_FOLDER, Bounds, Halt, Migrator
 from tenantry.fleet.migrations.fingerprint import Difference, Schema, differences, read_schema
 from tenantry.fleet.migrations.formats.base import AppliedByTool, Format
+from tenantry.fleet.migrations.formats.per_tenant import folder_of
 from tenantry.fleet.migrations.plan import states_of
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
 from tenantry.fleet.migrations.session import TenantSession, connect, sql_failure
@@ -254,6 +255,9 @@ class DriftLook:
 
     def _look(self, tenant: TenantRef) -> tuple[Look, Schema | None]:
         place = self.place_of(tenant)
+        folder = folder_of(self.folder, tenant.slug)
+        if folder is None:
+            return Look(tenant, place, failure=NO_FOLDER), None
         try:
             connection = connect(
                 self.dsn(tenant.slug),
@@ -265,7 +269,7 @@ class DriftLook:
                 connection.execute(
                     schema_sql.begin(lock_seconds=self.bounds.lock_seconds, statement_seconds=STATEMENT_SECONDS)
                 )
-                judged = self.folder.judge(self.folder.read_ledger(TenantSession(connection)))
+                judged = folder.judge(folder.read_ledger(TenantSession(connection)))
                 major, schema = self._schema(connection)
         except MigrationFailed as error:
             return Look(tenant, place, failure=error.failure), None

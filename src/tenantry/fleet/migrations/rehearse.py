@@ -25,6 +25,7 @@ from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant, TenantId
 from tenantry.fleet.migrations.apply import Bounds, Halt, Migrator
 from tenantry.fleet.migrations.formats.base import Format
+from tenantry.fleet.migrations.formats.per_tenant import folder_of
 from tenantry.fleet.migrations.lock_watch import LockWatch, Span, Spans
 from tenantry.fleet.migrations.measured_session import Measured, MeasuredSession
 from tenantry.fleet.migrations.rehearsal import BranchReport, LockReport, Outcome, Rehearsal, checksum_of, report_of
@@ -283,7 +284,8 @@ class Rehearse:
             result = migrator.migrate(slug)
             ended = time.monotonic()
         report = _report(result, measured, watch, seconds=ended - began, ended=ended, migrating=migrating)
-        return replace(report, from_version=version_before(self._folder, result.applied) if result.applied else None)
+        own = folder_of(self._folder, slug)
+        return replace(report, from_version=version_before(own, result.applied) if own and result.applied else None)
 
     # -- branches go in any case -----------------------------------------------------------------------------------
 

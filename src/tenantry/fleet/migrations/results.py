@@ -27,6 +27,7 @@ FailureKind = Literal[
     "connection_lost",  # the connection broke; an open transaction was rolled back
     "outcome_unknown",  # the connection broke while committing and the ledger could not be read afterwards
     "cancelled",  # the operator cancelled it; what was open is rolled back
+    "no_down",  # a migration that was to be taken back has no way back; nothing was changed
     "no_folder",  # the folder has a folder for each tenant, and none for this one; it was not asked
     "tool",  # the tool that applies the migrations failed; the ledger says what was kept of its work
     "defect",  # our own mistake

@@ -161,6 +161,8 @@ SQL_READ: Final[LiteralString] = (
 )
 SQL_INSERT: Final[LiteralString] = "INSERT INTO tenantry.migrations (version, name, checksum) VALUES (%s, %s, %s)"
 
+SQL_DELETE: Final[LiteralString] = "DELETE FROM tenantry.migrations WHERE version = %s RETURNING 1"
+
 # How far a migration that no transaction can hold has come. Empty unless one is under way or was broken off.
 PROGRESS_TABLE: Final[LiteralString] = "tenantry.migration_progress"
 PROGRESS_CREATE_TABLE: Final[LiteralString] = """\

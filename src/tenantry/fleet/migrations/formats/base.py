@@ -57,6 +57,8 @@ class Migration:
     checksum: str
     text: str = field(repr=False)
     segments: tuple[Segment, ...] = field(repr=False)
+    down: Migration | None = field(repr=False, default=None)
+    """The way back, where somebody wrote one. It may be edited at any time: nothing remembers its checksum."""
 
     @property
     def stepwise(self) -> bool:
@@ -173,6 +175,15 @@ class AppliedBySession(Format, Protocol):
 
     def record(self, session: Session, migration: Migration) -> None:
         """Writes the ledger row of a migration that was applied."""
+        ...
+
+
+@runtime_checkable
+class GoesBack(AppliedBySession, Protocol):
+    """Migrations that may have a way back (``Migration.down``)."""
+
+    def unrecord(self, session: Session, migration: Migration) -> bool:
+        """Deletes the ledger row of a migration that was taken back; false when there was none."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Folders of plain SQL: ``0001_users.sql``, or a timestamp for the number; the ledger is ``tenantry.migrations``.
 
-The number is the version and gives the order. ``NAME.up.sql`` is the same as ``NAME.sql``; ``NAME.down.sql`` is the
-way back and is not part of a rollout. Checksums ignore the difference between CRLF and LF, so that a checkout on
+The number is the version and gives the order. ``NAME.up.sql`` is the same as ``NAME.sql``; ``NAME.down.sql`` is its
+way back, which is never part of a rollout. Checksums ignore the difference between CRLF and LF, so that a checkout on
 another system is the same folder.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,7 @@ from tenantry.fleet.migrations.formats.base import (
 )
 
 NAME: Final = "sql"
-_FILE: Final = re.compile(r"(?P<version>[0-9]{1,32})[_-](?P<name>.+?)(?:\.up)?\.sql")
-_DOWN: Final = ".down.sql"
+_FILE: Final = re.compile(r"(?P<version>[0-9]{1,32})[_-](?P<name>.+?)(?P<way>\.up|\.down)?\.sql")
 
 
 class SqlFolder:
@@ -44,7 +44,8 @@ class SqlFolder:
     def __init__(self, directory: Path, *, through: str | None = None) -> None:
         """``through`` leaves out the migrations after that version.
 
-        Raises InvalidInput for a file whose name says no version, and for two files of one version.
+        Raises InvalidInput for a file whose name says no version, for two files of one version, and for a way back of
+        no migration.
         """
         self.directory = directory
         loaded = sorted(_load(directory), key=lambda each: int(each.version))
@@ -88,6 +89,9 @@ class SqlFolder:
     def record(self, session: Session, migration: Migration) -> None:
         session.query(tenant_sql.SQL_INSERT, [migration.version, migration.name, migration.checksum])
 
+    def unrecord(self, session: Session, migration: Migration) -> bool:
+        return session.query(tenant_sql.SQL_DELETE, [migration.version]) == [(1,)]
+
 
 def _order(version: str) -> tuple[int, str]:
     """Numbers in their order; what is no number was not written by us and counts as newer than all."""
@@ -104,29 +108,39 @@ def _out_of_order(migration: Migration, newest: Migration) -> Objection:
 
 
 def _load(directory: Path) -> list[Migration]:
-    loaded: dict[int, Migration] = {}
+    ups: dict[int, Migration] = {}
+    downs: dict[int, Migration] = {}
     for path in sorted(directory.glob("*.sql")):
-        if path.name.endswith(_DOWN):
-            continue
         parts = _FILE.fullmatch(path.name)
         if parts is None:
             raise InvalidInput(
                 f"{path} has a name without a version", next_step="name it like 0001_users.sql, or move it away"
             )
-        text = read_text(path)
-        migration = Migration(
-            version=parts["version"],
-            name=parts["name"],
-            file=path.name,
-            checksum=hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest(),
-            text=text,
-            segments=segments_of([text]),
-        )
-        twin = loaded.setdefault(int(parts["version"]), migration)
+        migration = _migration(path, parts["version"], parts["name"])
+        twin = (downs if parts["way"] == ".down" else ups).setdefault(int(parts["version"]), migration)
         if twin is not migration:
             raise InvalidInput(
                 f"{twin.file} and {migration.file} have the same version", next_step="give one of them another number"
             )
-    if len(loaded) > MIGRATIONS_MAX:
-        raise InvalidInput(f"{directory} has {len(loaded)} migrations; {MIGRATIONS_MAX} are the most")
-    return list(loaded.values())
+    for number, down in downs.items():
+        up = ups.get(number)
+        if up is None or up.name != down.name:
+            raise InvalidInput(
+                f"{down.file} is the way back of no migration",
+                next_step="name it as the migration is named, with .down before .sql",
+            )
+    if len(ups) > MIGRATIONS_MAX:
+        raise InvalidInput(f"{directory} has {len(ups)} migrations; {MIGRATIONS_MAX} are the most")
+    return [replace(up, down=downs.get(number)) for number, up in ups.items()]
+
+
+def _migration(path: Path, version: str, name: str) -> Migration:
+    text = read_text(path)
+    return Migration(
+        version=version,
+        name=name,
+        file=path.name,
+        checksum=hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest(),
+        text=text,
+        segments=segments_of([text]),
+    )
