@@ -206,8 +206,8 @@ def catalog(catalog_url: str) -> Iterator[Catalog]:
     catalog = Catalog(catalog_url)
     with catalog.transaction() as connection:
         connection.exec_driver_sql(
-            "TRUNCATE customer, region, residency, ready_project, migration_run, migration_rehearsal, job,"
-            " procrastinate.procrastinate_jobs, procrastinate.procrastinate_workers CASCADE"
+            "TRUNCATE customer, region, residency, ready_project, migration_run, migration_folder,"
+            " migration_rehearsal, job, procrastinate.procrastinate_jobs, procrastinate.procrastinate_workers CASCADE"
         )
         connection.exec_driver_sql("DELETE FROM provider WHERE name <> 'home'")
     yield catalog

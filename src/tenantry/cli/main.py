@@ -30,6 +30,7 @@ from tenantry.cli import (
     tenants,
     up,
     usage,
+    window,
     worker,
 )
 from tenantry.cli.failures import guarded
@@ -77,6 +78,7 @@ for group in (
     snapshots,
     plans,
     contacts,
+    window,
     log,
     providers,
     engine,

@@ -1,9 +1,11 @@
-"""``tenantry migrate plan|run|status``: moves the whole fleet from one schema version to the next."""
+"""``tenantry migrate``: moves the fleet from one schema version to the next, in waves, and says where it stands."""
 
 # ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,8 +17,11 @@ from tenantry.cli.output import Output
 
 if TYPE_CHECKING:
     from tenantry.cli.rollout import Listener
+    from tenantry.fleet.catalog.catalog import Catalog
+    from tenantry.fleet.catalog.records import Run
+    from tenantry.fleet.main import Fleet
     from tenantry.fleet.migrations.plan import Plan
-    from tenantry.fleet.migrations.results import RunResult
+    from tenantry.fleet.migrations.run import RunOptions
 
 ROWS_MAX: Final = 50
 """Tenants that a table names; a fleet has many more, and --json has all of them."""
@@ -33,11 +38,36 @@ Tenants = Annotated[
     list[str] | None,
     typer.Option("--tenants", metavar="T,...", help="Only these tenants; may be repeated.", show_default=False),
 ]
+PlanSlug = Annotated[
+    str | None, typer.Option("--plan", metavar="PLAN", help="Only tenants of this plan.", show_default=False)
+]
+Region = Annotated[
+    str | None, typer.Option("--region", metavar="REGION", help="Only tenants in this region.", show_default=False)
+]
+RingName = Annotated[
+    str | None,
+    typer.Option("--ring", metavar="RING", help="Only tenants of this ring of tenantry.toml.", show_default=False),
+]
+Percent = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P", min=0.01, max=100, help="Only so many of a hundred, always the same.", show_default=False
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Only the first N that are behind.", show_default=False)
+]
 Through = Annotated[
     str | None, typer.Option("--through", metavar="VERSION", help="Stop at this migration.", show_default=False)
 ]
 AcceptEdited = Annotated[
     bool, typer.Option("--accept-edited", help="Take applied migrations as they are, though their files changed.")
+]
+RunName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="Its id, or the begin of it; default: the one that is open.", show_default=False
+    ),
 ]
 
 
@@ -49,24 +79,35 @@ def _slugs(tenants: list[str] | None) -> list[str] | None:
 def plan_command(
     directory: Directory = None,
     tenants: Tenants = None,
+    plan: PlanSlug = None,
+    region: Region = None,
+    ring: RingName = None,
+    percent: Percent = None,
+    limit: Limit = None,
     through: Through = None,
     accept_edited: AcceptEdited = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Show who is behind, and by what. Wakes nobody."""
+    """Show who is behind, by what, and in which wave it comes. Wakes nobody, and changes nothing."""
     from tenantry.cli.fleet import the_fleet
+    from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
     from tenantry.fleet.migrations.plan import make_plan
+    from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
-    folder = open_folder(directory or load_settings().migrations.dir, through=through)
+    said = load_settings().migrations
+    folder = open_folder(directory or said.dir, through=through)
+    chosen = Selection(tenants=_slugs(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
+    options = run_options(said)
     with the_fleet(data) as fleet:
-        plan = make_plan(folder, fleet.migrating.select(_slugs(tenants)), accept_edited=accept_edited)
-    output.document(plan.as_dict())
-    _show_plan(output, plan)
-    if plan.refused:
+        made = make_plan(folder, fleet.select(chosen, folder), accept_edited=accept_edited, rules=options.rules)
+        seconds = fleet.expected_seconds(made, options)
+    output.document(made.as_dict() | {"expected_seconds": seconds})
+    _show_plan(output, made, seconds)
+    if made.refused:
         raise typer.Exit(FAILED)
 
 
@@ -74,8 +115,17 @@ def plan_command(
 def run_command(
     directory: Directory = None,
     tenants: Tenants = None,
+    plan: PlanSlug = None,
+    region: Region = None,
+    ring: RingName = None,
+    percent: Percent = None,
+    limit: Limit = None,
     through: Through = None,
     accept_edited: AcceptEdited = False,
+    canaries: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Tenants that go first.", show_default="1 of 10 or more"),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", help="Tenants at a time.", show_default="8")
     ] = None,
@@ -89,45 +139,135 @@ def run_command(
     no_restore_point: Annotated[
         bool, typer.Option("--no-restore-point", help="Keep no state that `migrate undo` could go back to.")
     ] = False,
+    failures: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P", min=0, max=100, help="Of a hundred tenants of a wave so many may fail.", show_default="10"
+        ),
+    ] = None,
+    ignore_windows: Annotated[
+        bool, typer.Option("--ignore-windows", help="Migrate also outside of maintenance windows.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=64, help="Leave it to N workers (`tenantry worker`).", show_default=False),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="With --workers: do not wait for the end.")] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Apply what is pending, each tenant in a transaction of its own. Rerunning is resuming."""
+    """Apply what is pending, wave after wave, each tenant in a transaction of its own."""
     from tenantry.cli.fleet import the_fleet
-    from tenantry.cli.rollout import listener
-    from tenantry.fleet.migrations.apply import Bounds
+    from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
-    from tenantry.fleet.migrations.plan import make_plan
-    from tenantry.fleet.migrations.run import Run, RunOptions
+    from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
     said = load_settings().migrations
     folder = open_folder(directory or said.dir, through=through)
-    bounds = Bounds(
-        lock_seconds=said.lock_timeout if lock_timeout is None else lock_timeout,
-        statement_seconds=said.statement_timeout if statement_timeout is None else statement_timeout,
-        tool_seconds=said.tool_timeout,
+    chosen = Selection(tenants=_slugs(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
+    options: RunOptions = run_options(said)
+    bounds = replace(
+        options.bounds,
+        lock_seconds=options.bounds.lock_seconds if lock_timeout is None else lock_timeout,
+        statement_seconds=options.bounds.statement_seconds if statement_timeout is None else statement_timeout,
     )
-    options = RunOptions(jobs=said.jobs if jobs is None else jobs, bounds=bounds)
+    options = replace(
+        options,
+        jobs=options.jobs if jobs is None else jobs,
+        bounds=bounds,
+        accept_edited=accept_edited,
+        rules=options.rules if canaries is None else replace(options.rules, canaries=canaries),
+        gates=options.gates if failures is None else replace(options.gates, failures_percent=failures),
+        ignore_windows=ignore_windows,
+        restore_point="none" if no_restore_point else options.restore_point,
+    )
     with the_fleet(data) as fleet:
-        plan = make_plan(folder, fleet.migrating.select(_slugs(tenants)), accept_edited=accept_edited)
-        listening: Listener = listener(output, terminal=sys.stderr.isatty())
-        with listening:
-            run = Run(
-                plan,
-                folder,
-                fleet.migrating,
-                options=options,
-                on_event=listening.on_event,
-                log=fleet.run_log,
-                points=fleet.migrating.points("none" if no_restore_point else said.restore_point),
-            )
-            result = run.execute()
-    output.document(result.as_dict())
-    _show_result(output, result)
-    if result.exit_code:
-        raise typer.Exit(result.exit_code)
+        begun = fleet.begin_run(folder, chosen, options)
+        _carry_out(output, fleet, begun.run, workers=workers, detach=detach)
+
+
+@migrate.command("resume")
+def resume_command(
+    run: RunName = None,
+    skip_failed: Annotated[bool, typer.Option("--skip-failed", help="Leave tenants that failed alone.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=64, help="Leave it to N workers (`tenantry worker`).", show_default=False),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="With --workers: do not wait for the end.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Go on with a run that was paused, stopped by a gate or killed; tenants that failed are tried again."""
+    from tenantry.cli.fleet import the_fleet
+    from tenantry.fleet.migrations.run import find_run, resume_run
+
+    output = Output(json_wanted=json)
+    with the_fleet(data) as fleet:
+        resumed = resume_run(fleet.catalog, find_run(fleet.catalog, run, failed_too=True), retry=not skip_failed)
+        _carry_out(output, fleet, resumed, workers=workers, detach=detach)
+
+
+@migrate.command("pause")
+def pause_command(run: RunName = None, data: Data = None, json: Json = False) -> None:
+    """Let a run end what is under way, and begin nothing more. `resume` goes on."""
+    from tenantry.fleet.migrations.run import pause_run
+
+    _hold(pause_run, run, data, json=json)
+
+
+@migrate.command("abort")
+def abort_command(run: RunName = None, data: Data = None, json: Json = False) -> None:
+    """The same for good. What is done stays done; see `undo`."""
+    from tenantry.fleet.migrations.run import abort_run
+
+    _hold(abort_run, run, data, json=json)
+
+
+def _hold(hold: Callable[[Catalog, Run], Run], name: str | None, data: Path | None, *, json: bool) -> None:
+    from tenantry.cli.fleet import the_fleet
+    from tenantry.fleet.migrations.results import run_document
+    from tenantry.fleet.migrations.run import find_run
+
+    output = Output(json_wanted=json)
+    with the_fleet(data) as fleet:
+        held = hold(fleet.catalog, find_run(fleet.catalog, name))
+    output.document(run_document(held))
+    output.say(f"{held.id} is {held.state}")
+
+
+def _carry_out(output: Output, fleet: Fleet, run: Run, *, workers: int | None, detach: bool) -> None:
+    from tenantry.cli.rollout import listener
+    from tenantry.fleet.migrations.results import exit_code, failure_of, run_document, tenant_document
+
+    if workers is not None:
+        fleet.hand_out(run, workers)
+        if detach:
+            output.document(run_document(run))
+            output.say(f"{run.id} is left to workers: tenantry migrate status")
+            return
+    listening: Listener = listener(output, terminal=sys.stderr.isatty())
+    with listening:
+        if workers is None:
+            done = fleet.carry_out(run, on_event=listening.on_event)
+        else:
+            done = fleet.follow(run, on_event=listening.on_event)
+    code = exit_code(done)
+    if output.json_wanted:
+        tenants = [tenant_document(tenant) for tenant in fleet.run_tenants(done)]
+        output.document(run_document(done) | {"exit_code": code, "tenants": tenants})
+    else:
+        failed = [
+            (tenant.slug, failure, failure.next_step)
+            for tenant in fleet.run_tenants(done, outcomes=["failed"], limit=ROWS_MAX)
+            if (failure := failure_of(tenant)) is not None
+        ]
+        output.table(["FAILED", "WHY", "NEXT STEP"], failed) if failed else None
+        _show_end(output, done)
+    if code:
+        raise typer.Exit(code)
 
 
 @migrate.command("status")
@@ -142,6 +282,7 @@ def status_command(
     """Show where the fleet stands, and what failed in the last run."""
     from tenantry.cli.fleet import the_fleet
     from tenantry.fleet.migrations.formats.folders import open_folder
+    from tenantry.fleet.migrations.results import failure_of
     from tenantry.fleet.migrations.status import check_ledgers, read_status
     from tenantry.fleet.settings import load_settings
 
@@ -149,7 +290,7 @@ def status_command(
     folder = open_folder(directory or load_settings().migrations.dir)
     with the_fleet(data) as fleet:
         selected = list(fleet.migrating.select(_slugs(tenants)))
-        status = read_status(folder, selected, fleet.run_log)
+        status = read_status(folder, selected, fleet.catalog)
         checks = list(check_ledgers(folder, selected, fleet.migrating, jobs=jobs)) if check else []
     document = status.as_dict()
     if check:
@@ -158,9 +299,12 @@ def status_command(
     output.table(["SCHEMA", "TENANTS"], [(row.version, row.tenants) for row in status.versions])
     if status.last_run is not None and not json:
         run = status.last_run
-        ended = f"ended {run.finished_at:%Y-%m-%d %H:%M:%SZ}" if run.finished_at else "never ended"
-        output.say(f"last run: {run.started_at:%Y-%m-%d %H:%M:%SZ} to {run.target}, {ended}")
-        output.table(["FAILED", "WHY"], [(failed.slug, failed.failure) for failed in status.last_failures[:ROWS_MAX]])
+        ended = f"ended {run.finished_at:%Y-%m-%d %H:%M:%SZ}" if run.finished_at else run.state
+        why = f" ({run.reason})" if run.reason else ""
+        output.say(f"last run: {run.id} of {run.started_at:%Y-%m-%d %H:%M:%SZ} to {run.target}, {ended}{why}")
+        output.table(
+            ["FAILED", "WHY"], [(failed.slug, failure_of(failed)) for failed in status.last_failures[:ROWS_MAX]]
+        )
     if check:
         differing = [each for each in checks if not each.agrees]
         output.table(
@@ -180,15 +324,16 @@ def status_command(
             raise typer.Exit(SOME_FAILED)
 
 
-def _show_plan(output: Output, plan: Plan) -> None:
+def _show_plan(output: Output, plan: Plan, seconds: float | None) -> None:
     behind = plan.to_visit
     output.table(
-        ["TENANT", "SCHEMA", "STANDING", "PENDING"],
+        ["TENANT", "SCHEMA", "STANDING", "WAVE", "PENDING"],
         [
             (
                 each.tenant.slug,
                 each.tenant.known.version if each.tenant.known else None,
                 each.standing,
+                plan.wave_of(each),
                 ", ".join(each.pending),
             )
             for each in behind[:ROWS_MAX]
@@ -200,38 +345,36 @@ def _show_plan(output: Output, plan: Plan) -> None:
         output.say(f"and {len(behind) - ROWS_MAX} more")
     current = len(plan.tenants) - len(behind)
     output.say(f"{plan.format} {plan.directory} to {plan.target}: {len(behind)} to visit, {current} current")
+    if behind:
+        output.say("waves: " + ", ".join(f"{name} ({count})" for name, count in plan.waves.items()))
+        if seconds is not None:
+            output.say(f"by earlier runs this takes about {seconds:.0f} s")
     for refused in plan.refused:
         output.say(f"refused: {refused.file}, statement {refused.statement}: {refused.reason}: {refused.excerpt}")
 
 
-def _show_result(output: Output, result: RunResult) -> None:
-    if output.json_wanted:
-        return
-    if result.failed:
-        output.table(
-            ["FAILED", "WHY", "NEXT STEP"],
-            [
-                (each.slug, each.failure, each.failure.next_step if each.failure else "")
-                for each in result.failed[:ROWS_MAX]
-            ],
-        )
-        if len(result.failed) > ROWS_MAX:
-            output.say(f"and {len(result.failed) - ROWS_MAX} more: tenantry migrate status --json")
-    counts = result.run.counts
+def _show_end(output: Output, run: Run) -> None:
+    from tenantry.fleet.migrations.results import counts_of
+
+    counts = counts_of(run)
     parts = [
-        f"{count} {what}"
-        for count, what in (
-            (counts.applied, "migrated"),
-            (counts.current, "current already"),
-            (counts.skipped, "current by the catalog, not woken"),
-            (counts.failed, "failed"),
-            (counts.not_started, "not started"),
+        f"{counts[name]} {what}"
+        for name, what in (
+            ("applied", "migrated"),
+            ("current", "current already"),
+            ("skipped", "current by the catalog, not woken"),
+            ("failed", "failed"),
+            ("gone", "deleted meanwhile"),
+            ("waiting", "not started"),
         )
-        if count
+        if counts[name]
     ]
-    output.say(f"{', '.join(parts) or 'no tenants'} in {result.seconds:.2f} s")
-    if result.failed or counts.not_started:
-        output.remark("run it again to resume: tenants that are done are not touched")
+    took = f" in {(run.finished_at - run.started_at).total_seconds():.2f} s" if run.finished_at else ""
+    output.say(f"{', '.join(parts) or 'no tenants'}{took}")
+    if run.state in {"paused", "stopped"}:
+        output.say(f"{run.id} is {run.state}: {run.reason}")
+    if run.state in {"running", "paused", "stopped"} or counts["failed"]:
+        output.remark(f"to go on, and try again what failed: tenantry migrate resume {run.id}")
 
 
 def register(app: typer.Typer) -> None:

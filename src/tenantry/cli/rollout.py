@@ -8,11 +8,30 @@ from __future__ import annotations
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from tenantry.cli.output import Output
-from tenantry.fleet.migrations.events import Event, RunStarted, Stopping, TenantFinished, TenantStarted, Warned
+from tenantry.fleet.migrations.events import (
+    Event,
+    Progressed,
+    RunStarted,
+    Stopping,
+    TenantFinished,
+    TenantStarted,
+    Waiting,
+    Warned,
+    WaveJudged,
+    WaveStarted,
+)
 from tenantry.fleet.migrations.results import TenantResult
 
 
@@ -41,6 +60,21 @@ def sentence(result: TenantResult) -> str:
             what = other
     notes = "".join(f"; {note}" for note in result.notes)
     return f"{result.slug}: {what} ({result.seconds:.2f} s){notes}"
+
+
+def _wave(event: WaveStarted) -> str:
+    return f"wave {event.name}" + (f": {event.tenants} tenants" if event.tenants else "")
+
+
+def _judged(event: WaveJudged) -> str:
+    if event.objections:
+        return f"wave {event.name}: STOPPED: {'; '.join(event.objections)}"
+    return f"wave {event.name}: passed"
+
+
+def _waiting(event: Waiting) -> str:
+    when = f" until {event.until:%Y-%m-%d %H:%MZ}" if event.until else ""
+    return f"{event.tenants} tenants wait for their maintenance window{when}"
 
 
 def _stopping(event: Stopping) -> str:
@@ -76,7 +110,15 @@ class _Lines:
     def on_event(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._output.remark(f"{event.to_visit} of {event.total} tenants to visit")
+                self._output.remark(f"{event.run.id}: {event.to_visit} of {event.total} tenants to visit")
+            case WaveStarted():
+                self._output.remark(_wave(event))
+            case WaveJudged():
+                self._output.remark(_judged(event))
+            case Waiting():
+                self._output.remark(_waiting(event))
+            case Progressed():
+                self._output.remark(f"[{event.visited}/{event.to_visit}]")
             case TenantFinished():
                 self._output.remark(f"[{event.visited}/{event.to_visit}] {sentence(event.result)}")
             case Warned():
@@ -95,7 +137,9 @@ class _Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[now]}", markup=False),
             console=Console(stderr=True),
             transient=True,
@@ -113,21 +157,33 @@ class _Bar:
     def on_event(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._task = self._progress.add_task("migrating", total=event.to_visit, now="")
+                self._task = self._progress.add_task("migrating", total=event.to_visit, now="", rate="")
+            case Progressed() if self._task is not None:
+                self._progress.update(self._task, completed=event.visited, rate=self._rate())
             case TenantStarted() if self._task is not None:
                 self._progress.update(self._task, now=event.slug)
             case TenantFinished() if self._task is not None:
-                self._progress.advance(self._task)
+                self._progress.update(self._task, completed=event.visited, rate=self._rate())
                 if event.result.outcome == "failed":
                     self._failed += 1
                     self._progress.update(self._task, description=f"migrating, {self._failed} failed")
                     self._print(sentence(event.result), "red")
+            case WaveStarted():
+                self._print(_wave(event), "bold")
+            case WaveJudged() if event.objections:
+                self._print(_judged(event), "red")
+            case Waiting():
+                self._print(_waiting(event), "yellow")
             case Warned():
                 self._print(f"warning: {event.message}", "yellow")
             case Stopping():
                 self._print(_stopping(event), "yellow")
             case _:
                 pass
+
+    def _rate(self) -> str:
+        (task,) = self._progress.tasks
+        return f"{task.speed:.0f}/s" if task.speed else ""
 
     def _print(self, text: str, style: str) -> None:
         # Text, not markup: SQL is full of brackets.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.demo.teller import Teller, expect, shown
-from tenantry.fleet.migrations.results import RunResult
+from tenantry.fleet.catalog.records import Run
+from tenantry.fleet.migrations.results import counts_of, failure_of
 
 CUSTOMERS: Final = ("ACME Corp", "Payroll Inc", "Finance Co", "Talent Biz")
 UNLUCKY: Final = "finance-co"
@@ -48,7 +49,7 @@ class FirstAct:
             with self._teller.timed("first migration: 4 tenants, 10 statements each"):
                 result = self._fleet.migrate(first)
         self._report(result)
-        expect(result.exit_code == 0, "the first migration succeeds everywhere")
+        expect(counts_of(result)["applied"] == len(CUSTOMERS), "the first migration succeeds everywhere")
 
     def write(self) -> None:
         self._teller.scene("Each writes its own rows through the front door")
@@ -93,9 +94,8 @@ class FirstAct:
         with self._teller.timed("second migration: 3 done, 1 failed"):
             result = self._fleet.migrate(self._teller.folder)
         self._report(result)
-        failed = [tenant for tenant in result.results if tenant.outcome == "failed"]
-        expect([tenant.slug for tenant in failed] == [UNLUCKY], "only the tenant with bad data fails")
-        expect(result.exit_code == 3, "the run says that some failed")
+        failed = [tenant.slug for tenant in self._fleet.run_tenants(result, outcomes=["failed"])]
+        expect(failed == [UNLUCKY], "only the tenant with bad data fails")
 
         self._teller.scene("Its data is mended, and the same command resumes: only that tenant is touched")
         with self._teller.connect(UNLUCKY) as connection:
@@ -103,7 +103,7 @@ class FirstAct:
         with self._teller.timed("the run resumed: 1 done, 3 not even woken"):
             result = self._fleet.migrate(self._teller.folder)
         self._report(result)
-        expect(result.exit_code == 0, "the resumed run succeeds")
+        expect(counts_of(result) | {"applied": 1, "failed": 0, "skipped": 3} == counts_of(result), "the rest is done")
 
     def _slugs(self) -> list[str]:
         return [str(tenant.slug) for tenant in self._fleet.list()]
@@ -111,13 +111,14 @@ class FirstAct:
     def _awake(self) -> list[str]:
         return [slug for slug in self._slugs() if any(e.state != "idle" for e in self._fleet.show(slug).endpoints)]
 
-    def _report(self, result: RunResult) -> None:
-        for tenant in result.results:
+    def _report(self, run: Run) -> None:
+        for tenant in self._fleet.run_tenants(run):
             if tenant.outcome == "failed":
-                failure = tenant.failure
-                self._teller.say(f"[red]{tenant.slug:<12} failed[/red]: {failure}")
+                self._teller.say(f"[red]{tenant.slug:<12} failed[/red]: {failure_of(tenant)}")
             else:
                 self._teller.say(f"{tenant.slug:<12} {tenant.outcome}")
+        if skipped := counts_of(run)["skipped"]:
+            self._teller.say(f"{skipped} not woken: current by the catalog")
 
 
 def _only_first(folder: Path, into: Path) -> Path:

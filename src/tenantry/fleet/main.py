@@ -7,25 +7,23 @@ Where the catalog is, and how it comes to be, is told in ``prepare``.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from pydantic import TypeAdapter
-
-from tenantry.fleet.catalog import events, plans, queries, runs
+from tenantry.fleet.catalog import events, plans, queries
 from tenantry.fleet.catalog.catalog import CONNECTIONS_MAX, Catalog
-from tenantry.fleet.catalog.records import DeletionRecord, Tenant, TenantState
+from tenantry.fleet.catalog.records import DeletionRecord, Run, RunTenant, Tenant, TenantState
 from tenantry.fleet.config import verification
+from tenantry.fleet.environments.golden import golden_url
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
 from tenantry.fleet.environments.records import Place
 from tenantry.fleet.jobs.jobs import Jobs
-from tenantry.fleet.migrations.ports import RunId, SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.restore_point import Keeping, ProviderPoints
-from tenantry.fleet.migrations.results import Counts, RunRecord, RunResult, TenantResult
+from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.open import Providers
@@ -54,15 +52,16 @@ from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
     from tenantry.fleet.migrations.apply import Bounds
+    from tenantry.fleet.migrations.birth import Births
     from tenantry.fleet.migrations.drift import DriftLook
     from tenantry.fleet.migrations.events import Event
     from tenantry.fleet.migrations.formats.base import Format
     from tenantry.fleet.migrations.lint.verdict import Verdict
     from tenantry.fleet.migrations.plan import Plan
     from tenantry.fleet.migrations.rehearse import Began, Ended, Rehearse, RehearseOptions
-    from tenantry.fleet.migrations.run import RunOptions
+    from tenantry.fleet.migrations.run import Begun, RunOptions
+    from tenantry.fleet.migrations.selection import Selection
     from tenantry.runtime.findings import Finding
-
 
 FILES_NOTED_MAX: Final = 100
 """Files that one event names."""
@@ -78,7 +77,6 @@ class Fleet:
         """Of the provider that the fleet was opened with: its catalog and its non-production project are there."""
         self.providers = Providers(catalog, NeonProvider(client))
         self.migrating = MigratedTenants(catalog, self.provider_of)
-        self.run_log = CatalogRunLog(catalog)
         self.jobs = Jobs(catalog, self)
         self.usage = Usage(catalog, self.providers)
 
@@ -113,8 +111,24 @@ class Fleet:
         return self.create_wished(wanted)
 
     def create_wished(self, wanted: Wish) -> Created:
-        """The same for a wish that was checked before."""
-        return create_tenant(self.catalog, self.provider_of, wanted)
+        """The same for a wish that was checked before. A new tenant gets the schema that the last run brought."""
+        created = create_tenant(self.catalog, self.provider_of, wanted)
+        if not created.new or not self._born_current:
+            return created
+        note = self._births.bring_up(created.tenant.slug)
+        return created if note is None else replace(created, note=note)
+
+    @cached_property
+    def _born_current(self) -> bool:
+        from tenantry.fleet.settings import load_settings
+
+        return load_settings().migrations.born_current
+
+    @cached_property
+    def _births(self) -> Births:
+        from tenantry.fleet.migrations.birth import Births
+
+        return Births(self.catalog, self.migrating)
 
     def list(
         self,
@@ -292,6 +306,28 @@ class Fleet:
 
         return Rehearse(self.catalog, self.provider_of, folder, options=options, on_event=on_event)
 
+    def select(self, chosen: Selection, folder: Format) -> Iterator[TenantRef]:
+        """The tenants that a plan is about. Wakes nobody."""
+        from tenantry.fleet.migrations.configured import rings_of
+        from tenantry.fleet.settings import load_settings
+
+        rings = rings_of(load_settings().migrations)
+        return chosen.of(self.migrating.select(chosen.tenants, plan=chosen.plan, region=chosen.region), rings, folder)
+
+    def begin_run(self, folder: Format, chosen: Selection, options: RunOptions) -> Begun:
+        """Plans a run and writes it down; ``carry_out`` or workers do the rest."""
+        from tenantry.fleet.migrations.run import begin_run
+
+        return begin_run(
+            self.catalog, folder, lambda: self.select(chosen, folder), options=options, selection=chosen.document()
+        )
+
+    def expected_seconds(self, plan: Plan, options: RunOptions) -> float | None:
+        """How long the plan will take by what earlier runs took for the same migrations; None: never seen."""
+        from tenantry.fleet.migrations.expected import expected_seconds
+
+        return expected_seconds(self.catalog, plan, options)
+
     def migrate(
         self,
         directory: Path,
@@ -299,23 +335,51 @@ class Fleet:
         tenants: Sequence[str] | None = None,
         options: RunOptions | None = None,
         on_event: Callable[[Event], None] = lambda _: None,
-    ) -> RunResult:
+    ) -> Run:
         """Plans and runs in one go; the command line shows the plan in between."""
         from tenantry.fleet.migrations.formats.folders import open_folder
-        from tenantry.fleet.migrations.plan import make_plan
-        from tenantry.fleet.migrations.run import Run
+        from tenantry.fleet.migrations.run import RunOptions
+        from tenantry.fleet.migrations.selection import Selection
 
-        folder = open_folder(directory)
-        plan = make_plan(folder, self.migrating.select(tenants))
-        return Run(
-            plan,
-            folder,
-            self.migrating,
-            options=options,
-            on_event=on_event,
-            log=self.run_log,
-            points=self.migrating.points(),
-        ).execute()
+        begun = self.begin_run(open_folder(directory), Selection(tenants=tenants), options or RunOptions())
+        return self.carry_out(begun.run, on_event=on_event)
+
+    def carry_out(self, run: Run, *, on_event: Callable[[Event], None] = lambda _: None) -> Run:
+        """Does what is left of a run, beside whoever else does; returns when it has ended, or is held."""
+        from tenantry.fleet.migrations.run import OPTIONS
+        from tenantry.fleet.migrations.work import Work, folder_of_run
+
+        def golden() -> str:
+            return golden_url(self.catalog, self.client)
+
+        points = self.migrating.points(OPTIONS.validate_python(run.plan.get("options", {})).restore_point)
+        with folder_of_run(self.catalog, run) as folder:
+            work = Work(self.catalog, self.migrating, run, folder, golden=golden, points=points, on_event=on_event)
+            return work.execute()
+
+    def hand_out(self, run: Run, workers: int) -> None:
+        """Leaves a run to so many of the workers that there are."""
+        self.jobs.start("migrate", {f"{run.id}/{number}": {} for number in range(1, workers + 1)})
+
+    def work_on(self, run_id: str) -> Mapping[str, object]:
+        """A worker's part in a run."""
+        from tenantry.fleet.migrations.results import run_document
+        from tenantry.fleet.migrations.run import find_run
+
+        run = find_run(self.catalog, run_id)
+        return run_document(self.carry_out(run) if run.state == "running" else run)
+
+    def follow(self, run: Run, *, on_event: Callable[[Event], None]) -> Run:
+        """Tells of a run that workers carry out, until it has ended or is held."""
+        from tenantry.fleet.migrations.follow import follow_run
+
+        return follow_run(self.catalog, run, on_event=on_event)
+
+    def run_tenants(self, run: Run, *, outcomes: Sequence[str] = (), limit: int | None = None) -> Iterator[RunTenant]:
+        """What became of the tenants of a run, in the order of their slugs."""
+        from tenantry.fleet.migrations.run import tenants_of
+
+        return tenants_of(self.catalog, run, outcomes=outcomes, limit=limit)
 
 
 def open_fleet(
@@ -355,13 +419,26 @@ class MigratedTenants:
         self._points = ProviderPoints(lambda slug: find_ready(self._catalog, slug)[0], self._provider_of, wish)
         return self._points
 
-    def select(self, slugs: Sequence[str] | None) -> Iterable[TenantRef]:
+    def select(
+        self, slugs: Sequence[str] | None, *, plan: str | None = None, region: str | None = None
+    ) -> Iterable[TenantRef]:
         if slugs is None:
-            tenants: Iterable[Tenant] = list_tenants(self._catalog, states=["ready"])
+            tenants: Iterable[Tenant] = list_tenants(self._catalog, states=["ready"], plan=plan, region=region)
         else:
             named = [find_ready(self._catalog, slug)[0] for slug in slugs]
             tenants = {tenant.slug: tenant for tenant in named}.values()
-        return (TenantRef(TenantSlug(tenant.slug), _schema_state(tenant)) for tenant in tenants)
+        return (
+            TenantRef(
+                slug=TenantSlug(tenant.slug),
+                known=_schema_state(tenant),
+                id=tenant.id,
+                provider_id=tenant.provider_id,
+                plan=tenant.plan,
+                region=tenant.region,
+                window=tenant.maintenance_window,
+            )
+            for tenant in tenants
+        )
 
     def dsn(self, slug: TenantSlug) -> str:
         # A migration must get in also where the tenant has used up its quotas.
@@ -382,57 +459,3 @@ def _schema_state(tenant: Tenant) -> SchemaState | None:
     if tenant.schema_format is None or tenant.schema_fingerprint is None:
         return None
     return SchemaState(tenant.schema_format, tenant.schema_version, tenant.schema_fingerprint)
-
-
-class CatalogRunLog:
-    """Runs of migrations, remembered in the catalog (``migrations.ports.RunLog``)."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    def began(self, run: RunRecord) -> None:
-        with self._catalog.transaction() as connection:
-            runs.begin_run(
-                connection,
-                run_id=run.run_id,
-                format=run.format,
-                directory=run.directory,
-                target=run.target,
-                started_at=run.started_at,
-                counts=asdict(run.counts),
-            )
-
-    def tenant_finished(self, run_id: RunId, result: TenantResult) -> None:
-        if result.failure is None:
-            return
-        with self._catalog.transaction() as connection:
-            document = TypeAdapter(TenantResult).dump_python(result, mode="json")
-            runs.add_failure(connection, run_id, result.slug, sqlstate=result.failure.sqlstate, result=document)
-
-    def ended(self, run: RunRecord) -> None:
-        with self._catalog.transaction() as connection:
-            runs.end_run(
-                connection,
-                run.run_id,
-                finished_at=run.finished_at,
-                interrupted=run.interrupted,
-                counts=asdict(run.counts),
-            )
-
-    def latest(self) -> tuple[RunRecord, tuple[TenantResult, ...]] | None:
-        with self._catalog.transaction() as connection:
-            run = runs.latest_run(connection)
-        if run is None:
-            return None
-        record = RunRecord(
-            run_id=RunId(run.id),
-            format=run.format,
-            directory=run.directory,
-            target=run.target,
-            started_at=run.started_at,
-            finished_at=run.finished_at,
-            counts=TypeAdapter(Counts).validate_python(run.counts),
-            interrupted=run.interrupted,
-        )
-        results = TypeAdapter(tuple[TenantResult, ...])
-        return record, results.validate_python(run.failures)

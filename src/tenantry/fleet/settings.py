@@ -72,11 +72,22 @@ class Tenants(_Section):
     jobs: int = Field(default=8, ge=1, le=64, description="Tenants that `create --csv` makes at a time.")
 
 
+class Ring(_Section):
+    """Some of the tenants, that one wave takes."""
+
+    name: str = Field(min_length=1, max_length=40, description="What the wave is called.")
+    tenants: list[str] = Field(default_factory=list, description="Only these slugs; a star is any text.")
+    plans: list[str] = Field(default_factory=list, description="Only tenants of these plans.")
+    regions: list[str] = Field(default_factory=list, description="Only tenants in these regions.")
+    percent: float = Field(default=100.0, gt=0, le=100, description="Of those, always the same part.")
+
+
 class Migrations(_Section):
     """How `tenantry migrate` runs."""
 
     dir: Path = Field(default=Path(), description="The folder of migrations.")
     jobs: int = Field(default=8, ge=1, le=256, description="Tenants at a time.")
+    jobs_per_provider: int = Field(default=256, ge=1, le=256, description="Tenants at a time of one provider.")
     lock_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a lock.")
     statement_timeout: float = Field(default=0.0, ge=0, description="Seconds that a statement may take; 0: any time.")
     restore_point: Literal["lsn", "snapshot", "none"] = Field(
@@ -113,6 +124,20 @@ class Migrations(_Section):
         examples=[["migrations/*"]],
     )
     version: str | None = Field(default=None, max_length=200, description="Or the command's version, said outright.")
+    canaries: int | None = Field(
+        default=None, ge=0, le=1000, description="Tenants that go first; default: 1 of 10 or more."
+    )
+    golden: bool = Field(default=True, description="Try migrations on an empty database of the fleet's own first.")
+    born_current: bool = Field(default=True, description="Give new tenants the schema that the last run brought.")
+    rings: list[Ring] = Field(
+        default_factory=list, description="Who comes when, behind the canaries; the rest is last."
+    )
+    gate_failures_percent: float = Field(default=10.0, ge=0, le=100, description="Tenants of a wave that may fail.")
+    gate_p95_seconds: float | None = Field(default=None, gt=0, description="What 95 % of a wave may take at most.")
+    gate_lock_waits_max: int | None = Field(default=None, ge=0, description="Tenants that may fail waiting for a lock.")
+    gate_command: str | None = Field(default=None, description="Run after each wave; status 0 lets the run go on.")
+    gate_url: str | None = Field(default=None, description="Is sent each wave by POST; 2xx lets the run go on.")
+    gate_seconds_max: float = Field(default=600.0, gt=0, description="How long the command or the URL may take.")
 
 
 class Branches(_Section):

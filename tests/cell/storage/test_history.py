@@ -207,6 +207,16 @@ def test_a_gap_is_never_guessed_across(simple: tuple[Histories, Any, Mapping[int
     assert histories["a"].plan(later).base.number == 2
 
 
+def test_what_retention_has_let_go_of_is_no_gap(simple: tuple[Histories, Any, Mapping[int, Lsn]]) -> None:
+    """A point that was within the history when it was asked for may have left it since."""
+    histories, _, _ = simple
+    history = histories["a"]
+    point = history.at_time(at(3))
+    archive.delete(histories.dir("a"), [Segment(1, 1), Segment(1, 2)])
+    with pytest.raises(InvalidInput, match="is before the history that is kept"):
+        histories["a"].plan(point)
+
+
 def test_a_lost_end_is_not_the_end(simple: tuple[Histories, Any, Mapping[int, Lsn]]) -> None:
     histories, log, starts = simple
     log.fill_segment()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -121,33 +120,29 @@ def test_the_schema_of_a_tenant_is_remembered_with_the_time_it_was_seen(catalog:
         assert (seen.schema_version, seen.schema_format, seen.schema_fingerprint) == ("0001_a", "drizzle", "f1")
 
 
-def test_runs_of_migrations_are_remembered_the_last_one_first(
+def test_runs_of_migrations_are_remembered_but_for_the_oldest_that_have_ended(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "RUNS_KEPT", 2)
-    make_ready(catalog)
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    with catalog.transaction() as connection:
-        assert runs.latest_run(connection) is None
-        for number in range(4):
-            runs.begin_run(
-                connection, run_id=f"run-{number}", format="sql", directory="m", target="2",
-                started_at=start + timedelta(hours=number), counts={},
+    for number in range(5):
+        with catalog.transaction() as connection:
+            runs.add_folder(connection, f"digest-{number}", b"x")
+            runs.add_run(
+                connection, run_id=f"run-{number}", format="sql", directory="m", target="2", fingerprint="f",
+                folder_digest=f"digest-{number}", state="running", created_by="me", plan={}, waves=["rest"],
             )  # fmt: skip
-            runs.add_failure(connection, f"run-{number}", "acme-corp", sqlstate=None, result={"n": number})
-        runs.add_failure(connection, "run-3", "acme-corp", sqlstate="42P07", result={"n": "twice"})
-        runs.add_failure(connection, "run-3", "nobody", sqlstate="42P07", result={})
-        runs.end_run(
-            connection, "run-3", finished_at=start + timedelta(hours=9), interrupted=False, counts={"failed": 1}
-        )
+        if number != 1:
+            with catalog.transaction() as connection:
+                assert runs.set_state(connection, f"run-{number}", "finished", only_from=["running"])
     with catalog.transaction() as connection:
-        run = runs.latest_run(connection)
-        assert run is not None
-        assert (run.id, run.counts, run.failures) == ("run-3", {"failed": 1}, ({"n": "twice"},))
-        assert connection.exec_driver_sql("SELECT array_agg(id ORDER BY id) FROM migration_run").scalar_one() == [
-            "run-2",
-            "run-3",
-        ]
+        assert [run.id for run in runs.runs_page(connection, limit=9)] == ["run-4", "run-3", "run-1"]
+        latest = runs.latest_run(connection)
+        assert latest is not None
+        assert (latest.id, latest.state, latest.counts) == ("run-4", "finished", {})
+        assert [run.id for run in runs.open_runs(connection)] == ["run-1"]
+        kept = connection.exec_driver_sql("SELECT array_agg(digest ORDER BY digest) FROM migration_folder").scalar_one()
+        assert kept == ["digest-1", "digest-3", "digest-4"]
+        assert connection.exec_driver_sql("SELECT count(*) FROM migration_wave").scalar_one() == 3
 
 
 def test_whoever_stands_still_in_a_transaction_loses_what_it_holds(

@@ -1,4 +1,4 @@
-"""A small fleet: databases of one real server as tenants, and a catalog in memory that remembers what it is told."""
+"""A small fleet: databases of one real server as tenants of a real catalog."""
 
 from __future__ import annotations
 
@@ -9,70 +9,178 @@ import secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from tenantry.errors import NotFound
-from tenantry.fleet.migrations.results import RunRecord, TenantResult
-from tenantry.fleet.migrations.tenant import RunId, SchemaState, TenantRef, TenantSlug
+from tenantry.fleet.catalog import queries
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.records import Run
+from tenantry.fleet.main import MigratedTenants
+from tenantry.fleet.migrations.events import Event, TenantFinished
+from tenantry.fleet.migrations.formats.folders import open_folder
+from tenantry.fleet.migrations.plan import Plan, make_plan
+from tenantry.fleet.migrations.results import TenantResult, exit_code, run_document
+from tenantry.fleet.migrations.run import Begun, RunOptions, begin_run
+from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
+from tenantry.fleet.migrations.work import Work, folder_of_run
 
 
-@dataclass
-class Fleet:
-    """Tenants and RunLog in memory. ``asked`` has the slug of each tenant whose DSN somebody wanted, in order."""
+def no_provider(_tenant: object) -> Any:
+    raise AssertionError("no provider is asked")
 
-    dsns: dict[TenantSlug, str]
-    known: dict[TenantSlug, SchemaState] = field(default_factory=dict)
-    asked: list[TenantSlug] = field(default_factory=list)
-    runs: list[RunRecord] = field(default_factory=list)
-    failures: list[TenantResult] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def select(self, slugs: Sequence[str] | None = None) -> list[TenantRef]:
-        wanted = list(self.dsns) if slugs is None else [TenantSlug(slug) for slug in slugs]
-        if missing := [slug for slug in wanted if slug not in self.dsns]:
-            raise NotFound(f"no tenant {missing[0]}")
-        return [TenantRef(slug, self.known.get(slug)) for slug in wanted]
+class Fleet(MigratedTenants):
+    """Tenants of a catalog whose DSNs are known here. ``asked`` has each whose DSN somebody wanted, in order."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        super().__init__(catalog, no_provider)
+        self.catalog = catalog
+        self.dsns: dict[str, str] = {}
+        self.asked: list[str] = []
+        self._lock = threading.Lock()
+
+    def add(self, slug: str, dsn: str, **customer: str) -> None:
+        with self.catalog.transaction() as connection:
+            tenant, _ = queries.intend_tenant(
+                connection, slug=slug, name=slug, email=None, plan=customer.get("plan", "launch"), region=None,
+                pg_version=None,
+            )  # fmt: skip
+            queries.mark_ready(
+                connection, tenant.id, project_id=f"project-{slug}", region=customer.get("region", "here"),
+                pg_version=18, database_name="d", role_name="r",
+            )  # fmt: skip
+            if "window" in customer:
+                connection.exec_driver_sql(
+                    "UPDATE customer SET maintenance_window = %s WHERE slug = %s", (customer["window"], slug)
+                )
+        self.dsns[slug] = dsn
+
+    def select(self, slugs: Sequence[str] | None = None, **narrowed: Any) -> Iterable[TenantRef]:
+        return super().select(slugs, **narrowed)
 
     def dsn(self, slug: TenantSlug) -> str:
-        with self.lock:
+        with self._lock:
             self.asked.append(slug)
         return self.dsns[slug]
 
-    def record(self, slug: TenantSlug, state: SchemaState) -> None:
-        with self.lock:
-            self.known[slug] = state
+    @property
+    def known(self) -> dict[str, SchemaState]:
+        """What the catalog knows of their schemas."""
+        return {tenant.slug: tenant.known for tenant in self.select(None) if tenant.known is not None}
 
-    def began(self, run: RunRecord) -> None:
-        self.runs.append(run)
-        self.failures = []
+    def know(self, slug: str, state: SchemaState) -> None:
+        self.record(TenantSlug(slug), state)
 
-    def tenant_finished(self, run_id: RunId, result: TenantResult) -> None:
-        assert run_id == self.runs[-1].run_id
-        if result.outcome == "failed":
-            self.failures.append(result)
-
-    def ended(self, run: RunRecord) -> None:
-        self.runs[-1] = run
-
-    def latest(self) -> tuple[RunRecord, tuple[TenantResult, ...]] | None:
-        return (self.runs[-1], tuple(self.failures)) if self.runs else None
+    def forget(self) -> None:
+        """The catalog has never looked into any ledger."""
+        with self.catalog.transaction() as connection:
+            connection.exec_driver_sql(
+                "UPDATE project SET schema_version = NULL, schema_format = NULL, schema_fingerprint = NULL,"
+                " schema_seen_at = NULL"
+            )
 
     def sql(self, slug: str, statement: str) -> list[tuple[object, ...]]:
         """Runs one statement in a tenant, as its application would."""
-        with psycopg.connect(self.dsns[TenantSlug(slug)], autocommit=True) as connection:
+        with psycopg.connect(self.dsns[slug], autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
+    # -- runs --------------------------------------------------------------------------------------------------
+
+    def plan(self, directory: Path, slugs: Sequence[str] | None = None, **planning: Any) -> Plan:
+        through = planning.pop("through", None)
+        return make_plan(open_folder(directory, through=through), self.select(slugs), **planning)
+
+    def begin(
+        self,
+        directory: Path,
+        slugs: Sequence[str] | None = None,
+        *,
+        options: RunOptions | None = None,
+        through: str | None = None,
+        trust_catalog: bool = True,
+    ) -> Begun:
+        folder = open_folder(directory, through=through)
+        return begin_run(
+            self.catalog,
+            folder,
+            lambda: self.select(slugs),
+            options=options or RunOptions(),
+            trust_catalog=trust_catalog,
+        )
+
+    def work(self, run: Run, on_event: Callable[[Event], None] = lambda _: None, **more: Any) -> Run:
+        with folder_of_run(self.catalog, run) as folder:
+            return Work(self.catalog, self, run, folder, on_event=on_event, **more).execute()
+
+    def roll_out(
+        self,
+        directory: Path,
+        slugs: Sequence[str] | None = None,
+        on_event: Callable[[Event], None] = lambda _: None,
+        **beginning: Any,
+    ) -> RolledOut:
+        """Plans, begins and carries out a run, and looks at what it told."""
+        listed = [tenant.slug for tenant in self.select(slugs)]
+        begun = self.begin(directory, slugs, **beginning)
+        results: dict[str, TenantResult] = {}
+
+        def listen(event: Event) -> None:
+            if isinstance(event, TenantFinished):
+                assert event.result.slug not in results or results[event.result.slug].outcome == "not_started"
+                results[event.result.slug] = event.result
+            on_event(event)
+
+        run = self.work(begun.run, listen)
+        other: Any = "skipped" if run.state == "finished" else "not_started"
+        every = (results.get(slug) or TenantResult(slug=slug, outcome=other) for slug in listed)
+        return RolledOut(run, begun, tuple(every))
+
+
+@dataclass(frozen=True)
+class RolledOut:
+    run: Run
+    begun: Begun
+    results: tuple[TenantResult, ...]
+    """Of each that was selected, in order."""
+
+    @property
+    def failed(self) -> tuple[TenantResult, ...]:
+        return tuple(result for result in self.results if result.outcome == "failed")
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """``skipped`` those that were not visited although the run ended."""
+        return {result.slug: result.outcome for result in self.results}
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.run)
+
+    def as_dict(self) -> dict[str, object]:
+        return run_document(self.run) | {"tenants": [each.as_dict() for each in self.results]}
+
 
 @pytest.fixture
-def new_fleet(new_database: Callable[[], str]) -> Callable[[int], Fleet]:
+def new_fleet(new_database: Callable[[], str], catalog: Catalog) -> Callable[[int], Fleet]:
     """Makes a fleet of empty tenants ``t0``, ``t1`` and so on."""
-    return lambda size: Fleet({TenantSlug(f"t{number}"): new_database() for number in range(size)})
+
+    def make(size: int) -> Fleet:
+        fleet = Fleet(catalog)
+        for number in range(size):
+            fleet.add(f"t{number}", new_database())
+        return fleet
+
+    return make
+
+
+def tenant_refs(known: Sequence[SchemaState | None]) -> list[TenantRef]:
+    return [TenantRef(TenantSlug(f"t{number}"), state) for number, state in enumerate(known)]
 
 
 def write_sql_folder(directory: Path, **files: str) -> Path:

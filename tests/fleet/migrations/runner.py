@@ -1,56 +1,51 @@
-"""A runner in a process of its own, to be killed: tenants and their cached states are files of one directory.
+"""A runner in a process of its own, to be killed: tenants are files of one directory, the run is in the catalog.
 
-``runner.py FOLDER FLEET [JOBS]`` prints one line of JSON for each event and exits as the command line does.
+``runner.py FLEET CATALOG_FILE RUN`` carries the run out, prints one line of JSON for each event and exits as the
+command line does.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.run import Run, RunOptions
-from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
+from tenantry.errors import TenantryError
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.migrations.results import exit_code
+from tenantry.fleet.migrations.run import find_run
+from tenantry.fleet.migrations.tenant import TenantSlug
+from tenantry.fleet.migrations.work import Work, folder_of_run
 
 
 class FileFleet:
-    """``FLEET/slug.dsn`` reaches a tenant, ``FLEET/slug.state`` is what the catalog knows of it."""
+    """``FLEET/slug.dsn`` reaches a tenant: all that carrying out a run asks of the rest of the fleet."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def select(self, _slugs: Sequence[str] | None = None) -> list[TenantRef]:
-        slugs = sorted(path.stem for path in self.directory.glob("*.dsn"))
-        return [TenantRef(TenantSlug(slug), self.known(slug)) for slug in slugs]
-
-    def known(self, slug: str) -> SchemaState | None:
-        path = self.directory / f"{slug}.state"
-        return SchemaState(**json.loads(path.read_text())) if path.exists() else None
-
     def dsn(self, slug: TenantSlug) -> str:
         return (self.directory / f"{slug}.dsn").read_text()
 
-    def record(self, slug: TenantSlug, state: SchemaState) -> None:
-        draft = self.directory / f"{slug}.draft"
-        draft.write_text(json.dumps(asdict(state)))
-        os.replace(draft, self.directory / f"{slug}.state")
-
 
 def main() -> int:
-    folder, fleet = open_folder(Path(sys.argv[1])), FileFleet(Path(sys.argv[2]))
-    run = Run(
-        make_plan(folder, fleet.select()),
-        folder,
-        fleet,
-        options=RunOptions(jobs=int(sys.argv[3])),
-        on_event=lambda event: print(json.dumps(event.as_dict()), flush=True),
-    )
-    return run.execute().exit_code
+    catalog = Catalog(Path(sys.argv[2]).read_text())
+    run = find_run(catalog, sys.argv[3])
+    try:
+        with folder_of_run(catalog, run) as folder:
+            work = Work(
+                catalog,
+                FileFleet(Path(sys.argv[1])),
+                run,
+                folder,
+                on_event=lambda event: print(json.dumps(event.as_dict()), flush=True),
+            )
+            return exit_code(work.execute())
+    except TenantryError as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        catalog.close()
 
 
 if __name__ == "__main__":

@@ -13,49 +13,67 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
 
+from tenantry.fleet.catalog import runs
+from tenantry.fleet.catalog.records import Run
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.results import RunResult
-from tenantry.fleet.migrations.run import Run
+from tenantry.fleet.migrations.plan import states_of
+from tenantry.fleet.migrations.run import RunOptions
 
 RUNNER = Path(__file__).with_name("runner.py")
-POINTS = ["migrate.judged", "migrate.applied", "migrate.committed", "migrate.recorded"]
+POINTS = ["migrate.claimed", "migrate.judged", "migrate.applied", "migrate.committed", "migrate.recorded"]
 MIGRATIONS = [(f"{number:04}_m", number + 1, f"insert into applied values ('{number:04}_m')") for number in range(3)]
 # Between two breakpoints, so that a kill finds a transaction half done.
 SLOW = "--> statement-breakpoint\nselect pg_sleep(0.01)"
 
 
+class Killed:
+    """Five tenants whose migrations count themselves, and runners of theirs that die."""
+
+    def __init__(self, fleet: Any, directory: Path) -> None:
+        self.fleet = fleet
+        self.directory = directory
+        (directory / "catalog").write_text(fleet.catalog.url)
+        for slug, dsn in fleet.dsns.items():
+            fleet.sql(slug, "create table applied (tag text)")
+            (directory / f"{slug}.dsn").write_text(dsn)
+
+    def begin(self, folder: Path, jobs: int = 2) -> str:
+        return self.fleet.begin(folder, options=RunOptions(jobs=jobs)).run.id
+
+    @contextmanager
+    def started(self, run: str, failpoints: str = "") -> Iterator[subprocess.Popen[str]]:
+        command = [sys.executable, str(RUNNER), str(self.directory), str(self.directory / "catalog"), run]
+        environment = {**os.environ, "TENANTRY_FAILPOINTS": failpoints}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def run_to_the_end(self, run: str, failpoints: str = "") -> int:
+        with self.started(run, failpoints=failpoints) as process:
+            process.communicate(timeout=60)
+            return process.returncode
+
+    def ended(self, run: str) -> Run:
+        """What the catalog says of the run; nobody has anything of it in hand."""
+        with self.fleet.catalog.transaction() as connection:
+            assert runs.workers_of(connection, run, stalled_seconds=45) == {}
+            found = runs.run_by_id(connection, run)
+        assert found is not None
+        return found
+
+
 @pytest.fixture
-def fleet_directory(new_fleet: Callable[[int], Any], tmp_path: Path) -> Path:
-    """Five tenants whose migrations count themselves."""
-    fleet, directory = new_fleet(5), tmp_path / "fleet"
+def killed(new_fleet: Callable[[int], Any], tmp_path: Path) -> Killed:
+    directory = tmp_path / "fleet"
     directory.mkdir()
-    for slug, dsn in fleet.dsns.items():
-        fleet.sql(slug, "create table applied (tag text)")
-        (directory / f"{slug}.dsn").write_text(dsn)
-    return directory
-
-
-@contextmanager
-def started(folder: Path, fleet: Path, jobs: int = 2, failpoints: str = "") -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(RUNNER), str(folder), str(fleet), str(jobs)]
-    environment = {**os.environ, "TENANTRY_FAILPOINTS": failpoints}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def run_to_the_end(folder: Path, fleet: Path, failpoints: str = "") -> int:
-    with started(folder, fleet, failpoints=failpoints) as process:
-        process.communicate(timeout=60)
-        return process.returncode
+    return Killed(new_fleet(5), directory)
 
 
 def applied(dsn: str) -> list[str]:
@@ -86,46 +104,50 @@ def agree(fleet: Path) -> list[list[str]]:
 
 @pytest.mark.crash
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kill_9_at_any_point_then_rerun_applies_everything_once(
-    fleet_directory: Path, drizzle_folder: Callable[..., Path], seed: int
+def test_kill_9_at_any_point_then_going_on_applies_everything_once(
+    killed: Killed, drizzle_folder: Callable[..., Path], seed: int
 ) -> None:
+    """A run that was killed is gone on with, or a new one takes its place."""
     choice = random.Random(seed)
     growing = [(tag, when, f"{text}{SLOW}") for tag, when, text in MIGRATIONS]
-    killed = 0
-    for size in (1, 2, 3, 3):
-        folder = drizzle_folder(*growing[:size])
-        point = f"{choice.choice(POINTS)}=kill:{choice.randint(1, 6)}"
-        killed += run_to_the_end(folder, fleet_directory, point) == -signal.SIGKILL
-        for tags in agree(fleet_directory):
-            assert tags == [tag for tag, _, _ in growing[: len(tags)]], point
-    assert killed, "no failpoint was reached"
-    assert run_to_the_end(folder, fleet_directory) == 0
-    assert agree(fleet_directory) == [[tag for tag, _, _ in MIGRATIONS]] * 5
+    deaths = 0
+    for size in (1, 2, 3):
+        run = killed.begin(drizzle_folder(*growing[:size]))
+        for _ in range(choice.randint(1, 2)):
+            point = f"{choice.choice(POINTS)}=kill:{choice.randint(1, 4)}"
+            deaths += killed.run_to_the_end(run, point) == -signal.SIGKILL
+            for tags in agree(killed.directory):
+                assert tags == [tag for tag, _, _ in growing[: len(tags)]], point
+    assert deaths, "no failpoint was reached"
+    assert killed.run_to_the_end(run) == 0
+    assert agree(killed.directory) == [[tag for tag, _, _ in MIGRATIONS]] * 5
+    assert killed.ended(run).state == "finished"
+    assert {state.version for state in killed.fleet.known.values()} == {MIGRATIONS[-1][0]}
 
 
 @pytest.mark.crash
-def test_kill_9_from_outside_while_transactions_are_open(
-    fleet_directory: Path, drizzle_folder: Callable[..., Path]
-) -> None:
-    folder = drizzle_folder(*[(tag, when, f"{text}{SLOW}") for tag, when, text in MIGRATIONS])
-    with started(folder, fleet_directory) as process:
+def test_kill_9_from_outside_while_transactions_are_open(killed: Killed, drizzle_folder: Callable[..., Path]) -> None:
+    run = killed.begin(drizzle_folder(*[(tag, when, f"{text}{SLOW}") for tag, when, text in MIGRATIONS]))
+    with killed.started(run) as process:
         assert process.stdout is not None
         # When the first tenant is done, the transaction of another is open.
         next(line for line in process.stdout if json.loads(line)["event"] == "tenant_finished")
         process.kill()
-    assert set(map(len, agree(fleet_directory))) <= {0, 3}
-    assert run_to_the_end(folder, fleet_directory) == 0
-    assert agree(fleet_directory) == [[tag for tag, _, _ in MIGRATIONS]] * 5
+    assert set(map(len, agree(killed.directory))) <= {0, 3}
+    assert killed.run_to_the_end(run) == 0
+    assert agree(killed.directory) == [[tag for tag, _, _ in MIGRATIONS]] * 5
+    ended = killed.ended(run)
+    assert (ended.state, sum(cast("int", number) for number in ended.counts.values())) == ("finished", 5)
 
 
 def test_ctrl_c_ends_what_is_under_way_and_exits_1(
-    fleet_directory: Path, drizzle_folder: Callable[..., Path], postgres_server: str
+    killed: Killed, drizzle_folder: Callable[..., Path], postgres_server: str
 ) -> None:
     tag, when, text = MIGRATIONS[0]
-    folder = drizzle_folder((tag, when, f"{text}--> statement-breakpoint\nselect pg_sleep(1.01)"))
+    run = killed.begin(drizzle_folder((tag, when, f"{text}--> statement-breakpoint\nselect pg_sleep(1.01)")))
     asleep = "select count(*) from pg_stat_activity where query like '%pg_sleep(1.01)%' and pid <> pg_backend_pid()"
     with (
-        started(folder, fleet_directory, jobs=2) as process,
+        killed.started(run) as process,
         psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection,
     ):
         assert process.stdout is not None
@@ -136,8 +158,9 @@ def test_ctrl_c_ends_what_is_under_way_and_exits_1(
         assert process.wait(timeout=60) == 1, events
     finished = [event for event in events if event["event"] == "tenant_finished" and event["outcome"] == "applied"]
     assert len(finished) == 2
-    assert events[-1]["counts"]["not_started"] == 3
-    assert sorted(agree(fleet_directory)) == [[], [], [], [tag], [tag]]
+    assert (events[-1]["state"], events[-1]["counts"]["waiting"]) == ("paused", 3)
+    assert killed.ended(run).state == "paused"
+    assert sorted(agree(killed.directory)) == [[], [], [], [tag], [tag]]
 
 
 class CutsAtCommit:
@@ -204,11 +227,10 @@ def cut(workdir: Path, postgres_server: str) -> Iterator[Callable[[bool], CutsAt
         each.close()
 
 
-def run_through(fleet: Any, folder: Path, directory: Path) -> RunResult:
+def run_through(fleet: Any, folder: Path, directory: Path) -> Any:
     fields = psycopg.conninfo.conninfo_to_dict(fleet.dsns["t0"], host=str(directory))
     fleet.dsns["t0"] = psycopg.conninfo.make_conninfo("", **fields)
-    loaded = open_folder(folder)
-    return Run(make_plan(loaded, fleet.select()), loaded, fleet).execute()
+    return fleet.roll_out(folder)
 
 
 @pytest.mark.parametrize("forward", [True, False])

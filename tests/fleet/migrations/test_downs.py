@@ -12,9 +12,8 @@ from tenantry.errors import InvalidInput, NotSupported
 from tenantry.fleet.migrations.apply import Bounds, Halt, Migrator
 from tenantry.fleet.migrations.downs import WentBack, go_back
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan, states_of
+from tenantry.fleet.migrations.plan import states_of
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
-from tenantry.fleet.migrations.run import Run
 from tenantry.fleet.migrations.tenant import TenantSlug
 
 T0 = TenantSlug("t0")
@@ -32,7 +31,7 @@ def fleet(new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]) -> A
     """One tenant with all three."""
     fleet = new_fleet(1)
     folder = open_folder(sql_folder(**FILES))
-    assert Run(make_plan(folder, fleet.select()), folder, fleet).execute().results[0].applied == (
+    assert fleet.roll_out(folder.directory).results[0].applied == (
         "0001",
         "0002",
         "0003",
@@ -62,7 +61,7 @@ def test_a_tenant_goes_back_and_forth(fleet: Any, tmp_path: Path) -> None:
     assert fleet.sql("t0", "select version from tenantry.migrations") == [("0001",)]
     assert back(fleet, directory, "0001") == WentBack((), states[1])
     folder = open_folder(directory)
-    again = Run(make_plan(folder, fleet.select(), trust_catalog=False), folder, fleet).execute()
+    again = fleet.roll_out(folder.directory, trust_catalog=False)
     assert again.results[0].applied == ("0002", "0003")
 
 
@@ -99,7 +98,7 @@ def test_the_way_back_may_be_edited(fleet: Any, sql_folder: Callable[..., Path])
 
 def test_a_half_applied_migration_is_finished_first(fleet: Any, sql_folder: Callable[..., Path]) -> None:
     folder = open_folder(sql_folder(_0004_d="vacuum; select 1 / 0"))
-    assert Run(make_plan(folder, fleet.select()), folder, fleet).execute().failed
+    assert fleet.roll_out(folder.directory).failed
     assert failure_of(fleet, folder.directory, "0002").kind == "half_applied"
 
 

@@ -16,8 +16,7 @@ from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.formats.base import LedgerRow
 from tenantry.fleet.migrations.formats.drizzle import DrizzleFolder
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.run import Run
+from tenantry.fleet.migrations.plan import states_of
 
 
 def sha256(text: str) -> str:
@@ -112,7 +111,6 @@ def test_a_ledger_flooded_by_the_tenant_is_not_read_into_memory(
         "t0",
         "create view drizzle.__drizzle_migrations as select 'x' hash, n created_at from generate_series(1, 20000) n",
     )
-    folder = open_folder(drizzle_folder(("0000_a", 5, "select 1")))
-    result = Run(make_plan(folder, fleet.select()), folder, fleet).execute()
+    result = fleet.roll_out(drizzle_folder(("0000_a", 5, "select 1")))
     assert result.failed[0].failure is not None
     assert "rows or more" in result.failed[0].failure.message

@@ -12,8 +12,7 @@ from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.formats.base import LedgerRow
 from tenantry.fleet.migrations.formats.drizzle_v1 import DrizzleV1Folder
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.run import Run
+from tenantry.fleet.migrations.plan import states_of
 
 
 def write(directory: Path, **files: str) -> Path:
@@ -66,7 +65,7 @@ def test_what_is_older_than_what_is_applied_is_applied_too_and_the_catalog_is_ri
 def roll_out(fleet: Any, directory: Path) -> Any:
     folder = open_folder(directory)
     assert folder.name == "drizzle-1"
-    return Run(make_plan(folder, fleet.select()), folder, fleet).execute()
+    return fleet.roll_out(directory)
 
 
 @pytest.mark.parametrize("name", ["users", "2026_users", "20261301000000_users", "20260101000000"])

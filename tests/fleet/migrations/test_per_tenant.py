@@ -12,7 +12,6 @@ from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant, folder_of
 from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.run import Run
 from tenantry.fleet.migrations.status import check_ledgers, read_status
 from tenantry.fleet.migrations.tenant import TenantSlug
 
@@ -41,7 +40,7 @@ def test_each_tenant_is_judged_by_its_own_folder(new_fleet: Callable[[int], Any]
         ("unknown", ("0000_nice_wasp",)),
         ("no_folder", ()),
     ]
-    result = Run(plan, folder, fleet).execute()
+    result = fleet.roll_out(project)
     assert [(each.outcome, each.applied) for each in result.results] == [
         ("applied", ("0000_wide_hulk", "0001_calm_thor")),
         ("applied", ("0000_nice_wasp",)),
@@ -80,7 +79,7 @@ def test_folders_of_drizzle_kit_1(new_fleet: Callable[[int], Any], tmp_path: Pat
     write_v1(tmp_path / "drizzle/t0", _20260101000000_a="create table a ()")
     folder = open_folder(tmp_path)
     assert (folder.name, folder.directory) == ("drizzle-1", tmp_path / "drizzle")
-    assert Run(make_plan(folder, fleet.select()), folder, fleet).execute().results[0].outcome == "applied"
+    assert fleet.roll_out(tmp_path).results[0].outcome == "applied"
     write_drizzle_folder(tmp_path / "drizzle/t1", USERS)
     with pytest.raises(InvalidInput, match="drizzle and of drizzle-1"):
         open_folder(tmp_path)

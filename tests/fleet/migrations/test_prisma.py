@@ -13,9 +13,8 @@ from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.formats.base import LedgerRow
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.formats.prisma import PrismaFolder
-from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.results import Failure, RunResult
-from tenantry.fleet.migrations.run import Run
+from tenantry.fleet.migrations.plan import states_of
+from tenantry.fleet.migrations.results import Failure
 
 LEDGER_TABLE = "select to_regclass('public._prisma_migrations')"
 USERS = 'CREATE TABLE "User" (\n    "id" SERIAL NOT NULL,\n\n    CONSTRAINT "User_pkey" PRIMARY KEY ("id")\n);\n'
@@ -32,10 +31,10 @@ def write(directory: Path, **files: str) -> Path:
     return directory
 
 
-def run(fleet: Any, directory: Path, through: str | None = None) -> RunResult:
+def run(fleet: Any, directory: Path, through: str | None = None) -> Any:
     folder = open_folder(directory, through=through)
     assert folder.name == "prisma"
-    return Run(make_plan(folder, fleet.select(), trust_catalog=False), folder, fleet).execute()
+    return fleet.roll_out(directory, through=through, trust_catalog=False)
 
 
 def outcome(fleet: Any, directory: Path, through: str | None = None) -> str:
@@ -44,7 +43,7 @@ def outcome(fleet: Any, directory: Path, through: str | None = None) -> str:
     return result.outcome
 
 
-def failure_of(result: RunResult) -> Failure:
+def failure_of(result: Any) -> Failure:
     (each,) = result.results
     assert each.failure is not None
     return each.failure

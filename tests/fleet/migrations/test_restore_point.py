@@ -13,8 +13,7 @@ import pytest
 from tenantry.errors import InvalidInput, LimitReached
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
-from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan
+from tenantry.fleet.migrations.events import Event, TenantFinished
 from tenantry.fleet.migrations.restore_point import (
     ASKED_ONE_BY_ONE_MAX,
     NOTE_NONE,
@@ -23,7 +22,7 @@ from tenantry.fleet.migrations.restore_point import (
     Way,
 )
 from tenantry.fleet.migrations.results import TenantResult
-from tenantry.fleet.migrations.run import Run
+from tenantry.fleet.migrations.run import tenants_of
 from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.ports import ListedProject, Provider
@@ -54,9 +53,17 @@ class Keeper:
 
 
 def roll_out(fleet: Any, directory: Path, keeper: Keeper) -> dict[str, TenantResult]:
-    folder = open_folder(directory)
-    result = Run(make_plan(folder, fleet.select()), folder, fleet, points=keeper).execute()
-    return {each.slug: each for each in result.results}
+    results: dict[str, TenantResult] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TenantFinished):
+            results[event.result.slug] = event.result
+
+    run = fleet.work(fleet.begin(directory).run, listen, points=keeper)
+    for tenant in tenants_of(fleet.catalog, run):
+        point = results[tenant.slug].restore_point
+        assert tenant.restore_point == (point.as_dict() if point else None)
+    return results
 
 
 def test_the_position_lies_before_the_first_change_and_is_told_with_the_lock(
@@ -73,6 +80,7 @@ def test_the_position_lies_before_the_first_change_and_is_told_with_the_lock(
         "t0", f"select '{before}' <= p and p <= (select lsn from there) from (select '{point.value}'::pg_lsn p)"
     )
     assert (point.kind, ordered, result.outcome) == ("lsn", True, "applied")
+    fleet.forget()
     assert roll_out(fleet, folder, Keeper("lsn"))["t0"].restore_point is None
 
 
@@ -87,7 +95,7 @@ def test_a_snapshot_is_taken_only_of_what_is_changed_and_without_it_nothing_is(
     assert failure is not None
     assert (failure.kind, failure.next_step) == ("restore_point", "delete some of them")
     assert fleet.sql("t1", "select to_regclass('there')::text") == [(None,)]
-    fleet.known.clear()
+    fleet.forget()
     keeper.taken.clear()
     again = roll_out(fleet, folder, keeper)
     assert (again["t0"].outcome, keeper.taken) == ("current", ["t1"])

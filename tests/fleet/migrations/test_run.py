@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tenantry.errors import InvalidInput, Unavailable
+from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.apply import Bounds
-from tenantry.fleet.migrations.events import Event, Stopping, TenantFinished, TenantStarted, Warned
+from tenantry.fleet.migrations.events import Event, Stopping, TenantFinished, TenantStarted
 from tenantry.fleet.migrations.formats.folders import open_folder
+from tenantry.fleet.migrations.gates import Gates
 from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.results import RunResult
-from tenantry.fleet.migrations.run import Run, RunOptions
+from tenantry.fleet.migrations.results import exit_code
+from tenantry.fleet.migrations.run import RunOptions, resume_run, tenants_of
+from tenantry.fleet.migrations.work import Work, folder_of_run
 
 QUICK = RunOptions(jobs=4, bounds=Bounds(lock_seconds=0.2, connect_deadline_seconds=0.5))
 
 
-def roll_out(fleet: Any, directory: Path, options: RunOptions = QUICK, **planning: Any) -> RunResult:
-    folder = open_folder(directory, through=planning.pop("through", None))
-    events: list[Event] = []
-    plan = make_plan(folder, fleet.select(), **planning)
-    result = Run(plan, folder, fleet, options=options, on_event=events.append, log=fleet).execute()
-    finished = [event.result.slug for event in events if isinstance(event, TenantFinished)]
-    assert sorted(finished) == sorted(each.tenant.slug for each in plan.to_visit)
-    return result
+def roll_out(fleet: Any, directory: Path, options: RunOptions = QUICK, **planning: Any) -> Any:
+    accept_edited = planning.pop("accept_edited", False)
+    return fleet.roll_out(directory, options=replace(options, accept_edited=accept_edited), **planning)
 
 
-def outcomes(result: RunResult) -> dict[str, str]:
-    return {each.slug: each.outcome for each in result.results}
+def outcomes(result: Any) -> dict[str, str]:
+    return result.outcomes
 
 
 def test_the_example_is_rolled_out_and_the_second_time_nobody_is_woken(
@@ -62,7 +60,8 @@ def test_the_example_is_rolled_out_and_the_second_time_nobody_is_woken(
     # Nothing of the failed migration is left: neither the column nor the ledger row.
     assert fleet.sql("t1", "select count(*) from drizzle.__drizzle_migrations") == [(1,)]
     assert fleet.sql("t1", "select 1 from pg_attribute where attname = 'due_at'") == []
-    assert [each.slug for each in fleet.failures] == ["t1"]
+    failures = tenants_of(fleet.catalog, second.run, outcomes=["failed"])
+    assert [(each.slug, each.failure and each.failure["sqlstate"]) for each in failures] == [("t1", "23505")]
 
     fleet.sql("t1", "delete from tasks where id = 2")
     resumed = roll_out(fleet, example_folder)
@@ -84,7 +83,7 @@ def test_one_of_ten_fails_and_nine_are_done(new_fleet: Callable[[int], Any], sql
     assert (failed.failure.sqlstate, failed.failure.file) == ("42P07", "0002_b.sql")
     assert (failed.failure.statement, failed.failure.line) == (2, 4)
     assert fleet.sql("t4", "select to_regclass('a'), to_regclass('tenantry.migrations')") == [(None, None)]
-    assert result.run.counts.applied == 9
+    assert result.run.counts == {"applied": 9, "failed": 1}
     rows = fleet.sql("t5", "select version, name, length(checksum) from tenantry.migrations order by version")
     assert rows == [("0001", "a", 64), ("0002", "b", 64)]
 
@@ -146,20 +145,16 @@ def test_two_runners_apply_once(new_fleet: Callable[[int], Any], sql_folder: Cal
     fleet = new_fleet(4)
     directory = sql_folder(_0001_a="create table a (x int); insert into a values (1); select pg_sleep(0.05);")
     options = RunOptions(jobs=4, bounds=Bounds(lock_seconds=10))
-    results: list[RunResult] = []
-    runners = [threading.Thread(target=lambda: results.append(roll_out(fleet, directory, options))) for _ in range(2)]
-    folder = open_folder(directory)
-    plan = make_plan(folder, fleet.select())
-    runners = [
-        threading.Thread(target=lambda: results.append(Run(plan, folder, fleet, options=options).execute()))
-        for _ in range(2)
-    ]
+    run = fleet.begin(directory, options=options).run
+    told: list[Event] = []
+    runners = [threading.Thread(target=lambda: fleet.work(run, told.append)) for _ in range(2)]
     for runner in runners:
         runner.start()
     for runner in runners:
         runner.join()
+    finished = [event.result for event in told if isinstance(event, TenantFinished)]
+    assert sorted(each.slug for each in finished) == ["t0", "t1", "t2", "t3"]
     for slug in fleet.dsns:
-        assert sorted(outcomes(result)[slug] for result in results) == ["applied", "current"]
         assert fleet.sql(slug, "select count(*) from a") == [(1,)]
 
 
@@ -215,8 +210,8 @@ def test_the_ledger_is_the_truth_and_the_catalog_learns_it(
     fleet = new_fleet(2)
     directory = sql_folder(_0001_a="create table a (x int);")
     roll_out(fleet, directory)
-    known = dict(fleet.known)
-    fleet.known.clear()
+    known = fleet.known
+    fleet.forget()
     assert set(outcomes(roll_out(fleet, directory)).values()) == {"current"}
     assert fleet.known == known
     # Without trust in the catalog everybody is asked.
@@ -252,10 +247,11 @@ def test_a_tenant_that_cannot_be_reached_is_named_without_its_password(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
     fleet = new_fleet(2)
-    fleet.dsns["gone"] = "postgresql://me:hunter2@/nowhere?host=/nonexistent"
-    fleet.dsns["odd"] = "hunter2 is not = a connection string"
-    fleet.dsns["wrong"] = fleet.dsns["t0"].replace("postgres:", "postgres:hunter2", 1)
-    result = roll_out(fleet, sql_folder(_0001_a="create table a (x int);"))
+    fleet.add("gone", "postgresql://me:hunter2@/nowhere?host=/nonexistent")
+    fleet.add("odd", "hunter2 is not = a connection string")
+    fleet.add("wrong", fleet.dsns["t0"].replace("postgres:", "postgres:hunter2", 1))
+    options = replace(QUICK, gates=Gates(failures_percent=100))
+    result = roll_out(fleet, sql_folder(_0001_a="create table a (x int);"), options)
     assert outcomes(result) == {"t0": "applied", "t1": "applied", "gone": "failed", "odd": "failed", "wrong": "failed"}
     kinds = {each.slug: each.failure.kind for each in result.failed if each.failure}
     assert kinds == {"gone": "connect", "odd": "defect", "wrong": "connect"}
@@ -293,25 +289,6 @@ def test_a_deferred_constraint_fails_the_commit(
     assert fleet.sql("t0", "select to_regclass('a')") == [(None,)]
 
 
-def test_a_catalog_that_does_not_answer_is_a_warning(
-    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fleet = new_fleet(1)
-
-    def refuse(*_: object) -> None:
-        raise Unavailable("the catalog is away")
-
-    monkeypatch.setattr(fleet, "record", refuse)
-    monkeypatch.setattr(fleet, "ended", refuse)
-    folder = open_folder(sql_folder(_0001_a="create table a (x int);"))
-    events: list[Event] = []
-    plan = make_plan(folder, fleet.select())
-    result = Run(plan, folder, fleet, on_event=events.append, log=fleet).execute()
-    assert (outcomes(result), result.exit_code) == ({"t0": "applied"}, 0)
-    assert [event.message for event in events if isinstance(event, Warned)] == list(result.warnings)
-    assert [warning.split(":")[0] for warning in result.warnings] == ["t0", "the log of runs was not written"]
-
-
 def test_a_defect_at_one_tenant_stops_nobody_else(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,48 +306,53 @@ def test_an_interrupt_ends_what_is_under_way_and_begins_nothing(
 ) -> None:
     fleet = new_fleet(4)
     directory = sql_folder(_0001_a="create table a (x int); select pg_sleep(0.2);")
-    folder = open_folder(directory)
     events: list[Event] = []
+    run = fleet.begin(directory, options=RunOptions(jobs=2)).run
 
     def on_event(event: Event) -> None:
         events.append(event)
         if isinstance(event, TenantStarted) and event.slug == "t1":
-            run.interrupt()
+            work.interrupt()
 
-    run = Run(make_plan(folder, fleet.select()), folder, fleet, options=RunOptions(jobs=2), on_event=on_event)
-    result = run.execute()
-    assert result.run.interrupted
-    assert result.exit_code == 1
+    with folder_of_run(fleet.catalog, run) as folder:
+        work = Work(fleet.catalog, fleet, run, folder, on_event=on_event)
+        ended = work.execute()
+    assert (ended.state, exit_code(ended)) == ("paused", 1)
+    assert "interrupted by" in str(ended.reason)
     assert Stopping(cancelling=False) in events
-    by_outcome = outcomes(result)
-    assert (by_outcome["t2"], by_outcome["t3"]) == ("not_started", "not_started")
+    by_outcome = {each.slug: each.outcome for each in tenants_of(fleet.catalog, ended)}
+    assert (by_outcome["t2"], by_outcome["t3"]) == (None, None)
     for slug, outcome in by_outcome.items():
         assert (fleet.sql(slug, "select to_regclass('a') is not null") == [(True,)]) == (outcome == "applied")
-    assert set(outcomes(roll_out(fleet, directory)).values()) <= {"applied", "skipped"}
+    resumed = fleet.work(resume_run(fleet.catalog, ended))
+    assert (resumed.state, resumed.counts) == ("finished", {"applied": 4})
 
 
 def test_a_second_interrupt_cancels_and_rolls_back(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], postgres_server: str
 ) -> None:
     fleet = new_fleet(1)
-    folder = open_folder(sql_folder(_0001_a="create table a (x int);", _0002_b="select pg_sleep(60);"))
+    run = fleet.begin(sql_folder(_0001_a="create table a (x int);", _0002_b="select pg_sleep(60);")).run
+    results: list[Any] = []
 
     def on_event(event: Event) -> None:
         if isinstance(event, TenantStarted):
             threading.Thread(target=interrupt_twice).start()
+        elif isinstance(event, TenantFinished):
+            results.append(event.result)
 
     def interrupt_twice() -> None:
         asleep = "select 1 from pg_stat_activity where query like '%pg_sleep(60)%' and pid <> pg_backend_pid()"
         with psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection:
             while connection.execute(asleep).fetchone() is None:
                 pass
-        run.interrupt()
-        run.interrupt()
+        work.interrupt()
+        work.interrupt()
 
-    run = Run(make_plan(folder, fleet.select()), folder, fleet, on_event=on_event)
-    result = run.execute()
-    assert result.failed[0].failure is not None
-    assert result.failed[0].failure.kind == "cancelled"
+    with folder_of_run(fleet.catalog, run) as folder:
+        work = Work(fleet.catalog, fleet, run, folder, on_event=on_event)
+        assert work.execute().state == "paused"
+    assert [result.failure.kind for result in results] == ["cancelled"]
     assert fleet.sql("t0", "select to_regclass('a')") == [(None,)]
 
 
@@ -378,7 +360,7 @@ def test_a_listener_that_fails_leaves_no_thread_behind(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
     fleet = new_fleet(2)
-    folder = open_folder(sql_folder(_0001_a="create table a (x int);"))
+    run = fleet.begin(sql_folder(_0001_a="create table a (x int);")).run
 
     def on_event(event: Event) -> None:
         if isinstance(event, TenantFinished):
@@ -386,15 +368,14 @@ def test_a_listener_that_fails_leaves_no_thread_behind(
 
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        Run(make_plan(folder, fleet.select()), folder, fleet, on_event=on_event).execute()
+        fleet.work(run, on_event)
     assert threading.active_count() == before
 
 
 def test_options_that_make_no_sense(new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]) -> None:
     fleet = new_fleet(0)
-    folder = open_folder(sql_folder(_0001_a="select 1"))
-    plan = make_plan(folder, fleet.select())
+    directory = sql_folder(_0001_a="select 1")
     for options in (RunOptions(jobs=0), RunOptions(bounds=Bounds(lock_seconds=0))):
         with pytest.raises(InvalidInput):
-            Run(plan, folder, fleet, options=options)
-    assert Run(plan, folder, fleet).execute().exit_code == 0
+            fleet.begin(directory, options=options)
+    assert roll_out(fleet, directory).exit_code == 0

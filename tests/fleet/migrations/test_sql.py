@@ -13,8 +13,6 @@ from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.formats.base import LedgerRow
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.formats.sql import SqlFolder
-from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.run import Run
 
 
 def test_names_and_order(sql_folder: Callable[..., Path]) -> None:
@@ -91,8 +89,7 @@ def test_an_owner_without_the_right_to_make_a_ledger_is_told_so(
         admin.execute(f"create role {role} login password 'x'".encode())
         try:
             fleet.dsns["t0"] = psycopg.conninfo.make_conninfo("", **{**fields, "user": role, "password": "x"})
-            folder = open_folder(sql_folder(_0001_a="select 1;"))
-            result = Run(make_plan(folder, fleet.select()), folder, fleet).execute()
+            result = fleet.roll_out(sql_folder(_0001_a="select 1;"))
         finally:
             admin.execute(f"drop role {role}".encode())
     failure = result.failed[0].failure

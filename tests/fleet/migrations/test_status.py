@@ -9,10 +9,8 @@ from typing import Any
 
 from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.run import Run
 from tenantry.fleet.migrations.status import check_ledgers, read_status
-from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
+from tenantry.fleet.migrations.tenant import SchemaState
 
 BOUNDS = Bounds(connect_deadline_seconds=0.5)
 
@@ -21,17 +19,18 @@ def test_versions_standings_and_the_last_failures(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
     fleet = new_fleet(3)
-    folder = open_folder(sql_folder(_0001_a="create table a (x int);"))
-    Run(make_plan(folder, fleet.select(["t0", "t1"])), folder, fleet, log=fleet).execute()
+    fleet.roll_out(sql_folder(_0001_a="create table a (x int);"), ["t0", "t1"])
     fleet.sql("t1", "create table b ()")
-    folder = open_folder(sql_folder(_0001_a="create table a (x int);", _0002_b="create table b (x int);"))
-    Run(make_plan(folder, fleet.select(["t0", "t1"])), folder, fleet, log=fleet).execute()
-    fleet.known[TenantSlug("far")] = SchemaState("sql", "0009", "f")
-    fleet.known[TenantSlug("empty")] = SchemaState("sql", None, read_empty(folder))
-    fleet.dsns |= {TenantSlug("far"): "", TenantSlug("empty"): ""}
+    directory = sql_folder(_0001_a="create table a (x int);", _0002_b="create table b (x int);")
+    fleet.roll_out(directory, ["t0", "t1"])
+    folder = open_folder(directory)
+    fleet.add("far", "")
+    fleet.know("far", SchemaState("sql", "0009", "f"))
+    fleet.add("empty", "")
+    fleet.know("empty", SchemaState("sql", None, read_empty(folder)))
     fleet.asked.clear()
 
-    status = read_status(folder, fleet.select(), fleet)
+    status = read_status(folder, fleet.select(None), fleet.catalog)
     assert [(row.version, row.tenants, row.place) for row in status.versions] == [
         ("0009", 1, None),
         ("0002", 1, 1),
@@ -41,8 +40,10 @@ def test_versions_standings_and_the_last_failures(
     ]
     assert status.standings == {"current": 1, "behind": 2, "unknown": 1, "ahead": 1}
     assert status.last_run is not None
-    assert status.last_run.counts.failed == 1
-    assert [(each.slug, each.failure and each.failure.sqlstate) for each in status.last_failures] == [("t1", "42P07")]
+    assert status.last_run.counts["failed"] == 1
+    assert [(each.slug, each.failure and each.failure["sqlstate"]) for each in status.last_failures] == [
+        ("t1", "42P07")
+    ]
     assert fleet.asked == []
     assert status.as_dict()["versions"] == [{"version": row.version, "tenants": row.tenants} for row in status.versions]
 
@@ -55,15 +56,16 @@ def test_the_ledgers_are_read_and_nothing_is_changed(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
     fleet = new_fleet(4)
-    folder = open_folder(sql_folder(_0001_a="create table a (x int);"))
-    Run(make_plan(folder, fleet.select(["t0", "t1", "t2"])), folder, fleet).execute()
+    directory = sql_folder(_0001_a="create table a (x int);")
+    fleet.roll_out(directory, ["t0", "t1", "t2"])
+    folder = open_folder(directory)
     # t1: somebody went back in the tenant; t2: the catalog is wrong about the files; t3 was never looked at.
     fleet.sql("t1", "delete from tenantry.migrations")
-    fleet.known["t2"] = replace(fleet.known["t2"], fingerprint="f" * 64)
-    fleet.dsns["gone"] = "host=/nonexistent"
-    known = dict(fleet.known)
+    fleet.know("t2", replace(fleet.known["t2"], fingerprint="f" * 64))
+    fleet.add("gone", "host=/nonexistent")
+    known = fleet.known
 
-    checks = {each.slug: each for each in check_ledgers(folder, fleet.select(), fleet, jobs=2, bounds=BOUNDS)}
+    checks = {each.slug: each for each in check_ledgers(folder, fleet.select(None), fleet, jobs=2, bounds=BOUNDS)}
     assert [slug for slug, check in checks.items() if check.agrees] == ["t0"]
     assert checks["t1"].ledger == SchemaState("sql", None, read_empty(folder))
     assert checks["t1"].pending == ("0001",)

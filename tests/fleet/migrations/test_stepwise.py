@@ -17,12 +17,14 @@ import psycopg
 import pytest
 
 from tenantry.fleet.migrations import stepwise
-from tenantry.fleet.migrations.apply import Bounds
-from tenantry.fleet.migrations.events import Event, TenantStarted
+from tenantry.fleet.migrations.apply import Bounds, Halt, Migrator
+from tenantry.fleet.migrations.events import Event, TenantFinished, TenantStarted
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.results import Failure, RunResult, TenantResult
-from tenantry.fleet.migrations.run import Run, RunOptions
+from tenantry.fleet.migrations.plan import states_of
+from tenantry.fleet.migrations.results import Failure, TenantResult
+from tenantry.fleet.migrations.run import RunOptions
+from tenantry.fleet.migrations.tenant import TenantSlug
+from tenantry.fleet.migrations.work import Work, folder_of_run
 
 RUNNER = Path(__file__).with_name("runner.py")
 MIXED = """\
@@ -55,18 +57,16 @@ def write_mixed(sql_folder: Callable[..., Path]) -> Path:
     return sql_folder(_0001_a=PREPARED, _0002_b=MIXED, _0003_c="insert into app.counted values ('last');")
 
 
-def run(fleet: Any, directory: Path, *, lock_seconds: float = 5) -> RunResult:
-    folder = open_folder(directory)
-    options = RunOptions(bounds=Bounds(lock_seconds=lock_seconds))
-    return Run(make_plan(folder, fleet.select()), folder, fleet, options=options).execute()
+def run(fleet: Any, directory: Path, *, lock_seconds: float = 5) -> Any:
+    return fleet.roll_out(directory, options=RunOptions(bounds=Bounds(lock_seconds=lock_seconds)))
 
 
-def only(result: RunResult) -> TenantResult:
+def only(result: Any) -> TenantResult:
     (each,) = result.results
     return each
 
 
-def failure_of(result: RunResult) -> Failure:
+def failure_of(result: Any) -> Failure:
     failure = only(result).failure
     assert failure is not None, result.results
     return failure
@@ -104,7 +104,7 @@ def test_statements_run_in_order_with_what_is_before_and_after(
     assert (result.outcome, result.applied, result.failure) == ("applied", ("0001", "0002", "0003"), None)
     all_is_done_once(fleet)
     assert fleet.known["t0"] == states_of(open_folder(directory))[-1]
-    assert only(run(fleet, directory)).outcome == "skipped"
+    assert run(fleet, directory).outcomes == {"t0": "skipped"}
 
 
 POINTS = ["migrate.step_begun", "migrate.step_ran", "migrate.step_done", "migrate.applied"]
@@ -119,8 +119,10 @@ def test_kill_9_at_each_step_goes_on_there(
     fleet, directory, home = new_fleet(1), write_mixed(sql_folder), tmp_path / "fleet"
     home.mkdir()
     (home / "t0.dsn").write_text(fleet.dsns["t0"])
+    (home / "catalog").write_text(fleet.catalog.url)
+    run_id = fleet.begin(directory).run.id
     kills = 0
-    while kill(directory, home, f"{point}=kill:{1 if kills == 0 else 2}"):
+    while kill(run_id, home, f"{point}=kill:{1 if kills == 0 else 2}"):
         kills += 1
         assert kills < 20
         with psycopg.connect(fleet.dsns["t0"]) as connection:
@@ -129,9 +131,9 @@ def test_kill_9_at_each_step_goes_on_there(
     all_is_done_once(fleet)
 
 
-def kill(directory: Path, home: Path, failpoints: str) -> bool:
+def kill(run_id: str, home: Path, failpoints: str) -> bool:
     """Whether the runner was killed; otherwise it is done."""
-    command = [sys.executable, str(RUNNER), str(directory), str(home), "1"]
+    command = [sys.executable, str(RUNNER), str(home), str(home / "catalog"), run_id]
     done = subprocess.run(
         command, env={**os.environ, "TENANTRY_FAILPOINTS": failpoints}, capture_output=True, timeout=60, check=False
     )
@@ -241,9 +243,9 @@ def test_a_unique_index_that_fails_leaves_nothing_and_is_built_when_the_rows_are
 
 
 @contextmanager
-def building(fleet: Any, directory: Path) -> Iterator[tuple[psycopg.Connection, Callable[[], RunResult], int]]:
+def building(fleet: Any, directory: Path) -> Iterator[tuple[psycopg.Connection, Callable[[], Any], int]]:
     """A run whose index waits for a transaction: that transaction, the way to wait for the run, the session's pid."""
-    results: list[RunResult] = []
+    results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(run(fleet, directory, lock_seconds=60)))
     with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT) as blocker:
         thread.start()
@@ -251,7 +253,7 @@ def building(fleet: Any, directory: Path) -> Iterator[tuple[psycopg.Connection, 
         while not (found := fleet.sql("t0", waits)):
             assert thread.is_alive(), results
 
-        def end() -> RunResult:
+        def end() -> Any:
             blocker.rollback()
             thread.join(60)
             return results[0]
@@ -264,11 +266,21 @@ def test_another_runner_is_kept_out_all_the_time_and_deadlocks_nobody(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
     fleet, directory = new_fleet(1), write_mixed(sql_folder)
+    folder = open_folder(directory)
+
+    def other(lock_seconds: float) -> TenantResult:
+        """A runner that knows nothing of the catalog's claims."""
+        migrator = Migrator(
+            folder=folder, dsn=fleet.dsn, bounds=Bounds(lock_seconds=lock_seconds), accept_edited=False, halt=Halt()
+        )
+        return migrator.migrate(TenantSlug("t0"))
+
     with building(fleet, directory) as (_, end, _pid):
-        failure = failure_of(run(fleet, directory, lock_seconds=0.3))
+        failure = other(0.3).failure
+        assert failure is not None
         assert (failure.kind, failure.message) == ("locked", "another runner is migrating this tenant")
         # It waits longer than Postgres waits before it looks for deadlocks.
-        waiting = threading.Thread(target=lambda: run(fleet, directory, lock_seconds=60))
+        waiting = threading.Thread(target=lambda: other(60))
         waiting.start()
         fleet.sql("t0", "select pg_sleep(1.5)")
         assert only(end()).outcome == "applied"
@@ -294,24 +306,27 @@ def test_a_second_interrupt_cancels_the_index_and_leaves_none(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
     fleet, directory = new_fleet(1), write_mixed(sql_folder)
-    folder = open_folder(directory)
-    runs: list[Run] = []
+    begun = fleet.begin(directory, options=RunOptions(bounds=Bounds(lock_seconds=60))).run
+    results: list[TenantResult] = []
 
     def interrupt_twice() -> None:
         waits = "select 1 from pg_stat_progress_create_index where phase = 'waiting for old snapshots'"
         while not fleet.sql("t0", waits):
             pass
-        runs[0].interrupt()
-        runs[0].interrupt()
+        work.interrupt()
+        work.interrupt()
 
     def on_event(event: Event) -> None:
         if isinstance(event, TenantStarted):
             threading.Thread(target=interrupt_twice).start()
+        elif isinstance(event, TenantFinished):
+            results.append(event.result)
 
-    options = RunOptions(bounds=Bounds(lock_seconds=60))
-    runs.append(Run(make_plan(folder, fleet.select()), folder, fleet, options=options, on_event=on_event))
-    with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT):
-        failure = failure_of(runs[0].execute())
+    with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT), folder_of_run(fleet.catalog, begun) as folder:
+        work = Work(fleet.catalog, fleet, begun, folder, on_event=on_event)
+        work.execute()
+    failure = results[0].failure
+    assert failure is not None
     assert (failure.kind, failure.statements_kept) == ("cancelled", 3)
     assert fleet.sql("t0", INVALID) == []
     assert only(run(fleet, directory)).outcome == "applied"

@@ -120,6 +120,11 @@ def link_new_segments(head_dir: Path, *, timeline: int, start: Lsn, owner_uid: i
     )
 
 
+def let_go(directory: Path) -> Lsn:
+    """Up to where retention has let go of the log that is kept in this directory; what is missing there is no gap."""
+    return _released(directory) if (directory / _RELEASED).exists() else Lsn(0)
+
+
 def _released(target: Path) -> Lsn:
     """Where the log begins that may still be linked."""
     segment = parse_segment(read_regular(target, _RELEASED, bytes_max=_RELEASED_BYTES_MAX).decode().strip())
@@ -299,7 +304,7 @@ def delete(head_dir: Path, doomed: Iterable[Segment]) -> None:
     newest = max(segments(head_dir, ordered[-1].timeline), default=0)
     following = Segment(ordered[-1].timeline, min(ordered[-1].number + 1, newest))
     with files.explained("cannot delete from the log of", head_dir), inside(head_dir, "wal") as directory:
-        released = _released(directory) if (directory / _RELEASED).exists() else Lsn(0)
+        released = let_go(directory)
         if following.start > released:
             files.write_atomic(directory / _RELEASED, following.name.encode())
         failpoint("archive.released")

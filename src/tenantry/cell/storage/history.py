@@ -397,10 +397,19 @@ class History:
             stretch.head.id: archive.segments(self._directory(stretch), stretch.head.timeline) for stretch in lineage
         }
         for number in range(first, last + 1):
-            writer = writer_of(lineage, number).head
+            stretch = writer_of(lineage, number)
+            writer = stretch.head
             segment = kept[writer.id].get(number)
             if segment is None:
-                name = Segment(writer.timeline, number).name
+                missing = Segment(writer.timeline, number)
+                if missing.start < archive.let_go(self._wal(stretch)):
+                    # The point was within the history when it was asked for, and has left it since.
+                    raise InvalidInput(
+                        f"{format_lsn(missing.start)} is before the history that is kept",
+                        next_step="choose a later time",
+                        field="lsn",
+                    )
+                name = missing.name
                 raise HistoryGap(
                     f"segment {name} of {writer.id} is missing",
                     next_step="choose a time after the next base image, or before the gap",

@@ -192,6 +192,8 @@ class Customer(Base):
     deleted_at: Mapped[datetime | None]
     residency_slug: Mapped[str | None] = mapped_column(ForeignKey("residency.slug"))
     """None: the customer's data may be anywhere."""
+    maintenance_window: Mapped[str | None]
+    """When its database may be changed, such as ``sat,sun 02:00-05:00 Europe/Berlin``; None: at any time."""
 
 
 class Contact(Base):
@@ -481,13 +483,33 @@ class Payment(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
+class MigrationFolder(Base):
+    """A folder of migrations as it was when a run was planned, so that it is executed exactly so, on any machine."""
+
+    __tablename__ = "migration_folder"
+    __table_args__ = (CheckConstraint("octet_length(content) <= 33554432", name="content"),)
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    """SHA-256 of the files' names and texts, in hexadecimal."""
+    content: Mapped[bytes]
+    """The files, packed (``migrations/bundle.py``)."""
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
 class MigrationRun(Base):
-    """One run of migrations over the fleet, so that what failed last time is known, also after a kill -9."""
+    """One run of migrations over the fleet: what was planned, and where it stands. Survives whoever carries it out."""
 
     __tablename__ = "migration_run"
     __table_args__ = (
         CheckConstraint("finished_at >= started_at", name="finished_at"),
+        CheckConstraint("state IN ('planned', 'running', 'paused', 'stopped', 'aborted', 'finished')", name="state"),
         Index("migration_run_started_at_idx", text("started_at DESC")),
+        Index(
+            "migration_run_open_idx",
+            "state",
+            postgresql_where=text("state IN ('planned', 'running', 'paused', 'stopped')"),
+        ),
+        Index("migration_run_folder_digest_idx", "folder_digest"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -499,6 +521,76 @@ class MigrationRun(Base):
     """None while it runs, and for ever when the runner was killed."""
     interrupted: Mapped[bool] = mapped_column(server_default=text("false"))
     counts: Mapped[dict[str, object]] = mapped_column(JSONB())
+    state: Mapped[str] = mapped_column(server_default=text("'running'"))
+    """``stopped``: a gate did; ``paused``: somebody did."""
+    reason: Mapped[str | None]
+    """Why it is paused, stopped or aborted."""
+    created_by: Mapped[str | None]
+    plan: Mapped[dict[str, object]] = mapped_column(JSONB(), server_default=text("'{}'::jsonb"))
+    """How it is carried out: bounds, gates, what was selected (``migrations/run.py``)."""
+    folder_digest: Mapped[str | None] = mapped_column(ForeignKey("migration_folder.digest"))
+    """None for formats whose files alone do not say what is done."""
+    fingerprint: Mapped[str | None]
+    """Chains everything in the folder through ``target``; also what a tenant has that is current."""
+
+
+class MigrationWave(Base):
+    """A group of a run's tenants, done before the next one is begun."""
+
+    __tablename__ = "migration_wave"
+    __table_args__ = (CheckConstraint("state IN ('waiting', 'running', 'judging', 'passed', 'failed')", name="state"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default=text("'waiting'"))
+    worker: Mapped[str | None]
+    """Who judges it."""
+    claimed_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    verdict: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
+    """What its gates said."""
+
+
+class MigrationTenant(Base):
+    """One tenant of a run: its wave, who works on it, and what became of it. Waiting while it has no outcome."""
+
+    __tablename__ = "migration_tenant"
+    __table_args__ = (
+        CheckConstraint("outcome IN ('applied', 'current', 'failed', 'gone')", name="outcome"),
+        Index("migration_tenant_waiting_idx", "run_id", "wave", "slug", postgresql_where=text("outcome IS NULL")),
+        Index("migration_tenant_failed_idx", "run_id", "wave", postgresql_where=text("outcome = 'failed'")),
+        Index("migration_tenant_claimed_idx", "run_id", "worker", postgresql_where=text("worker IS NOT NULL")),
+        Index("migration_tenant_project_id_idx", "project_id", text("finished_at DESC")),
+    )
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    slug: Mapped[str]
+    """As the tenant was called when it was planned."""
+    provider_id: Mapped[uuid.UUID]
+    """As of the plan, for how many are done at a time at one provider."""
+    wave: Mapped[int]
+    from_version: Mapped[str | None]
+    pending: Mapped[list[str]] = mapped_column(ARRAY(Text()))
+    outcome: Mapped[str | None]
+    applied: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    to_version: Mapped[str | None]
+    failure: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
+    notes: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    restore_point: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
+    seconds: Mapped[float | None]
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """Grows with each claim; a result that carries an older one is refused."""
+    worker: Mapped[str | None]
+    """Who works on it now."""
+    claimed_at: Mapped[datetime | None]
+    opens_at: Mapped[datetime | None]
+    """Its maintenance window: not before, and not from ``closes_at`` on; None: any time."""
+    closes_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
 
 
 class MigrationFailure(Base):

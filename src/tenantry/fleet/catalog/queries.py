@@ -21,6 +21,7 @@ _TENANT: Final = select(
     models.Customer.email,
     models.Customer.plan_slug,
     models.Customer.residency_slug,
+    models.Customer.maintenance_window,
     models.Project.state,
     models.Project.provider_id,
     models.Project.region,
@@ -55,6 +56,7 @@ def _tenant(fields: RowMapping) -> Tenant:
         email=fields["email"],
         plan=fields["plan_slug"],
         residency=fields["residency_slug"],
+        maintenance_window=fields["maintenance_window"],
         state=cast(TenantState, fields["state"]),
         provider_id=ProviderId(fields["provider_id"]),
         region=fields["region"],
@@ -236,6 +238,16 @@ def rename_customer(connection: Connection, tenant: TenantId, *, name: str, slug
         update(customer)
         .where(customer.id == select(project.customer_id).where(project.id == tenant).scalar_subquery())
         .values(name=name, slug=slug, updated_at=func.now())
+    )
+    return hold_tenant(connection, tenant)
+
+
+def set_window(connection: Connection, tenant: TenantId, window: str | None) -> Tenant:
+    """When its database may be changed from now on; None: at any time."""
+    customer, project = models.Customer, models.Project
+    who = select(project.customer_id).where(project.id == tenant).scalar_subquery()
+    connection.execute(
+        update(customer).where(customer.id == who).values(maintenance_window=window, updated_at=func.now())
     )
     return hold_tenant(connection, tenant)
 

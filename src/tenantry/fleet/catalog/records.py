@@ -33,6 +33,8 @@ class Tenant:
     plan: str
     residency: str | None
     """Where its data must stay; None: anywhere."""
+    maintenance_window: str | None
+    """When its database may be changed; None: at any time."""
     state: TenantState
     provider_id: ProviderId
     region: str | None
@@ -145,16 +147,126 @@ class Residency:
     """Such as ``eu-*``: a star is any text."""
 
 
+RunState = Literal["planned", "running", "paused", "stopped", "aborted", "finished"]
+"""``stopped``: a gate did; ``paused``: somebody did. Both go on when somebody says so."""
+WaveState = Literal["waiting", "running", "judging", "passed", "failed"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run of migrations as it is remembered. ``counts`` and ``failures`` are the runner's own documents."""
+    """A run of migrations as it is remembered. ``counts`` and ``plan`` are the runner's own documents."""
 
     id: str
+    state: RunState
+    reason: str | None
     format: str
     directory: str
     target: str | None
+    fingerprint: str | None
+    folder_digest: str | None
+    created_by: str | None
+    plan: Mapping[str, object]
     started_at: datetime
     finished_at: datetime | None
     interrupted: bool
     counts: Mapping[str, object]
-    failures: tuple[Mapping[str, object], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wave:
+    """A wave of a run, and how many of its tenants stand where now."""
+
+    number: int
+    name: str
+    state: WaveState
+    worker: str | None
+    """Who judges it."""
+    silent: bool
+    """That one has not been heard of for long."""
+    started_at: datetime | None
+    finished_at: datetime | None
+    verdict: Mapping[str, object] | None
+    tenants: int
+    waiting: int
+    """Without an outcome; among them those ``in_hand`` of a worker that lives, and those that are ``shut``."""
+    in_hand: int
+    shut: int
+    """Outside of their maintenance window."""
+    opens_at: datetime | None
+    """When the first of those may be changed, or has to be given another window."""
+    applied: int
+    failed: int
+    lock_waits: int
+    """Failed for a lock that was not had in time."""
+    seconds_p50: float | None
+    seconds_p95: float | None
+    """Of those that were applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTenant:
+    """A tenant that a run is to visit."""
+
+    tenant_id: TenantId
+    slug: str
+    provider_id: ProviderId
+    wave: int
+    from_version: str | None
+    pending: tuple[str, ...]
+    opens_at: datetime | None = None
+    closes_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A tenant of a run that this worker has in hand, and what is known of it now."""
+
+    tenant_id: TenantId
+    slug: str
+    fence: int
+    attempts: int
+    pending: tuple[str, ...]
+    ready: bool
+    """False: deleted, or about to be."""
+    schema_format: str | None
+    schema_version: str | None
+    schema_fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What became of a claimed tenant."""
+
+    tenant_id: TenantId
+    fence: int
+    outcome: Literal["applied", "current", "failed", "gone"]
+    applied: tuple[str, ...] = ()
+    to_version: str | None = None
+    failure: Mapping[str, object] | None = None
+    notes: tuple[str, ...] = ()
+    restore_point: Mapping[str, object] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTenant:
+    """One tenant of a run."""
+
+    run_id: str
+    tenant_id: TenantId
+    slug: str
+    provider_id: ProviderId
+    wave: int
+    from_version: str | None
+    pending: tuple[str, ...]
+    outcome: str | None
+    applied: tuple[str, ...]
+    to_version: str | None
+    failure: Mapping[str, object] | None
+    notes: tuple[str, ...]
+    restore_point: Mapping[str, object] | None
+    seconds: float | None
+    attempts: int
+    worker: str | None
+    opens_at: datetime | None
+    finished_at: datetime | None

@@ -11,6 +11,8 @@ from tenantry.fleet.catalog.jobs import QUEUE_DEFAULT, QUEUE_PASSES
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.tenants.create import Created
 
+MIGRATE_SECONDS_MAX: Final = 24 * 3600.0
+"""A worker's part in a run of migrations; who has more to do is given a new one by `tenantry migrate resume`."""
 SAID_MAX: Final = 100
 """Sentences that a pass's record keeps."""
 
@@ -90,6 +92,8 @@ class Verbs(Protocol):
 
     def resume(self, name: str) -> Tenant: ...
 
+    def work_on(self, run_id: str) -> Mapping[str, object]: ...
+
     def finish_unfinished(self) -> list[str]: ...
 
     def purge(self) -> list[str]: ...
@@ -108,6 +112,13 @@ def kinds(fleet: Verbs) -> tuple[Kind, ...]:
         Kind(name="create", work=partial(_create, fleet)),
         Kind(name="suspend", work=lambda item: _named(fleet.suspend(item.subject)), of_tenants=True),
         Kind(name="resume", work=lambda item: _named(fleet.resume(item.subject)), of_tenants=True),
+        Kind(
+            name="migrate",
+            # The subject is the run's id and the number of the part: parts differ in nothing else.
+            work=lambda item: fleet.work_on(item.subject.partition("/")[0]),
+            batch_items=1,
+            seconds_max=MIGRATE_SECONDS_MAX,
+        ),
     )
 
 

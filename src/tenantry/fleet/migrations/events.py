@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
-from tenantry.fleet.migrations.results import RunRecord, RunResult, TenantResult
+from tenantry.fleet.catalog.records import Run
+from tenantry.fleet.migrations.results import TenantResult, run_document
 from tenantry.fleet.migrations.tenant import TenantSlug
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    run: RunRecord
+    run: Run
     total: int
     """Tenants of the plan, those that are skipped included."""
     to_visit: int
 
     def as_dict(self) -> dict[str, object]:
-        return {"event": "run_started", "run": self.run.as_dict(), "total": self.total, "to_visit": self.to_visit}
+        return {"event": "run_started", "run": run_document(self.run), "total": self.total, "to_visit": self.to_visit}
+
+
+@dataclass(frozen=True, slots=True)
+class WaveStarted:
+    number: int
+    name: str
+    tenants: int
+
+    def as_dict(self) -> dict[str, object]:
+        return {"event": "wave_started", "number": self.number, "wave": self.name, "tenants": self.tenants}
+
+
+@dataclass(frozen=True, slots=True)
+class WaveJudged:
+    """The wave's gates were asked; without objections the next one begins."""
+
+    number: int
+    name: str
+    objections: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "event": "wave_judged",
+            "number": self.number,
+            "wave": self.name,
+            "passed": not self.objections,
+            "objections": list(self.objections),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +75,32 @@ class TenantFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Progressed:
+    """Others have done ``visited`` of ``to_visit`` by now."""
+
+    visited: int
+    to_visit: int
+
+    def as_dict(self) -> dict[str, object]:
+        return {"event": "progressed", "visited": self.visited, "to_visit": self.to_visit}
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """All that is left waits for its maintenance window; the first opens at ``until``."""
+
+    until: datetime | None
+    tenants: int
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "event": "waiting",
+            "until": self.until.isoformat() if self.until else None,
+            "tenants": self.tenants,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something around the tenants went wrong: the cache of the catalog, the log of runs."""
 
@@ -67,12 +123,23 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    result: RunResult
+    """Whoever tells this has done its part; the run may be held, or go on elsewhere."""
+
+    run: Run
 
     def as_dict(self) -> dict[str, object]:
-        summary = self.result.as_dict()
-        del summary["tenants"]
-        return {"event": "run_finished", **summary}
+        return {"event": "run_finished", **run_document(self.run)}
 
 
-Event = RunStarted | TenantStarted | TenantFinished | Warned | Stopping | RunFinished
+Event = (
+    RunStarted
+    | WaveStarted
+    | WaveJudged
+    | TenantStarted
+    | TenantFinished
+    | Progressed
+    | Waiting
+    | Warned
+    | Stopping
+    | RunFinished
+)

@@ -6,13 +6,16 @@ ledger before it acts, and only a tenant that the plan calls current is not aske
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, Literal
 
 from tenantry.fleet.migrations.formats.base import AppliedByTool, Format, Migration, empty_state, next_state
 from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant, folder_of
 from tenantry.fleet.migrations.tenant import SchemaState, TenantRef
+from tenantry.fleet.migrations.waves import Rules, Waves, waves_of
 
 Standing = Literal["current", "behind", "unknown", "edited", "ahead", "no_folder"]
 """``unknown``: nobody has read its ledger in this format. ``edited``: it has this version of other files.
@@ -41,7 +44,7 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run will do. ``tenants`` has every selected tenant once, in the order it was given."""
 
@@ -53,6 +56,21 @@ class Plan:
     refused: tuple[Refused, ...]
     """Not empty: nothing is run."""
     accept_edited: bool = False
+    rules: Rules = field(default_factory=Rules)
+
+    @cached_property
+    def _waves(self) -> Waves:
+        return waves_of((each.tenant for each in self.to_visit), self.rules)
+
+    def wave_of(self, planned: TenantPlan) -> str:
+        """The wave in which a tenant that is visited comes."""
+        return self._waves.name_of(planned.tenant)
+
+    @property
+    def waves(self) -> dict[str, int]:
+        """The waves in their order, and how many tenants each has."""
+        counted = Counter(self.wave_of(each) for each in self.to_visit)
+        return {name: counted[name] for name in self._waves.names if counted[name]}
 
     @property
     def to_visit(self) -> tuple[TenantPlan, ...]:
@@ -67,6 +85,7 @@ class Plan:
             "format": self.format,
             "directory": self.directory,
             "target": self.target,
+            "waves": [{"wave": name, "tenants": count} for name, count in self.waves.items()],
             "refused": [
                 {"version": each.version, "file": each.file, "statement": each.statement, "line": each.line,
                  "excerpt": each.excerpt, "reason": each.reason}
@@ -76,6 +95,7 @@ class Plan:
                 {
                     "tenant": each.tenant.slug,
                     "standing": each.standing,
+                    "wave": None if each.standing == "current" else self.wave_of(each),
                     "schema_version": each.tenant.known.version if each.tenant.known else None,
                     "pending": list(each.pending),
                 }
@@ -98,56 +118,89 @@ _REASONS: Final = {
 
 
 def make_plan(
-    folder: Format, tenants: Iterable[TenantRef], *, accept_edited: bool = False, trust_catalog: bool = True
+    folder: Format,
+    tenants: Iterable[TenantRef],
+    *,
+    accept_edited: bool = False,
+    trust_catalog: bool = True,
+    rules: Rules | None = None,
 ) -> Plan:
     """The plan for ``tenants``.
 
     ``accept_edited`` takes files that changed after they were applied as applied. Without ``trust_catalog`` every
     tenant is unknown, and a run asks each of them.
     """
-    ways: dict[int, _Way] = {}
-    planned: list[TenantPlan] = []
-    for tenant in tenants:
-        own = folder_of(folder, tenant.slug)
-        if own is None:
-            planned.append(TenantPlan(tenant, "no_folder", ()))
-            continue
-        way = ways.get(id(own)) or ways.setdefault(id(own), _Way(own))
-        applied, standing = _standing(own, tenant.known if trust_catalog else None, way.states, way.index_of)
-        if accept_edited and standing == "edited":
-            standing = "current" if applied == len(way.versions) else "behind"
-        pending = way.versions[applied:] if standing in {"behind", "unknown"} else ()
-        way.wanted.update(pending)
-        planned.append(TenantPlan(tenant, standing, pending))
+    ways = Ways(folder)
+    planned = tuple(plan_tenants(ways, tenants, accept_edited=accept_edited, trust_catalog=trust_catalog))
     return Plan(
         format=folder.name,
         directory=str(folder.directory),
-        target=_target(folder),
-        tenants=tuple(planned),
-        refused=tuple(
-            found
-            for way in ways.values()
-            for migration in way.folder.migrations
-            if migration.version in way.wanted and (found := refused(migration))
-        ),
+        target=target_of(folder),
+        tenants=planned,
+        refused=ways.refused,
         accept_edited=accept_edited,
+        rules=rules or Rules(),
     )
 
 
-def _target(folder: Format) -> str | None:
+def plan_tenants(
+    ways: Ways, tenants: Iterable[TenantRef], *, accept_edited: bool = False, trust_catalog: bool = True
+) -> Iterator[TenantPlan]:
+    """The same one after another, for a fleet of any size. ``ways`` remembers what was wanted."""
+    for tenant in tenants:
+        way = ways.of(tenant)
+        if way is None:
+            yield TenantPlan(tenant, "no_folder", ())
+            continue
+        applied, standing = _standing(way.folder, tenant.known if trust_catalog else None, way.states, way.index_of)
+        if accept_edited and standing == "edited":
+            standing = "current" if applied == len(way.index_of) else "behind"
+        pending = way.pending_of[applied] if standing in {"behind", "unknown"} else ()
+        way.wanted.update(pending)
+        yield TenantPlan(tenant, standing, pending)
+
+
+def target_of(folder: Format) -> str | None:
+    """The folder's newest version; None for an empty folder, and where each tenant has its own."""
     if isinstance(folder, FolderPerTenant) or not folder.migrations:
         return None
     return folder.migrations[-1].version
 
 
+class Ways:
+    """What a plan needs of the folders that its tenants are judged by."""
+
+    def __init__(self, folder: Format) -> None:
+        self._folder = folder
+        self._ways: dict[int, _Way] = {}
+
+    def of(self, tenant: TenantRef) -> _Way | None:
+        """None where the tenant has no folder."""
+        own = folder_of(self._folder, tenant.slug)
+        if own is None:
+            return None
+        return self._ways.get(id(own)) or self._ways.setdefault(id(own), _Way(own))
+
+    @property
+    def refused(self) -> tuple[Refused, ...]:
+        """Migrations that were wanted and are not run."""
+        return tuple(
+            found
+            for way in self._ways.values()
+            for migration in way.folder.migrations
+            if migration.version in way.wanted and (found := refused(migration))
+        )
+
+
 class _Way:
-    """What a plan needs of one folder, for all its tenants."""
+    """One folder, for all its tenants."""
 
     def __init__(self, folder: Format) -> None:
         self.folder = folder
         self.states = states_of(folder)
-        self.versions = tuple(migration.version for migration in folder.migrations)
-        self.index_of = {version: index for index, version in enumerate(self.versions)}
+        versions = tuple(migration.version for migration in folder.migrations)
+        self.index_of = {version: index for index, version in enumerate(versions)}
+        self.pending_of = [versions[applied:] for applied in range(len(versions) + 1)]
         self.wanted: set[str] = set()
 
 

@@ -6,13 +6,15 @@ duplicated), so it belongs to the operator's eyes only.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
+from pydantic import TypeAdapter
+
 from tenantry.errors import TenantryError
+from tenantry.fleet.catalog.records import Run, RunTenant
 from tenantry.fleet.migrations.restore_point import RestorePoint
-from tenantry.fleet.migrations.tenant import RunId, SchemaState, TenantSlug
+from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
 
 FailureKind = Literal[
     "connect",  # the tenant could not be reached before its transaction began; nothing was changed
@@ -117,75 +119,64 @@ class TenantResult:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Tenants by outcome."""
-
-    applied: int = 0
-    current: int = 0
-    skipped: int = 0
-    failed: int = 0
-    not_started: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.applied + self.current + self.skipped + self.failed + self.not_started
+def skipped(run: Run) -> int:
+    """Tenants that were current by the catalog and not woken."""
+    total, to_visit = run.plan.get("total", 0), run.plan.get("to_visit", 0)
+    return total - to_visit if isinstance(total, int) and isinstance(to_visit, int) else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
-    """One run as its log remembers it."""
-
-    run_id: RunId
-    format: str
-    directory: str
-    target: str | None
-    """The newest version of the folder: where every tenant shall stand."""
-    started_at: datetime
-    finished_at: datetime | None = None
-    """None while it runs, and for ever when the runner was killed."""
-    counts: Counts = field(default_factory=Counts)
-    interrupted: bool = False
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "run_id": self.run_id,
-            "format": self.format,
-            "directory": self.directory,
-            "target": self.target,
-            "started_at": self.started_at.isoformat(),
-            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
-            "counts": asdict(self.counts),
-            "interrupted": self.interrupted,
-        }
+def counts_of(run: Run) -> dict[str, int]:
+    """Tenants of the run by outcome; ``waiting`` those that have none yet, ``gone`` those deleted meanwhile."""
+    counted = {name: number for name, number in run.counts.items() if isinstance(number, int)}
+    return {name: counted.get(name, 0) for name in ("applied", "current", "failed", "gone", "waiting")} | {
+        "skipped": skipped(run)
+    }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """A finished run. ``results`` has every tenant of the plan once, in the plan's order."""
+def exit_code(run: Run) -> int:
+    """1 when not every tenant had its turn, 3 when tenants failed, else 0."""
+    counts = counts_of(run)
+    if run.state != "finished" or counts["waiting"]:
+        return EXIT_INTERRUPTED
+    return EXIT_SOME_FAILED if counts["failed"] else EXIT_DONE
 
-    run: RunRecord
-    results: tuple[TenantResult, ...]
-    warnings: tuple[str, ...]
-    """What went wrong around the tenants: the catalog's cache not written, the run log not reachable."""
-    seconds: float
 
-    @property
-    def failed(self) -> tuple[TenantResult, ...]:
-        return tuple(result for result in self.results if result.outcome == "failed")
+def run_document(run: Run) -> dict[str, object]:
+    """A run for programs."""
+    return {
+        "run_id": run.id,
+        "state": run.state,
+        "reason": run.reason,
+        "format": run.format,
+        "directory": run.directory,
+        "target": run.target,
+        "created_by": run.created_by,
+        "started_at": run.started_at.isoformat(),
+        "finished_at": run.finished_at.isoformat() if run.finished_at else None,
+        "counts": counts_of(run),
+        "interrupted": run.interrupted,
+    }
 
-    @property
-    def exit_code(self) -> int:
-        """1 when the run was interrupted before every tenant had its turn, 3 when tenants failed, else 0."""
-        if self.run.counts.not_started:
-            return EXIT_INTERRUPTED
-        return EXIT_SOME_FAILED if self.run.counts.failed else EXIT_DONE
 
-    def as_dict(self) -> dict[str, object]:
-        return {
-            **self.run.as_dict(),
-            "exit_code": self.exit_code,
-            "seconds": round(self.seconds, 4),
-            "warnings": list(self.warnings),
-            "tenants": [result.as_dict() for result in self.results],
-        }
+def failure_of(tenant: RunTenant) -> Failure | None:
+    """Why this tenant of a run failed, as the catalog remembers it."""
+    return None if tenant.failure is None else _FAILURE.validate_python(tenant.failure)
+
+
+def tenant_document(tenant: RunTenant) -> dict[str, object]:
+    """A tenant of a run for programs."""
+    return {
+        "tenant": tenant.slug,
+        "wave": tenant.wave,
+        "outcome": tenant.outcome or "waiting",
+        "applied": list(tenant.applied),
+        "schema_version": tenant.to_version,
+        "failure": tenant.failure,
+        "notes": list(tenant.notes),
+        "restore_point": tenant.restore_point,
+        "seconds": round(tenant.seconds, 4) if tenant.seconds is not None else None,
+        "attempts": tenant.attempts,
+    }
+
+
+_FAILURE: Final = TypeAdapter(Failure)

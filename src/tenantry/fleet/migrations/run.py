@@ -1,267 +1,200 @@
-"""Carries out a plan: tenants in parallel, each in its own transaction; what went wrong with one stops nobody else.
+"""A run: one fleet migration from its plan to its end, written down in the catalog before anything is done.
 
-Rerunning is resuming: each tenant's ledger says what it has. Must never report a tenant as done without having seen
-its ledger say so.
-
-Threads, not an event loop: a tenant's work is waiting for its server, libpq waits without the interpreter's lock, and
-the ports may block. A tenant costs the client 4 to 6 ms of CPU (measured), two thirds of it libpq's login.
+Here it is planned, found, held and let go on; ``work`` carries it out. Whoever carries it out may die at any time: what
+was planned and what was done stand in the catalog, and what a tenant has in its own ledger.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
-import signal
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from queue import SimpleQueue
-from types import FrameType
-from typing import Final
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Final, Literal
 
-import structlog
+from pydantic import TypeAdapter
+from sqlalchemy import Connection
 
-from tenantry.errors import InvalidInput, TenantryError
-from tenantry.fleet.migrations.apply import Bounds, Halt, Migrator
-from tenantry.fleet.migrations.events import (
-    Event,
-    RunFinished,
-    RunStarted,
-    Stopping,
-    TenantFinished,
-    TenantStarted,
-    Warned,
-)
+from tenantry.errors import Conflict, InvalidInput, NotFound
+from tenantry.fleet.catalog import queries, runs
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.events import actor, record
+from tenantry.fleet.catalog.records import PlannedTenant, Run, RunState, RunTenant
+from tenantry.fleet.migrations.apply import Bounds
+from tenantry.fleet.migrations.bundle import Bundle, pack
+from tenantry.fleet.migrations.crew import JOBS_DEFAULT, JOBS_MAX
 from tenantry.fleet.migrations.formats.base import AppliedByTool, Format
-from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, Plan, TenantPlan
-from tenantry.fleet.migrations.ports import RunLog, Tenants
-from tenantry.fleet.migrations.restore_point import Points
-from tenantry.fleet.migrations.results import Counts, Failure, RunRecord, RunResult, TenantResult
-from tenantry.fleet.migrations.tenant import RunId, TenantSlug
-from tenantry.runtime.clock import Clock, SystemClock
-from tenantry.runtime.failpoints import failpoint
+from tenantry.fleet.migrations.gates import Gates
+from tenantry.fleet.migrations.plan import (
+    REFUSED_NEXT_STEP,
+    Refused,
+    TenantPlan,
+    Ways,
+    plan_tenants,
+    states_of,
+    target_of,
+)
+from tenantry.fleet.migrations.restore_point import Keeping
+from tenantry.fleet.migrations.tenant import RunId, TenantRef
+from tenantry.fleet.migrations.waves import GOLDEN, Rules, Survey, Waves
+from tenantry.runtime.windows import parse_window
 
-JOBS_DEFAULT: Final = 8
-JOBS_MAX: Final = 256
-WARNINGS_MAX: Final = 100
-"""Warnings that a result keeps; the events have all of them."""
-
-_log: Final = structlog.get_logger("migrations")
+STALLED_SECONDS: Final = 45.0
+"""A worker that was silent for so long is taken for dead."""
+TENANTS_AT_ONCE: Final = 1_000
+"""Rows that one statement writes."""
+_NAME: Final = "migration run"
+"""Held while a run is planned, so that two do not begin at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
+    """How a run is carried out; kept with it."""
+
     jobs: int = JOBS_DEFAULT
-    """Tenants at a time."""
+    """Tenants at a time, of each who carries it out."""
+    jobs_per_provider: int = JOBS_MAX
+    """Tenants at a time at one provider, whoever does them."""
     bounds: Bounds = field(default_factory=Bounds)
+    accept_edited: bool = False
+    gates: Gates = field(default_factory=Gates)
+    rules: Rules = field(default_factory=Rules)
+    golden: bool = False
+    """Whether the migrations are applied to the fleet's own empty database first."""
+    ignore_windows: bool = False
+    restore_point: Keeping | Literal["none"] = "lsn"
+    """How the state of each tenant before its first change is kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    result: TenantResult
-    warning: str | None
+OPTIONS: Final = TypeAdapter(RunOptions)
 
 
-class _Interrupt:
-    """The operator wants the run to end."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A run that was written down."""
+
+    run: Run
+    total: int
+    """Tenants that were selected."""
+    to_visit: int
 
 
-class _WorkerEnded:
-    """A worker found nothing more to do."""
+def begin_run(
+    catalog: Catalog,
+    folder: Format,
+    select: Callable[[], Iterable[TenantRef]],
+    *,
+    options: RunOptions,
+    selection: Mapping[str, object] | None = None,
+    trust_catalog: bool = True,
+    state: RunState = "running",
+) -> Begun:
+    """Plans a run over what ``select`` gives and writes it down.
 
-
-_Message = TenantStarted | _Finished | _Interrupt | _WorkerEnded
-
-
-class Run:
-    """One execution of one plan."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Format,
-        tenants: Tenants,
-        *,
-        options: RunOptions | None = None,
-        on_event: Callable[[Event], None] = lambda _: None,
-        log: RunLog | None = None,
-        points: Points | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        """``on_event`` is called in the thread of ``execute`` only. Raises InvalidInput for a plan that cannot run."""
-        self._options = options or RunOptions()
-        _check(plan, self._options)
-        assert (plan.format, plan.directory) == (folder.name, str(folder.directory)), "the plan is of this folder"
-        self._plan = plan
-        self._folder = folder
-        self._tenants = tenants
-        self._on_event = on_event
-        self._run_log = log
-        self._clock = clock or SystemClock()
-        self._halt = Halt()
-        self._migrator = Migrator(
-            folder=folder,
-            dsn=tenants.dsn,
-            bounds=self._options.bounds,
-            accept_edited=plan.accept_edited,
-            halt=self._halt,
-            points=points,
+    ``select`` is called twice: to see how many there are, and to say who is in which wave. Raises InvalidInput for what
+    cannot be run, and Conflict while another run is being carried out.
+    """
+    check_options(options)
+    survey, total, ways = Survey(options.rules), 0, Ways(folder)
+    for planned in _planned(ways, select, options, trust_catalog):
+        total += 1
+        if planned.standing != "current":
+            survey.see(planned.tenant)
+    raise_refused(ways.refused)
+    waves = survey.waves()
+    names = ((GOLDEN,) if options.golden and survey.visited else ()) + (waves.names if survey.visited else ())
+    # What a tool does is not said by the files alone: it is opened where it lies.
+    bundle = None if isinstance(folder, AppliedByTool) else pack(folder)
+    run_id = RunId(f"run-{secrets.token_hex(8)}")
+    fingerprint = states_of(folder)[-1].fingerprint
+    document = {
+        "options": OPTIONS.dump_python(options, mode="json"),
+        "selection": dict(selection or {}),
+        "total": total,
+        "to_visit": survey.visited,
+    }
+    with catalog.transaction() as connection:
+        queries.hold_name(connection, _NAME)
+        _make_room(connection, run_id)
+        if bundle is not None:
+            runs.add_folder(connection, bundle.digest, bundle.content)
+        runs.add_run(
+            connection,
+            run_id=run_id,
+            format=folder.name,
+            directory=str(folder.directory.absolute()),
+            target=target_of(folder),
+            fingerprint=fingerprint,
+            folder_digest=bundle.digest if bundle else None,
+            state=state,
+            created_by=actor(),
+            plan=document,
+            waves=names,
         )
-        self._todo: deque[TenantPlan] = deque(plan.to_visit)
-        self._inbox: SimpleQueue[_Message] = SimpleQueue()
-        """Holds at most two messages for each tenant of the plan; its ``put`` may be called in a signal handler."""
-        self._warnings: list[str] = []
-        self._results: dict[TenantSlug, TenantResult] = {
-            each.tenant.slug: TenantResult(slug=each.tenant.slug, outcome="skipped", state=each.tenant.known)
-            for each in plan.of("current")
-        }
-        self._record = RunRecord(
-            run_id=RunId(f"run-{secrets.token_hex(8)}"),
-            format=plan.format,
-            directory=plan.directory,
-            target=plan.target,
-            started_at=self._clock.now(),
+        to_visit = (each for each in _planned(ways, select, options, trust_catalog) if each.standing != "current")
+        while several := list(islice(to_visit, TENANTS_AT_ONCE)):
+            runs.add_tenants(
+                connection, run_id, [_row(each, waves, names, options, datetime.now(UTC)) for each in several]
+            )
+        record(connection, "migrate_run", run=run_id, target=target_of(folder))
+        run = runs.run_by_id(connection, run_id)
+    assert run is not None, "it was written in this transaction"
+    return Begun(run=run, total=total, to_visit=survey.visited)
+
+
+def _planned(
+    ways: Ways, select: Callable[[], Iterable[TenantRef]], options: RunOptions, trust_catalog: bool
+) -> Iterable[TenantPlan]:
+    return plan_tenants(ways, select(), accept_edited=options.accept_edited, trust_catalog=trust_catalog)
+
+
+def _row(
+    planned: TenantPlan, waves: Waves, names: tuple[str, ...], options: RunOptions, now: datetime
+) -> PlannedTenant:
+    tenant = planned.tenant
+    assert tenant.id is not None and tenant.provider_id is not None, "the catalog's tenants have both"
+    opens, closes = (
+        (None, None) if tenant.window is None or options.ignore_windows else parse_window(tenant.window).next(now)
+    )
+    return PlannedTenant(
+        tenant_id=tenant.id,
+        slug=tenant.slug,
+        provider_id=tenant.provider_id,
+        wave=names.index(waves.name_of(tenant)),
+        from_version=tenant.known.version if tenant.known else None,
+        pending=planned.pending,
+        opens_at=opens,
+        closes_at=closes,
+    )
+
+
+def _make_room(connection: Connection, run_id: RunId) -> None:
+    """A run that nobody carries out gives way to the new one, which plans its tenants anew."""
+    for other in runs.open_runs(connection):
+        if other.state == "planned":
+            continue
+        workers = runs.workers_of(connection, other.id, stalled_seconds=STALLED_SECONDS)
+        busy = [worker for worker, silent in workers.items() if not silent and is_alive(worker)]
+        if other.state == "running" and busy:
+            raise Conflict(
+                f"{other.id} is being carried out by {', '.join(sorted(busy)[:3])}",
+                next_step=f"wait for it (`tenantry migrate status`), or `tenantry migrate abort {other.id}`",
+                run_id=other.id,
+            )
+        runs.set_state(
+            connection,
+            other.id,
+            "aborted",
+            only_from=["running", "paused", "stopped"],
+            reason=f"{run_id} took its place",
         )
 
-    def interrupt(self) -> None:
-        """The first call lets transactions under way end and begins no other; the second cancels them.
 
-        May be called from any thread and from a signal handler.
-        """
-        self._halt.stopping = True
-        self._inbox.put(_Interrupt())
-
-    def execute(self) -> RunResult:
-        """Runs to the end and returns every tenant's result; Ctrl-C counts as ``interrupt`` meanwhile."""
-        began = self._clock.monotonic()
-        to_visit = len(self._todo)
-        self._tell_log(lambda log: log.began(self._record))
-        self._on_event(RunStarted(self._record, len(self._plan.tenants), to_visit))
-        workers = [
-            threading.Thread(target=self._work, name=f"migrate-{number}")
-            for number in range(min(self._options.jobs, to_visit))
-        ]
-        started: list[threading.Thread] = []
-        try:
-            with self._interrupts():
-                for worker in workers:
-                    worker.start()
-                    started.append(worker)
-                self._listen(len(workers), to_visit)
-        finally:
-            # Reached early only when a listener of events raised: what is under way ends before its error goes on.
-            self._halt.stopping = True
-            for worker in started:
-                worker.join()
-            if isinstance(self._folder, AppliedByTool):
-                self._folder.close()
-        return self._finish(self._clock.monotonic() - began)
-
-    def _listen(self, working: int, to_visit: int) -> None:
-        visited = interrupts = 0
-        while working:
-            message = self._inbox.get()
-            if isinstance(message, _Finished):
-                visited += 1
-                self._results[message.result.slug] = message.result
-                self._tell_log(lambda log, result=message.result: log.tenant_finished(self._record.run_id, result))
-                if message.warning is not None:
-                    self._warn(message.warning)
-                self._on_event(TenantFinished(message.result, visited, to_visit))
-            elif isinstance(message, _Interrupt):
-                interrupts += 1
-                self._on_event(Stopping(cancelling=interrupts > 1))
-                if interrupts == 2:
-                    self._halt.cancel()
-            elif isinstance(message, _WorkerEnded):
-                working -= 1
-            else:
-                self._on_event(message)
-
-    def _finish(self, seconds: float) -> RunResult:
-        results = tuple(
-            self._results.get(slug) or TenantResult(slug=slug, outcome="not_started", state=each.tenant.known)
-            for each in self._plan.tenants
-            for slug in [each.tenant.slug]
-        )
-        by_outcome = Counter(result.outcome for result in results)
-        counts = Counts(**{outcome: by_outcome[outcome] for outcome in by_outcome})
-        self._record = replace(
-            self._record, finished_at=self._clock.now(), counts=counts, interrupted=counts.not_started > 0
-        )
-        self._tell_log(lambda log: log.ended(self._record))
-        result = RunResult(run=self._record, results=results, warnings=tuple(self._warnings), seconds=seconds)
-        self._on_event(RunFinished(result))
-        return result
-
-    def _work(self) -> None:
-        try:
-            while not self._halt.stopping:
-                try:
-                    planned = self._todo.popleft()
-                except IndexError:
-                    return
-                self._inbox.put(TenantStarted(planned.tenant.slug))
-                self._inbox.put(self._visit(planned))
-        finally:
-            self._inbox.put(_WorkerEnded())
-
-    def _visit(self, planned: TenantPlan) -> _Finished:
-        slug = planned.tenant.slug
-        began = self._clock.monotonic()
-        try:
-            result = self._migrator.migrate(slug)
-        except Exception as error:  # noqa: BLE001 - the boundary between tenants: a defect met at one stops nobody else
-            _log.exception("migrating a tenant failed unexpectedly", tenant=slug)
-            message = str(error) if isinstance(error, TenantryError) else f"unexpected {type(error).__name__}"
-            failure = Failure(kind="defect", message=message, next_step="the log has the traceback; report it")
-            result = TenantResult(slug=slug, outcome="failed", failure=failure)
-        result = replace(result, seconds=self._clock.monotonic() - began)
-        return _Finished(result, self._cache(planned, result))
-
-    def _cache(self, planned: TenantPlan, result: TenantResult) -> str | None:
-        """Writes what the ledger says to the catalog; a warning when that fails, since the ledger is the truth."""
-        if result.state is None or result.state == planned.tenant.known:
-            return None
-        try:
-            self._tenants.record(result.slug, result.state)
-        except TenantryError as error:
-            return f"{result.slug}: its schema version was not written to the catalog, the next run does it: {error}"
-        failpoint("migrate.recorded")
-        return None
-
-    def _tell_log(self, tell: Callable[[RunLog], None]) -> None:
-        if self._run_log is None:
-            return
-        try:
-            tell(self._run_log)
-        except TenantryError as error:
-            self._warn(f"the log of runs was not written: {error}")
-
-    def _warn(self, message: str) -> None:
-        if len(self._warnings) < WARNINGS_MAX:
-            self._warnings.append(message)
-        self._on_event(Warned(message))
-
-    @contextmanager
-    def _interrupts(self) -> Generator[None]:
-        """Turns SIGINT into ``interrupt``, so that no KeyboardInterrupt falls between two steps."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self.interrupt()
-
-        before = signal.signal(signal.SIGINT, on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-
-
-def _check(plan: Plan, options: RunOptions) -> None:
+def check_options(options: RunOptions) -> None:
+    """Raises InvalidInput."""
     if not 1 <= options.jobs <= JOBS_MAX:
         raise InvalidInput(f"jobs is {options.jobs}; it is 1 to {JOBS_MAX}")
     bounds = options.bounds
@@ -277,10 +210,132 @@ def _check(plan: Plan, options: RunOptions) -> None:
         or bounds.connect_deadline_seconds <= 0
     ):
         raise InvalidInput("a timeout is negative, or 0 where it must not be")
-    if plan.refused:
-        first = plan.refused[0]
+
+
+def raise_refused(refused: tuple[Refused, ...]) -> None:
+    """Raises InvalidInput for migrations that are not run."""
+    if refused:
+        first = refused[0]
         raise InvalidInput(
             f"{first.file}, statement {first.statement}, line {first.line} ({first.excerpt}): {first.reason}",
             next_step=REFUSED_NEXT_STEP,
-            migrations=[each.version for each in plan.refused],
+            migrations=[each.version for each in refused],
         )
+
+
+# -- runs that are there -------------------------------------------------------------------------------------
+
+
+def find_run(catalog: Catalog, run_id: str | None, *, failed_too: bool = False) -> Run:
+    """The run of this id, or of as much of its begin as no other has; without one the latest that is open.
+
+    ``failed_too`` counts one that has ended as open where tenants failed in it, if it was the last one.
+    """
+    with catalog.transaction() as connection:
+        if run_id is None:
+            found = [each for each in runs.open_runs(connection) if each.state != "planned"]
+            latest = runs.latest_run(connection)
+            if not found and failed_too and latest is not None and latest.counts.get("failed"):
+                found = [latest]
+        else:
+            found = [each for each in runs.runs_page(connection, limit=runs.RUNS_KEPT) if each.id.startswith(run_id)]
+            found = [each for each in found if each.id == run_id] or found
+    if not found:
+        what = "no run is open" if run_id is None else f"there is no run {run_id}"
+        raise NotFound(what, next_step="see `tenantry migrate history`")
+    if len(found) > 1 and run_id is not None:
+        raise Conflict(f"several runs' ids begin with {run_id}", next_step="type more of it")
+    return found[0]
+
+
+def tenants_of(
+    catalog: Catalog, run: Run, *, outcomes: Sequence[str] = (), limit: int | None = None
+) -> Iterator[RunTenant]:
+    """What became of the tenants of a run, in the order of their slugs; of these outcomes only."""
+    after, left = "", limit
+    while left is None or left > 0:
+        wanted = TENANTS_AT_ONCE if left is None else min(left, TENANTS_AT_ONCE)
+        with catalog.transaction() as connection:
+            page = runs.run_tenants(connection, run.id, outcomes=outcomes, after=after, limit=wanted)
+        yield from page
+        if len(page) < wanted:
+            return
+        after = page[-1].slug
+        left = None if left is None else left - len(page)
+
+
+def pause_run(catalog: Catalog, run: Run, *, reason: str | None = None) -> Run:
+    """What is under way ends, and nothing more is begun."""
+    return _move(catalog, run, "paused", ["running"], reason or f"by {actor()}")
+
+
+def abort_run(catalog: Catalog, run: Run) -> Run:
+    """The same for good. What is done stays done."""
+    return _move(catalog, run, "aborted", ["planned", "running", "paused", "stopped"], f"by {actor()}")
+
+
+def resume_run(catalog: Catalog, run: Run, *, retry: bool = True) -> Run:
+    """Goes on where it was; tenants that failed are tried again. Raises Conflict for one that is over."""
+    with catalog.transaction() as connection:
+        held = runs.hold_run(connection, run.id)
+        if held is None or held.state == "aborted" or (held.state == "finished" and not held.counts.get("failed")):
+            raise Conflict(f"{run.id} is over", next_step="begin a new one: `tenantry migrate run`", run_id=run.id)
+        again = runs.retry_failed(connection, run.id) if retry else 0
+        runs.reopen(connection, run.id)
+        release_dead(connection, run.id)
+        record(connection, "migrate_resume", run=run.id, again=again)
+        now = runs.run_by_id(connection, run.id)
+    assert now is not None, "it is held"
+    return now
+
+
+def _move(catalog: Catalog, run: Run, state: RunState, only_from: list[RunState], reason: str) -> Run:
+    with catalog.transaction() as connection:
+        moved = runs.set_state(connection, run.id, state, only_from=only_from, reason=reason)
+        if moved:
+            record(connection, f"migrate_{state}", run=run.id, reason=reason)
+        now = runs.run_by_id(connection, run.id)
+    if now is None or not moved:
+        is_ = "forgotten" if now is None else now.state
+        raise Conflict(f"{run.id} is {is_}", next_step="see `tenantry migrate history`", run_id=run.id)
+    return now
+
+
+# -- who carries it out --------------------------------------------------------------------------------------
+
+
+def worker_name() -> str:
+    """Of this process, so that others can tell whether it lives."""
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+def is_alive(worker: str) -> bool:
+    """Whether it may live. Only who is on the same machine can be known to be dead."""
+    host, pid, _ = worker.split("/")
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def release_dead(connection: Connection, run_id: str) -> None:
+    """What workers had in hand that are known to be dead need not be waited for."""
+    for worker in runs.workers_of(connection, run_id, stalled_seconds=STALLED_SECONDS):
+        if not is_alive(worker):
+            runs.release_claims(connection, run_id, worker)
+
+
+def bundle_of(catalog: Catalog, run: Run) -> Bundle | None:
+    """The migrations as they were planned. Raises NotFound when the catalog has lost them."""
+    if run.folder_digest is None:
+        return None
+    with catalog.transaction() as connection:
+        content = runs.folder_content(connection, run.folder_digest)
+    if content is None:
+        raise NotFound(f"the migrations of {run.id} are not in the catalog any more", run_id=run.id)
+    return Bundle(run.folder_digest, content)

@@ -10,24 +10,29 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
 import psycopg
 
 from tenantry.errors import TenantryError
+from tenantry.fleet.catalog import runs
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.records import Run, RunTenant
 from tenantry.fleet.migrations.apply import NO_FOLDER, Bounds
 from tenantry.fleet.migrations.formats.base import Format
 from tenantry.fleet.migrations.formats.per_tenant import folder_of
 from tenantry.fleet.migrations.plan import Plan, Standing, make_plan
-from tenantry.fleet.migrations.ports import RunLog, Tenants
-from tenantry.fleet.migrations.results import Failure, MigrationFailed, RunRecord, TenantResult
+from tenantry.fleet.migrations.ports import Tenants
+from tenantry.fleet.migrations.results import Failure, MigrationFailed, run_document, tenant_document
 from tenantry.fleet.migrations.session import TenantSession, connect, sql_failure
 from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
 
 NEVER_READ: Final = "unknown"
 """The version of a tenant whose ledger nobody has read."""
+FAILURES_MAX: Final = 1_000
+"""Failures of the last run that are told."""
 NOTHING_APPLIED: Final = "none"
 """The version of a tenant whose ledger is empty."""
 
@@ -49,33 +54,43 @@ class Status:
     versions: tuple[VersionRow, ...]
     """Newest first; versions without tenants are left out."""
     standings: dict[Standing, int]
-    last_run: RunRecord | None
-    last_failures: tuple[TenantResult, ...]
+    last_run: Run | None
+    last_failures: tuple[RunTenant, ...]
 
     def as_dict(self) -> dict[str, object]:
         return {
             **self.plan.as_dict(),
             "versions": [{"version": row.version, "tenants": row.tenants} for row in self.versions],
             "standings": dict(self.standings),
-            "last_run": self.last_run.as_dict() if self.last_run else None,
-            "last_failures": [result.as_dict() for result in self.last_failures],
+            "last_run": run_document(self.last_run) if self.last_run else None,
+            "last_failures": [tenant_document(tenant) for tenant in self.last_failures],
         }
 
 
-def read_status(folder: Format, tenants: Iterable[TenantRef], log: RunLog | None = None) -> Status:
+def read_status(folder: Format, tenants: Iterable[TenantRef], catalog: Catalog | None = None) -> Status:
     """The fleet's versions by the catalog, against ``folder``, and what failed in the last run."""
     plan = make_plan(folder, tenants)
     place_of = {migration.version: place for place, migration in enumerate(folder.migrations)}
     counted = Counter(_version_of(each.tenant.known, folder.name) for each in plan.tenants)
     rows = [VersionRow(version, count, place_of.get(version)) for version, count in counted.items()]
-    latest = log.latest() if log is not None else None
+    latest, failures = (None, []) if catalog is None else _latest(catalog)
     return Status(
         plan=plan,
         versions=tuple(sorted(rows, key=_newest_first)),
         standings=dict(Counter(each.standing for each in plan.tenants)),
-        last_run=latest[0] if latest else None,
-        last_failures=latest[1] if latest else (),
+        last_run=latest,
+        last_failures=tuple(failures),
     )
+
+
+def _latest(catalog: Catalog) -> tuple[Run | None, list[RunTenant]]:
+    with catalog.transaction() as connection:
+        run = runs.latest_run(connection)
+        if run is None:
+            return None, []
+        if not run.counts:
+            run = replace(run, counts=runs.counts(connection, run.id))
+        return run, runs.run_tenants(connection, run.id, outcomes=["failed"], limit=FAILURES_MAX)
 
 
 def _version_of(known: SchemaState | None, format_name: str) -> str:

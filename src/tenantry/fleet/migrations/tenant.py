@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NewType
 
+from tenantry.fleet.catalog.records import ProviderId, TenantId
+
 TenantSlug = NewType("TenantSlug", str)
 RunId = NewType("RunId", str)
 
@@ -30,3 +32,9 @@ class TenantRef:
 
     slug: TenantSlug
     known: SchemaState | None = None
+    id: TenantId | None = None
+    provider_id: ProviderId | None = None
+    plan: str = ""
+    region: str | None = None
+    window: str | None = None
+    """When it may be changed (``windows``); None: at any time."""

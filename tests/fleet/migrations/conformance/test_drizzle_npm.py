@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan, states_of
-from tenantry.fleet.migrations.run import Run
+from tenantry.fleet.migrations.plan import states_of
 
 pytestmark = pytest.mark.timeout(600)
 """The first one installs the tool."""
@@ -26,9 +25,7 @@ COLUMNS = (
 
 
 def roll_out(fleet: Any, directory: Path, slug: str, through: str | None = None) -> str:
-    folder = open_folder(directory, through=through)
-    plan = make_plan(folder, fleet.select([slug]), trust_catalog=False)
-    result = Run(plan, folder, fleet).execute()
+    result = fleet.roll_out(directory, [slug], through=through, trust_catalog=False)
     assert not result.failed, result.failed
     return result.results[0].outcome
 

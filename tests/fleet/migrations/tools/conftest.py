@@ -15,10 +15,7 @@ import psycopg
 import pytest
 
 from tenantry.fleet.migrations.apply import Bounds
-from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.results import RunResult
-from tenantry.fleet.migrations.run import Run, RunOptions
+from tenantry.fleet.migrations.run import RunOptions
 
 
 def run_tool(command: Sequence[str], directory: Path, dsn: str | None = None, *, ok: bool = True) -> str:
@@ -32,15 +29,14 @@ def run_tool(command: Sequence[str], directory: Path, dsn: str | None = None, *,
     return done.stdout + done.stderr
 
 
-def roll_out(fleet: Any, directory: Path, *, jobs: int = 2, through: str | None = None, **bounds: float) -> RunResult:
+def roll_out(fleet: Any, directory: Path, *, jobs: int = 2, through: str | None = None, **bounds: float) -> Any:
     """Plans and runs, as the command line does."""
-    folder = open_folder(directory, through=through)
-    plan = make_plan(folder, fleet.select())
-    return Run(plan, folder, fleet, options=RunOptions(jobs=jobs, bounds=Bounds(**bounds)), log=fleet).execute()
+    options = RunOptions(jobs=jobs, bounds=Bounds(**bounds))
+    return fleet.roll_out(directory, options=options, through=through)
 
 
 @pytest.fixture(name="roll_out")
-def roll_out_fixture() -> Callable[..., RunResult]:
+def roll_out_fixture() -> Callable[..., Any]:
     return roll_out
 
 

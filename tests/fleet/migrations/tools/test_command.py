@@ -12,9 +12,11 @@ import pytest
 
 from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations.apply import Bounds
+from tenantry.fleet.migrations.events import Event, TenantFinished
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import make_plan
-from tenantry.fleet.migrations.run import Run, RunOptions
+from tenantry.fleet.migrations.run import RunOptions
+from tenantry.fleet.migrations.work import Work, folder_of_run
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_command_has_the_tenant_in_its_environment_and_is_remembered(
     assert fleet.sql("t0", "select version from tenantry.migrations_by_command") == [(version,)]
     assert fleet.sql("t1", "select count(*) from users") == [(0,)]
     fleet.asked.clear()
-    assert roll_out(fleet, directory).run.counts.skipped == 2
+    assert list(roll_out(fleet, directory).outcomes.values()) == ["skipped"] * 2
     assert fleet.asked == []
 
 
@@ -106,21 +108,29 @@ def test_the_operator_cancels_a_command_and_its_statement_at_the_server(
     said = "select pg_sleep(1001)"
     directory = project(f'{psql if psql.exists() else "psql"} "$DATABASE_URL" -c "{said}"', "version = '1'")
     fleet = new_fleet(1)
-    folder = open_folder(directory)
-    run = Run(make_plan(folder, fleet.select()), folder, fleet, options=RunOptions(bounds=Bounds(lock_seconds=2)))
+    run = fleet.begin(directory, options=RunOptions(bounds=Bounds(lock_seconds=2))).run
+    results: list[Any] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TenantFinished):
+            results.append(event.result)
+
     at_work = f"select count(*) from pg_stat_activity where query = '{said}'"
     with psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection:
 
         def cancel() -> None:
             while connection.execute(at_work).fetchone() != (1,):
                 pass
-            run.interrupt()
-            run.interrupt()
+            work.interrupt()
+            work.interrupt()
 
-        watching = threading.Thread(target=cancel)
-        watching.start()
-        (only,) = run.execute().results
-        watching.join()
+        with folder_of_run(fleet.catalog, run) as folder:
+            work = Work(fleet.catalog, fleet, run, folder, on_event=listen)
+            watching = threading.Thread(target=cancel)
+            watching.start()
+            work.execute()
+            watching.join()
+        (only,) = results
         assert only.failure.kind == "cancelled"
         assert connection.execute(at_work).fetchone() == (0,)
 

@@ -18,6 +18,9 @@ import psutil
 import psycopg
 import pytest
 
+from tenantry.fleet.catalog.records import Run
+from tenantry.fleet.migrations.run import RunOptions
+
 if TYPE_CHECKING:
     from conftest import AlembicHome, DjangoHome
 
@@ -54,6 +57,7 @@ def fleet_directory(new_fleet: Callable[[int], Any], tmp_path: Path) -> Callable
     def make(size: int) -> tuple[Any, Path]:
         fleet, directory = new_fleet(size), tmp_path / "fleet"
         directory.mkdir()
+        (directory / "catalog").write_text(fleet.catalog.url)
         for slug, dsn in fleet.dsns.items():
             (directory / f"{slug}.dsn").write_text(dsn)
         return fleet, directory
@@ -62,8 +66,8 @@ def fleet_directory(new_fleet: Callable[[int], Any], tmp_path: Path) -> Callable
 
 
 @contextmanager
-def started(project: Path, fleet: Path, failpoints: str = "") -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(RUNNER), str(project), str(fleet), "2"]
+def started(run: Run, fleet: Path, failpoints: str = "") -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(RUNNER), str(fleet), str(fleet / "catalog"), run.id]
     environment = {**os.environ, "TENANTRY_FAILPOINTS": failpoints}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -129,7 +133,7 @@ def test_kill_9_of_the_runner_takes_the_tool_with_it_and_the_next_run_ends_what_
     project = new_alembic()
     fleet, directory = fleet_directory(1)
     project.revise("r3", SLEEPS, after="r2")
-    with started(project.directory, directory) as process:
+    with started(fleet.begin(project.directory).run, directory) as process:
         wait_for(lambda: watching(ASLEEP) == 1)
         tools = children_of(process.pid)
         assert tools
@@ -152,15 +156,17 @@ def test_kill_9_of_the_runner_at_each_step_then_rerun_applies_everything_once(
 ) -> None:
     fleet, directory = fleet_directory(2)
     django.add("0003_once", "migrations.RunSQL('create table once (x int)')", after="0002_user_note")
-    with started(django.directory, directory, f"{point}=kill:2") as process:
+    run = fleet.begin(django.directory, options=RunOptions(jobs=2)).run
+    count = 1 if point == "migrate.recorded" else 2  # results are written together
+    with started(run, directory, f"{point}=kill:{count}") as process:
         process.communicate(timeout=WAIT_SECONDS_MAX)
         assert process.returncode == -signal.SIGKILL
-    with started(django.directory, directory) as process:
+    with started(run, directory) as process:
         events = [json.loads(line) for line in process.communicate(timeout=WAIT_SECONDS_MAX)[0].splitlines()]
         assert process.returncode == 0, events
     for slug in fleet.dsns:
         assert fleet.sql(slug, "select count(*) from django_migrations where name = '0003_once'") == [(1,)]
-        assert json.loads((directory / f"{slug}.state").read_text())["version"] == "tasks.0003_once"
+        assert fleet.known[slug].version == "tasks.0003_once"
 
 
 def test_two_runners_at_once_apply_everything_once(
@@ -169,14 +175,13 @@ def test_two_runners_at_once_apply_everything_once(
     project = new_alembic()
     fleet, directory = fleet_directory(4)
     project.revise("r3", 'op.execute("create table once (x int)")', after="r2")
-    with started(project.directory, directory) as first, started(project.directory, directory) as second:
+    run = fleet.begin(project.directory).run
+    with started(run, directory) as first, started(run, directory) as second:
         outputs = [each.communicate(timeout=WAIT_SECONDS_MAX)[0] for each in (first, second)]
     events = [json.loads(line) for output in outputs for line in output.splitlines()]
     finished = [each for each in events if each["event"] == "tenant_finished"]
-    assert sorted(each["tenant"] for each in finished if each["outcome"] == "applied") == sorted(fleet.dsns), finished
-    # Whoever came second waited and found everything there, or waited longer than it wanted to.
-    others = [each for each in finished if each["outcome"] != "applied"]
-    assert all(each["outcome"] == "current" or each["failure"]["kind"] == "locked" for each in others), others
+    # Each takes what the other has not in hand.
+    assert sorted((each["tenant"], each["outcome"]) for each in finished) == [(slug, "applied") for slug in fleet.dsns]
 
 
 def test_a_tool_that_says_it_is_done_is_not_believed_and_one_that_died_after_its_work_is(
@@ -229,7 +234,7 @@ def test_the_password_is_in_no_command_line_and_in_no_output(
     tells = f"print({url})\nraise RuntimeError({url})"
     project.revise("r3", f'from alembic import context\nop.execute("select pg_sleep(1.003)")\n{tells}', after="r2")
     sleeping = ASLEEP.replace("1002", "1.003")
-    with started(project.directory, directory) as process:
+    with started(fleet.begin(project.directory).run, directory) as process:
         wait_for(lambda: watching(sleeping) == 1)
         lines = [each.cmdline() for each in [psutil.Process(process.pid), *children_of(process.pid)]]
         output, _ = process.communicate(timeout=WAIT_SECONDS_MAX)

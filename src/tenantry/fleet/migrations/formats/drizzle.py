@@ -68,7 +68,10 @@ class DrizzleFolder:
         """
         self.directory = directory
         journal = _read_journal(directory / JOURNAL)
-        loaded = [_load(directory, entry.tag) for entry in journal.entries]
+        tags = [entry.tag for entry in journal.entries]
+        # What comes after it need not be there.
+        wanted = tags[: tags.index(through) + 1] if through in tags else tags
+        loaded = [_load(directory, tag) for tag in wanted]
         self.migrations: tuple[Migration, ...] = only_through(loaded, through)
         self._when_of: dict[str, int] = {entry.tag: entry.when for entry in journal.entries}
         self._when: tuple[int, ...] = tuple(self._when_of[migration.version] for migration in self.migrations)
