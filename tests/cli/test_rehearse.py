@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.neon.client import NeonClient
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from conftest import Operator, Query
 
 ROWS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def no_golden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fleet's own empty database has the migrations of whichever test came first."""
+    monkeypatch.setenv("TENANTRY_MIGRATIONS__GOLDEN", "false")
 
 
 @pytest.fixture
@@ -63,12 +70,14 @@ def test_a_rewrite_is_measured_on_a_branch_and_the_tenant_sleeps_on(
         "CREATE TABLE notes (id int);\nALTER TABLE users ALTER COLUMN id TYPE bigint;\nSELECT pg_sleep(0.2);\n"
     )
     (folder / "0003_note.sql").write_text("INSERT INTO notes VALUES (1), (2);\n")
+    (folder / "0004_index.sql").write_text("CREATE INDEX CONCURRENTLY users_email_idx ON users (email);\n")
     where = ("--dir", str(folder), "--tenants", slug)
     done = operator.json("migrate", "rehearse", *where)
     assert done["passed"] is True
     [report] = done["branches"]
-    assert (report["outcome"], report["from_version"], report["to_version"]) == ("applied", "0001", "0003")
-    wider, note = report["migrations"]
+    assert (report["outcome"], report["from_version"], report["to_version"]) == ("applied", "0001", "0004")
+    wider, note, index = report["migrations"]
+    assert (index["version"], index["rows_written"]) == ("0004", 0)
     assert [table["table"] for table in wider["rewritten"]] == ["public.users"]
     assert wider["rows_read"] >= ROWS
     assert wider["wal_bytes"] > ROWS
@@ -121,6 +130,38 @@ def test_samples_are_chosen_of_those_that_are_behind(
         assert kept == done["rehearsal_id"]
     shown = operator.run("branch", "psql", done["rehearsal_id"], "--tenant", oldest, "-At", "-c", "TABLE notes")
     assert shown.returncode == 0
+    # None of the tenant's passwords opens its branch.
+    own = conninfo_to_dict(operator.do("url", oldest).stdout.strip())
+    branch = conninfo_to_dict(operator.do("branch", "url", done["rehearsal_id"], "--tenant", oldest).stdout.strip())
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(**(branch | {"password": own["password"]}))
+    operator.do("branch", "delete", done["rehearsal_id"], "--tenant", oldest, "--yes")
+
+
+def test_a_run_that_must_be_rehearsed_is_refused_until_it_was(
+    operator: Operator, query: Query, migrated: Callable[..., str], folder: Path
+) -> None:
+    slug = migrated(rows=10)
+    (folder / "0002_unique.sql").write_text("ALTER TABLE users ADD UNIQUE (email);\n")
+    where = ("--dir", str(folder), "--tenants", slug)
+    assert "rehearsal: 0002 was not rehearsed" in operator.do("migrate", "plan", *where).stdout
+    refused = operator.do("migrate", "run", *where, "--require-rehearsal", code=1)
+    assert "0002 was not rehearsed" in refused.stderr
+    query(operator.do("url", slug).stdout, "INSERT INTO users VALUES (0, 'u1')")
+    operator.do("migrate", "rehearse", *where, code=1)
+    refused = operator.do("migrate", "run", *where, code=1, TENANTRY_MIGRATIONS__REHEARSE="require")
+    assert f"the rehearsal with {slug} failed: 23505" in refused.stderr
+    warned = operator.do("migrate", "run", *where, code=3, TENANTRY_MIGRATIONS__REHEARSE="warn")
+    assert f"warning: the rehearsal with {slug} failed" in warned.stderr
+    query(operator.do("url", slug).stdout, "DELETE FROM users WHERE id = 0")
+    operator.do("migrate", "rehearse", *where)
+    plan = operator.json("migrate", "plan", *where)
+    assert (plan["rehearsal"]["passed"], plan["without_restore_point"]) == (True, [])
+    assert "1 migrated" in operator.do("migrate", "run", *where, "--require-rehearsal").stdout
+    (folder / "0003_notes.sql").write_text("CREATE TABLE notes (id int);\n")
+    operator.do("migrate", "run", *where, "--require-rehearsal", "--unrehearsed", f"{slug} waits for it")
+    log = operator.json("log", "--verb", "run unrehearsed")["events"]
+    assert f"{slug} waits for it" in [each["detail"]["reason"] for each in log]
 
 
 @pytest.mark.crash

@@ -105,8 +105,18 @@ def plan_command(
     with the_fleet(data) as fleet:
         made = make_plan(folder, fleet.select(chosen, folder), accept_edited=accept_edited, rules=options.rules)
         seconds = fleet.expected_seconds(made, options)
-    output.document(made.as_dict() | {"expected_seconds": seconds})
+        rehearsed = fleet.rehearsed(made, folder)
+        stuck = fleet.without_way_back(made)
+    output.document(
+        made.as_dict()
+        | {"expected_seconds": seconds, "rehearsal": rehearsed.as_dict(), "without_restore_point": list(stuck)}
+    )
     _show_plan(output, made, seconds)
+    if made.to_visit and not json:
+        passed = f"passed: {', '.join(rehearsed.rehearsals)}" if rehearsed.passed else rehearsed.findings[0].message
+        output.say(f"rehearsal: {passed}")
+    if stuck and not json:
+        output.say(f"{len(stuck)} of them cannot be undone, their provider keeps no history: {', '.join(stuck[:5])}")
     if made.refused:
         raise typer.Exit(FAILED)
 
@@ -139,6 +149,13 @@ def run_command(
     no_restore_point: Annotated[
         bool, typer.Option("--no-restore-point", help="Keep no state that `migrate undo` could go back to.")
     ] = False,
+    require_rehearsal: Annotated[
+        bool, typer.Option("--require-rehearsal", help="Refuse what `migrate rehearse` has not passed as it is.")
+    ] = False,
+    unrehearsed: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Run it all the same; the reason is written down.", show_default=False),
+    ] = None,
     failures: Annotated[
         float | None,
         typer.Option(
@@ -184,6 +201,9 @@ def run_command(
         restore_point="none" if no_restore_point else options.restore_point,
     )
     with the_fleet(data) as fleet:
+        mode = "require" if require_rehearsal else said.rehearse
+        for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
+            output.remark(f"warning: {finding}")
         begun = fleet.begin_run(folder, chosen, options)
         _carry_out(output, fleet, begun.run, workers=workers, detach=detach)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,7 @@ from tenantry.cli.options import Data, Json, slugs_of
 from tenantry.cli.output import Output, size_in_words
 
 if TYPE_CHECKING:
-    from tenantry.fleet.migrations.rehearsal import BranchReport, Rehearsal
+    from tenantry.fleet.migrations.rehearsal import BranchReport, LockReport, Rehearsal
     from tenantry.fleet.migrations.rehearse import Began, Ended
 
 STATEMENTS_SHOWN_MAX = 5
@@ -118,7 +119,7 @@ def _show(output: Output, rehearsal: Rehearsal) -> None:
         [
             (lock.table, report.tenant, lock.migration, lock.mode, lock.blocks, f"{lock.seconds_max:.3f} s")
             for report in rehearsal.branches
-            for lock in report.locks
+            for lock in _strongest(report.locks)
         ],
     )
     slow = [
@@ -145,6 +146,14 @@ def _show(output: Output, rehearsal: Rehearsal) -> None:
     else:
         passed = sum(each.passed for each in tried)
         output.say(f"{rehearsal.id} {'passed' if rehearsal.passed else 'FAILED'}: {passed} of {len(tried)} branches")
+
+
+def _strongest(locks: Sequence[LockReport]) -> list[LockReport]:
+    """Of the locks that one migration held on one table the one that kept most others out."""
+    found: dict[tuple[str, str | None], LockReport] = {}
+    for lock in sorted(locks, key=lambda each: each.mode != "AccessExclusiveLock"):
+        found.setdefault((lock.table, lock.migration), lock)
+    return sorted(found.values(), key=lambda each: -each.seconds_max)
 
 
 def register(app: typer.Typer) -> None:

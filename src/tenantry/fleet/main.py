@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.rehearse import Began, Ended, Rehearse, RehearseOptions
     from tenantry.fleet.migrations.run import Begun, RunOptions
     from tenantry.fleet.migrations.selection import Selection
+    from tenantry.fleet.migrations.undo import Undo
+    from tenantry.fleet.migrations.verdict import Verdict as RehearsalVerdict
     from tenantry.runtime.findings import Finding
 
 FILES_NOTED_MAX: Final = 100
@@ -295,6 +298,40 @@ class Fleet:
 
         return choose(self.catalog, self.providers.by_id, plan, sample=sample, seed=seed)
 
+    def rehearsed(self, plan: Plan, folder: Format) -> RehearsalVerdict:
+        """What rehearsals say of a plan. Wakes nobody."""
+        from tenantry.fleet.migrations.verdict import rehearsal_verdict
+        from tenantry.fleet.settings import load_settings
+
+        seconds_max = load_settings().migrations.rehearsal_lock_seconds_max
+        return rehearsal_verdict(self.catalog, plan, folder, lock_seconds_max=seconds_max)
+
+    def check_rehearsed(
+        self,
+        folder: Format,
+        chosen: Selection,
+        options: RunOptions,
+        *,
+        mode: Literal["off", "warn", "require"],
+        unrehearsed: str | None = None,
+    ) -> builtins.list[str]:
+        """Before a run: what to warn of. Raises Conflict for one that must be rehearsed, and was not, or not well."""
+        from tenantry.fleet.migrations.plan import make_plan
+        from tenantry.fleet.migrations.verdict import gate
+        from tenantry.fleet.settings import load_settings
+
+        if mode == "off":
+            return []
+        plan = make_plan(folder, self.select(chosen, folder), accept_edited=options.accept_edited)
+        seconds_max = load_settings().migrations.rehearsal_lock_seconds_max
+        return gate(self.catalog, plan, folder, mode=mode, lock_seconds_max=seconds_max, unrehearsed=unrehearsed)
+
+    def without_way_back(self, plan: Plan) -> Sequence[TenantSlug]:
+        """Tenants of a plan that `undo` cannot bring back, whatever is kept: their provider keeps no states."""
+        from tenantry.fleet.migrations.restore_point import without_way_back
+
+        return without_way_back(plan.to_visit, self.providers.by_id)
+
     def rehearsing(
         self,
         folder: Format,
@@ -327,6 +364,15 @@ class Fleet:
         from tenantry.fleet.migrations.expected import expected_seconds
 
         return expected_seconds(self.catalog, plan, options)
+
+    def undoing(self, run_id: str | None, *, tenant: str | None = None, jobs: int = 4) -> AbstractContextManager[Undo]:
+        """Undoing of this run, or of the last that changed the tenant. Raises NotFound."""
+        from tenantry.fleet.migrations.undo import undo_of
+        from tenantry.fleet.time_machine import FleetTimeMachine
+
+        machine = FleetTimeMachine(self.catalog, self.provider_of)
+        named = None if tenant is None else find_ready(self.catalog, tenant)[0]
+        return undo_of(self.catalog, self.migrating, machine, run_id, tenant=named, jobs=jobs)
 
     def migrate(
         self,

@@ -156,5 +156,6 @@ def _parts(segment: Segment) -> list[Segment]:
 def _told(migration: Migration, part: Segment, seconds: float) -> StatementReport:
     start = part.statements[0].start if part.statements else 0
     line, _ = migration.line_and_column(part.offset + start)
-    excerpt = " ".join(part.text[start:].split())[:EXCERPT_LENGTH_MAX]
+    end = part.statements[0].end if part.statements else len(part.text)
+    excerpt = " ".join(part.text[start:end].split())[:EXCERPT_LENGTH_MAX]
     return StatementReport(statement=part.statements_before + 1, line=line, excerpt=excerpt, seconds=seconds)

@@ -1,8 +1,7 @@
 """Rehearse: a plan's migrations are applied to branches of real tenants, by the same code as in a run, and measured.
 
-The branches hold customers' data. Each is written down before it is made, expires by itself, has the tenant's own
-passwords and nobody else's, and is deleted for good at the end, or by whoever rehearses next. Tenants themselves are
-not woken.
+The branches hold customers' data. Each is written down before it is made, expires by itself, opens with none of the
+tenant's passwords, and is deleted for good at the end, or by whoever rehearses next. Tenants themselves are not woken.
 """
 
 from __future__ import annotations
@@ -241,6 +240,7 @@ class Rehearse:
             self._branches[tenant.id] = client, tenant.project_id, branch_id
             client.wait_for_operations(tenant.project_id, made.operations, deadline_seconds=MADE_SECONDS_MAX)
             failpoint("rehearse.branched")
+            _change_passwords(client, tenant.project_id, branch_id)
             uri = client.operator_uri(
                 tenant.project_id,
                 database_name=tenant.database_name,
@@ -339,6 +339,13 @@ class Rehearse:
                         client.update_branch(project_id, branch_id, expires_at=until)
             except TenantryError as error:
                 _log.warning("a rehearsal was not heard of", rehearsal_id=rehearsal_id, error=str(error))
+
+
+def _change_passwords(client: NeonClient, project_id: ProjectId, branch_id: BranchId) -> None:
+    """Whoever can open the tenant cannot open its branch, which may let in more addresses than a protected one."""
+    for role in client.list_roles(project_id, branch_id):
+        changed = client.reset_password(project_id, branch_id, role.name)
+        client.wait_for_operations(project_id, changed.operations)
 
 
 def _without(slug: TenantSlug, outcome: Outcome, failure: Failure) -> BranchReport:

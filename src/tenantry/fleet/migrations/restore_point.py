@@ -9,14 +9,14 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, Protocol
 
 from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.fleet.catalog.records import ProviderId, Tenant
-from tenantry.fleet.migrations.tenant import TenantSlug
+from tenantry.fleet.migrations.tenant import TenantRef, TenantSlug
 from tenantry.fleet.providers.ports import Provider, ProviderOf
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.postgres.lsn import Lsn, parse_lsn
@@ -127,6 +127,28 @@ class ProviderPoints:
         with self._lock:
             histories = self._histories.setdefault(tenant.provider_id, _Histories())
         return histories.keeps(provider, _project(tenant))
+
+
+class Planned(Protocol):
+    """One tenant of a plan."""
+
+    @property
+    def tenant(self) -> TenantRef: ...
+
+
+def without_way_back(tenants: Iterable[Planned], provider: Callable[[ProviderId], Provider]) -> list[TenantSlug]:
+    """Those whose provider has no way back in time. Asks nobody but the catalog, and each provider once."""
+    able: dict[ProviderId, bool] = {}
+    stuck: list[TenantSlug] = []
+    for each in tenants:
+        provider_id = each.tenant.provider_id
+        if provider_id is None:
+            continue
+        if provider_id not in able:
+            able[provider_id] = "restore" in provider(provider_id).features
+        if not able[provider_id]:
+            stuck.append(each.tenant.slug)
+    return stuck
 
 
 class _Histories:

@@ -132,13 +132,14 @@ def judge(
             newest.setdefault(report.tenant, report)
             for version in same.intersection(report.applied):
                 passed.setdefault(version, set()).add(report.tenant)
-    findings = [
+    findings = [each for report in newest.values() if report.tenant in visited for each in _failed(report)]
+    failing = {each.migration for each in findings}
+    findings += [each for report in newest.values() for each in _locked(report, lock_seconds_max)]
+    findings += [
         Finding(problem="unrehearsed", message=f"{version} was not rehearsed", migration=version)
         for version in wanted
-        if not passed.get(version)
+        if not passed.get(version) and version not in failing
     ]
-    findings += [each for report in newest.values() if report.tenant in visited for each in _failed(report)]
-    findings += [each for report in newest.values() for each in _locked(report, lock_seconds_max)]
     return Verdict(findings=tuple(findings), rehearsals=tuple(telling), seconds=_seconds(plan, list(newest.values())))
 
 
