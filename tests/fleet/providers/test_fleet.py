@@ -53,7 +53,7 @@ def test_a_tenant_is_created_used_migrated_and_deleted_there(
     folder.mkdir()
     (folder / "0001_notes.sql").write_text("CREATE TABLE notes (id int PRIMARY KEY);\n")
     result = fleet.migrate(folder)
-    [migrated] = result.results
+    [migrated] = fleet.run_tenants(result)
     assert migrated.failure is None
     # Plain Postgres has no way back, and the result says so.
     assert (migrated.restore_point is None) == bool(migrated.notes) == (record.kind == "postgres")
