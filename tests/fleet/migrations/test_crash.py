@@ -57,7 +57,7 @@ class Killed:
 
     def run_to_the_end(self, run: str, failpoints: str = "") -> int:
         with self.started(run, failpoints=failpoints) as process:
-            process.communicate(timeout=60)
+            process.communicate(timeout=150)
             return process.returncode
 
     def ended(self, run: str) -> Run:
@@ -103,6 +103,7 @@ def agree(fleet: Path) -> list[list[str]]:
 
 
 @pytest.mark.crash
+@pytest.mark.timeout(400)  # a dozen starts of a process, on machines with other things to do
 @pytest.mark.parametrize("seed", [1, 2])
 def test_kill_9_at_any_point_then_going_on_applies_everything_once(
     killed: Killed, drizzle_folder: Callable[..., Path], seed: int
