@@ -364,11 +364,15 @@ def _show_plan(output: Output, plan: Plan, seconds: float | None) -> None:
     if len(behind) > ROWS_MAX:
         output.say(f"and {len(behind) - ROWS_MAX} more")
     current = len(plan.tenants) - len(behind)
-    output.say(f"{plan.format} {plan.directory} to {plan.target}: {len(behind)} to visit, {current} current")
+    target = plan.target or "the newest of each"
+    output.say(f"{plan.format} {plan.directory} to {target}: {len(behind)} to visit, {current} current")
     if behind:
         output.say("waves: " + ", ".join(f"{name} ({count})" for name, count in plan.waves.items()))
         if seconds is not None:
             output.say(f"by earlier runs this takes about {seconds:.0f} s")
+    if plan.stepwise:
+        files = ", ".join(plan.stepwise[:ROWS_MAX])
+        output.say(f"statement by statement, since no transaction can hold all of it: {files}")
     for refused in plan.refused:
         output.say(f"refused: {refused.file}, statement {refused.statement}: {refused.reason}: {refused.excerpt}")
 

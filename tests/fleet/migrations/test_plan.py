@@ -95,8 +95,16 @@ def test_a_plan_says_what_cannot_be_run(sql_folder: Callable[..., Path]) -> None
         3,
         "alter system reset all",
     )
+    assert plan.stepwise == ()
     # Where everybody has it already, by whatever means, it stops nothing.
     assert make_plan(folder, [TenantRef(TenantSlug("t"), states[2])]).refused == ()
+
+
+def test_a_plan_says_what_no_transaction_holds(sql_folder: Callable[..., Path]) -> None:
+    folder = open_folder(sql_folder(_0001_a="vacuum;", _0002_b="select 1;", _0003_c="select 1; vacuum;"))
+    plan = make_plan(folder, [TenantRef(TenantSlug("t"), states_of(folder)[1])])
+    assert plan.stepwise == ("0003_c.sql",)
+    assert plan.as_dict()["stepwise"] == ["0003_c.sql"]
 
 
 def test_a_thousand_tenants_with_nothing_to_apply_are_planned_at_once(sql_folder: Callable[..., Path]) -> None:

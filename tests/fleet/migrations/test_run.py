@@ -124,12 +124,14 @@ def test_a_held_lock_is_named_and_waited_for_no_longer_than_told(
     directory = sql_folder(_0001_b="alter table a add column y int;")
     with psycopg.connect(fleet.dsns["t0"]) as holder:
         holder.execute("lock table a in access share mode")
+        pid = holder.info.backend_pid
         result = roll_out(fleet, directory)
     assert outcomes(result) == {"t0": "failed", "t1": "applied"}
     failure = result.failed[0].failure
     assert failure is not None
     assert (failure.kind, failure.sqlstate, failure.migration) == ("sql", "55P03", "0001")
     assert "lock" in failure.next_step
+    assert f"open since before the wait: session {pid} (" in str(failure)
     assert outcomes(roll_out(fleet, directory)) == {"t0": "applied", "t1": "skipped"}
 
 

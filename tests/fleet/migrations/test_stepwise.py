@@ -160,8 +160,8 @@ def test_a_transaction_that_holds_up_an_index_is_named_and_leaves_no_invalid_ind
         failure = failure_of(result := run(fleet, directory, lock_seconds=0.3))
         pid = blocker.info.backend_pid
     assert (failure.sqlstate, failure.file, failure.statement, failure.line) == ("55P03", "0002_b.sql", 4, 4)
-    assert failure.detail is not None
-    assert re.search(rf"session {pid} \(nightly report, idle in transaction\) for \d+ s", failure.detail)
+    assert failure.held_by is not None
+    assert re.search(rf"session {pid} \(nightly report, idle in transaction\) for \d+ s", failure.held_by)
     assert failure.statements_kept == 3
     assert "the 3 statement(s) before it stay; running again goes on from there" in failure.next_step
     assert (only(result).applied, fleet.known["t0"]) == (("0001",), states_of(open_folder(directory))[1])
@@ -188,6 +188,7 @@ def test_the_next_attempt_succeeds_when_the_transaction_has_ended(
     all_is_done_once(fleet)
 
 
+WAITS_FOR_SNAPSHOTS = "select pid from pg_stat_progress_create_index where phase = 'waiting for old snapshots'"
 INVALID = "select indexrelid::regclass::text from pg_index where not indisvalid"
 
 
@@ -249,8 +250,7 @@ def building(fleet: Any, directory: Path) -> Iterator[tuple[psycopg.Connection, 
     thread = threading.Thread(target=lambda: results.append(run(fleet, directory, lock_seconds=60)))
     with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT) as blocker:
         thread.start()
-        waits = "select pid from pg_stat_progress_create_index where phase = 'waiting for old snapshots'"
-        while not (found := fleet.sql("t0", waits)):
+        while not (found := fleet.sql("t0", WAITS_FOR_SNAPSHOTS)):
             assert thread.is_alive(), results
 
         def end() -> Any:
@@ -310,8 +310,7 @@ def test_a_second_interrupt_cancels_the_index_and_leaves_none(
     results: list[TenantResult] = []
 
     def interrupt_twice() -> None:
-        waits = "select 1 from pg_stat_progress_create_index where phase = 'waiting for old snapshots'"
-        while not fleet.sql("t0", waits):
+        while not fleet.sql("t0", WAITS_FOR_SNAPSHOTS):
             pass
         work.interrupt()
         work.interrupt()
@@ -331,6 +330,29 @@ def test_a_second_interrupt_cancels_the_index_and_leaves_none(
     assert fleet.sql("t0", INVALID) == []
     assert only(run(fleet, directory)).outcome == "applied"
     all_is_done_once(fleet)
+
+
+def test_an_interrupt_ends_the_migration_and_begins_no_other(
+    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
+) -> None:
+    fleet, folder = new_fleet(1), open_folder(write_mixed(sql_folder))
+    runs: list[Run] = []
+
+    def interrupt_once(blocker: psycopg.Connection) -> None:
+        while not fleet.sql("t0", WAITS_FOR_SNAPSHOTS):
+            pass
+        runs[0].interrupt()
+        blocker.rollback()
+
+    with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT) as blocker:
+        options = RunOptions(bounds=Bounds(lock_seconds=60))
+        runs.append(Run(make_plan(folder, fleet.select()), folder, fleet, options=options))
+        threading.Thread(target=interrupt_once, args=(blocker,)).start()
+        result = runs[0].execute()
+    failure = failure_of(result)
+    assert (failure.kind, failure.message) == ("cancelled", "stopped by the operator between two migrations")
+    assert only(result).applied == ("0001", "0002")
+    assert fleet.known["t0"] == states_of(folder)[2]
 
 
 def test_what_follows_may_be_edited_and_what_was_applied_may_not(

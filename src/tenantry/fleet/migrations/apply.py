@@ -39,6 +39,7 @@ LOCK_SECONDS_DEFAULT: Final = 5.0
 CONNECT_SECONDS_DEFAULT: Final = 15.0
 CONNECT_DEADLINE_SECONDS_DEFAULT: Final = 30.0
 
+LOCK_TIMEOUT: Final = "55P03"
 NO_FOLDER: Final = Failure(
     kind="no_folder",
     message="other customers have folders of their own here, and it has none",
@@ -195,8 +196,11 @@ class Migrator:
             session.rollback()
             if error.failure.kind == "outcome_unknown" or (session.held and not session.alive):
                 return self._settled(base, judgement, error.failure)
+            failure = error.failure
+            if failure.sqlstate == LOCK_TIMEOUT and failure.held_by is None and session.alive:
+                failure = session.with_holders(failure, waited_seconds=self.bounds.lock_seconds)
             partly = self._applied(base, judgement, applied)
-            return replace(partly, outcome="failed", failure=error.failure)
+            return replace(partly, outcome="failed", failure=failure)
         failpoint("migrate.committed")
         return self._applied(base, judgement, applied)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
 
-from tenantry.fleet.migrations.formats.base import AppliedByTool, Format, Migration, empty_state, next_state
+from tenantry.fleet.migrations.formats.base import Format, Migration, TellsStanding, empty_state, next_state
 from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant, folder_of
 from tenantry.fleet.migrations.tenant import SchemaState, TenantRef
 from tenantry.fleet.migrations.waves import Rules, Waves, waves_of
@@ -57,6 +57,8 @@ class Plan:
     """Not empty: nothing is run."""
     accept_edited: bool = False
     rules: Rules = field(default_factory=Rules)
+    stepwise: tuple[str, ...] = ()
+    """Files of pending migrations that no transaction can hold: where one fails, the statements before stay."""
 
     @cached_property
     def _waves(self) -> Waves:
@@ -91,6 +93,7 @@ class Plan:
                  "excerpt": each.excerpt, "reason": each.reason}
                 for each in self.refused
             ],
+            "stepwise": list(self.stepwise),
             "tenants": [
                 {
                     "tenant": each.tenant.slug,
@@ -138,6 +141,7 @@ def make_plan(
         target=target_of(folder),
         tenants=planned,
         refused=ways.refused,
+        stepwise=ways.stepwise,
         accept_edited=accept_edited,
         rules=rules or Rules(),
     )
@@ -184,12 +188,16 @@ class Ways:
     @property
     def refused(self) -> tuple[Refused, ...]:
         """Migrations that were wanted and are not run."""
-        return tuple(
-            found
-            for way in self._ways.values()
-            for migration in way.folder.migrations
-            if migration.version in way.wanted and (found := refused(migration))
-        )
+        return tuple(found for migration in self._wanted if (found := refused(migration)))
+
+    @property
+    def stepwise(self) -> tuple[str, ...]:
+        """Files of what was wanted and no transaction can hold."""
+        return tuple(migration.file for migration in self._wanted if migration.stepwise)
+
+    @property
+    def _wanted(self) -> Iterator[Migration]:
+        return (each for way in self._ways.values() for each in way.folder.migrations if each.version in way.wanted)
 
 
 class _Way:
@@ -227,7 +235,7 @@ def _standing(
     """How many of the folder's migrations the tenant has by the catalog, and what to call that."""
     if known is None or known.format != folder.name:
         return 0, "unknown"
-    if isinstance(folder, AppliedByTool) and known not in states:
+    if isinstance(folder, TellsStanding) and known not in states:
         return 0, folder.standing_of(known)
     if known.version is None:
         applied = 0

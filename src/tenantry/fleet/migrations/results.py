@@ -61,6 +61,8 @@ class Failure:
     """The character of the file at which Postgres points, where it does."""
     statements_kept: int = 0
     """Statements of this migration that stay applied: not 0 only where a migration is half applied."""
+    held_by: str | None = None
+    """For a lock that was not to be had: the oldest transactions of others that were open when the wait began."""
     sql: str | None = None
     """The statement that failed, shortened, where a tool sent it."""
     output: str | None = None
@@ -74,7 +76,8 @@ class Failure:
         if self.line is not None:
             where += f", line {self.line}"
             where += f":{self.column}" if self.column is not None else ""
-        return f"{code}{self.message}{where}"
+        held_by = f"; open since before the wait: {self.held_by}" if self.held_by else ""
+        return f"{code}{self.message}{where}{held_by}"
 
 
 class MigrationFailed(TenantryError):

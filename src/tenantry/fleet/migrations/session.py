@@ -204,6 +204,18 @@ class TenantSession:
                 )
             )
 
+    def with_holders(self, failure: Failure, *, waited_seconds: float) -> Failure:
+        """Names the oldest transactions of others that were open when a wait began, to whom Postgres shows them."""
+        try:
+            holders = self.query(tenant_sql.HOLDERS, [waited_seconds])
+        except psycopg.Error:
+            return failure
+        said = ", ".join(
+            f"session {pid} ({name or 'no application name'}, {state}) for {seconds} s"
+            for pid, name, state, seconds in holders
+        )
+        return replace(failure, held_by=said or None)
+
     def allow_statements(self, *, lock_seconds: float, statement_seconds: float) -> None:
         """The bounds for the migrations' own statements; 0 seconds is no bound."""
         self._connection.execute(

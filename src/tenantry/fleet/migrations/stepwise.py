@@ -173,7 +173,7 @@ class Stepwise:
             if not self.session.alive:
                 raise MigrationFailed(failure)
             if failure.sqlstate in _WAITED:
-                failure = self._with_holders(failure)
+                failure = self.session.with_holders(failure, waited_seconds=self.lock_seconds)
             if failure.sqlstate not in _WAITED or attempt == ATTEMPTS_MAX or not self._pause(attempt):
                 raise MigrationFailed(self._left_behind(failure, statement, number))
         if self.session.query(tenant_sql.PROGRESS_FINISH, [*self._key, number]) == []:
@@ -250,15 +250,3 @@ class Stepwise:
             what = "an invalid index is left" if isinstance(statement, CreateIndex | Reindex) else "it is unfinished"
             return replace(failure, message=f"{failure.message} ({what} until the next run)")
         return failure
-
-    def _with_holders(self, failure: Failure) -> Failure:
-        """Names the oldest transactions that were open when the wait began; Postgres shows them to whom it may."""
-        try:
-            holders = self.session.query(tenant_sql.HOLDERS, [self.lock_seconds])
-        except psycopg.Error:
-            return failure
-        said = ", ".join(
-            f"session {pid} ({name or 'no application name'}, {state}) for {seconds} s"
-            for pid, name, state, seconds in holders
-        )
-        return replace(failure, detail=f"transactions open since before the wait: {said}") if said else failure

@@ -207,12 +207,17 @@ class ToolTask:
 
 
 @runtime_checkable
-class AppliedByTool(Format, Protocol):
-    """Migrations that only their own tool can apply. What it has done is read from the ledger afterwards."""
+class TellsStanding(Format, Protocol):
+    """Migrations that a tenant may have without having all that come before."""
 
     def standing_of(self, known: SchemaState) -> Literal["behind", "unknown", "ahead"]:
         """What to think of a tenant whose state, by the catalog, is none that this folder leads through. Pure."""
         ...
+
+
+@runtime_checkable
+class AppliedByTool(TellsStanding, Protocol):
+    """Migrations that only their own tool can apply. What it has done is read from the ledger afterwards."""
 
     def apply_by_tool(self, task: ToolTask) -> None:
         """Runs the tool. Returns when it says that it is done; raises MigrationFailed when it does not."""

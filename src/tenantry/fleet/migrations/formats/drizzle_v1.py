@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations import tenant_sql
@@ -35,6 +35,7 @@ from tenantry.fleet.migrations.formats.base import (
     segments_of,
 )
 from tenantry.fleet.migrations.formats.drizzle import BREAKPOINT
+from tenantry.fleet.migrations.tenant import SchemaState
 
 NAME: Final = "drizzle-1"
 SNAPSHOT: Final = "snapshot.json"
@@ -111,6 +112,10 @@ class DrizzleV1Folder:
         elif not candidates and row.checksum in self._by_hash:
             candidates = [self._by_hash[row.checksum]]
         return candidates[0].version if candidates else row.key
+
+    def standing_of(self, known: SchemaState) -> Literal["unknown", "ahead"]:
+        # It may lack an older one, or have one whose file was edited: the ledger knows.
+        return "unknown" if any(each.version == known.version for each in self.migrations) else "ahead"
 
     def create_ledger(self, session: Session) -> None:
         session.query(tenant_sql.DRIZZLE_CREATE_SCHEMA)

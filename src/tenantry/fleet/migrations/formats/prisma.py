@@ -15,7 +15,7 @@ import tomllib
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from tenantry.errors import InvalidInput
 from tenantry.fleet.migrations import tenant_sql
@@ -35,6 +35,7 @@ from tenantry.fleet.migrations.formats.base import (
     segments_of,
 )
 from tenantry.fleet.migrations.results import Failure, MigrationFailed
+from tenantry.fleet.migrations.tenant import SchemaState
 
 NAME: Final = "prisma"
 LOCK: Final = "migration_lock.toml"
@@ -97,6 +98,10 @@ class PrismaFolder:
             notes=notes,
             half_applied=frozenset(begun & ours),
         )
+
+    def standing_of(self, known: SchemaState) -> Literal["unknown", "ahead"]:
+        # It may lack an older one, or have one whose file was edited: the ledger knows.
+        return "unknown" if any(each.version == known.version for each in self.migrations) else "ahead"
 
     def create_ledger(self, session: Session) -> None:
         session.query(tenant_sql.PRISMA_CREATE_TABLE)
