@@ -56,7 +56,7 @@ def test_what_is_older_than_what_is_applied_is_applied_too_and_the_catalog_is_ri
     roll_out(fleet, write(tmp_path, _20260101000000_a=create("a"), _20260103000000_c=create("c")))
     folder = write(tmp_path, _20260102000000_b=create("b"))
     # The catalog does not know which it lacks.
-    assert make_plan(open_folder(folder), fleet.select()).tenants[0].standing == "unknown"
+    assert fleet.plan(folder).tenants[0].standing == "unknown"
     result = roll_out(fleet, folder)
     assert result.results[0].applied == ("20260102000000_b",)
     assert "older than what is applied" in result.results[0].notes[0]

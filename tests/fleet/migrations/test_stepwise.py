@@ -335,24 +335,28 @@ def test_a_second_interrupt_cancels_the_index_and_leaves_none(
 def test_an_interrupt_ends_the_migration_and_begins_no_other(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
-    fleet, folder = new_fleet(1), open_folder(write_mixed(sql_folder))
-    runs: list[Run] = []
+    fleet, folder, halt = new_fleet(1), open_folder(write_mixed(sql_folder)), Halt()
+    migrator = Migrator(
+        folder=folder, dsn=fleet.dsn, bounds=Bounds(lock_seconds=60), accept_edited=False, halt=halt
+    )  # fmt: skip
 
-    def interrupt_once(blocker: psycopg.Connection) -> None:
+    def interrupt(blocker: psycopg.Connection) -> None:
         while not fleet.sql("t0", WAITS_FOR_SNAPSHOTS):
             pass
-        runs[0].interrupt()
+        halt.stopping = True
         blocker.rollback()
 
     with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT) as blocker:
-        options = RunOptions(bounds=Bounds(lock_seconds=60))
-        runs.append(Run(make_plan(folder, fleet.select()), folder, fleet, options=options))
-        threading.Thread(target=interrupt_once, args=(blocker,)).start()
-        result = runs[0].execute()
-    failure = failure_of(result)
-    assert (failure.kind, failure.message) == ("cancelled", "stopped by the operator between two migrations")
-    assert only(result).applied == ("0001", "0002")
-    assert fleet.known["t0"] == states_of(folder)[2]
+        interrupting = threading.Thread(target=interrupt, args=(blocker,))
+        interrupting.start()
+        result = migrator.migrate(TenantSlug("t0"))
+        interrupting.join(10)
+    assert result.failure is not None
+    assert (result.failure.kind, result.failure.message) == (
+        "cancelled",
+        "stopped by the operator between two migrations",
+    )
+    assert (result.applied, result.state) == (("0001", "0002"), states_of(folder)[2])
 
 
 def test_what_follows_may_be_edited_and_what_was_applied_may_not(
