@@ -89,8 +89,9 @@ _TOP_DIRECTORY: Final = 0x20000
 def spread(directory: Path) -> bool:
     """Tells ext4 that what lies below belongs apart (``chattr +T``): each new subdirectory gets a region of its own.
 
-    Otherwise all trees share one, and ext4 steps over every inode freed there within the last minutes each time it
-    looks for a new one: clones take ten times as long while others are deleted. False where this does not exist.
+    Otherwise all trees share one, and an ext4 without a journal steps over every inode freed there within the last
+    minutes each time it looks for a new one: clones take ten times as long while others are deleted. False where this
+    does not exist.
     """
     descriptor = os.open(directory, OPEN_DIRECTORY)
     try:

@@ -183,6 +183,20 @@ def unfinished_tenants(connection: Connection, *, limit: int) -> list[Tenant]:
     return _all(connection, query.limit(limit))
 
 
+def note_attempt(connection: Connection, tenant: TenantId) -> None:
+    """Says of a tenant that is being created that somebody else than who wrote it down has a hand in it."""
+    table = models.Project
+    connection.execute(
+        update(table).where(table.id == tenant, table.state == "creating").values(updated_at=func.clock_timestamp())
+    )
+
+
+def nobody_has_tried(connection: Connection, tenant: TenantId) -> bool:
+    """Whether the row, which the caller holds, is as it was written: no ``note_attempt`` since."""
+    table = models.Project
+    return connection.execute(select(table.updated_at == table.created_at).where(table.id == tenant)).scalar_one()
+
+
 def mark_ready(
     connection: Connection,
     tenant: TenantId,

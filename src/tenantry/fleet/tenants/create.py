@@ -203,10 +203,14 @@ def _move_in(catalog: Catalog, provider_of: ProviderOf, tenant: Tenant) -> Creat
 def finish_creation(catalog: Catalog, provider_of: ProviderOf, intended: Tenant, *, fresh: bool = False) -> Tenant:
     """Takes an intent to its end, from wherever it stands; returns the ready tenant.
 
-    ``fresh`` says that nobody can have tried before. Raises Conflict when the tenant is being deleted. What the
-    provider refuses as wrong (InvalidInput) would be refused again: the intent is withdrawn, and the slug is free.
+    ``fresh`` says that the caller has just written the intent. Raises Conflict when the tenant is being deleted. What
+    the provider refuses as wrong (InvalidInput) would be refused again: the intent is withdrawn, and the slug is free.
     """
     provider = provider_of(intended)
+    if not fresh:
+        # Before anything is asked of the provider: whoever has written the intent must not believe to be the first.
+        with catalog.transaction() as connection:
+            queries.note_attempt(connection, intended.id)
     with catalog.transaction() as connection:
         tenant = queries.hold_tenant(connection, intended.id)
         if tenant.state == "ready":
@@ -231,7 +235,7 @@ def finish_creation(catalog: Catalog, provider_of: ProviderOf, intended: Tenant,
             region=where,
             pg_version=tenant.pg_version,
             limits=limits_of(plan, provider.features),
-            fresh=fresh,
+            fresh=fresh and queries.nobody_has_tried(connection, tenant.id),
             made=lambda: failpoint("create_tenant.called"),
         )
         if isinstance(made, InvalidInput):

@@ -1,4 +1,4 @@
-"""The one project that carries a uuid: adopted where it is there, else made (docs/decisions/0002)."""
+"""The one project that carries a uuid: adopted where it is there, else made (docs/decisions/0002, 0015)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def project_of(
 
     ``made`` is called between the making and whatever follows it.
     """
-    found = _oldest_first(provider, mark)
+    found = [] if fresh else _oldest_first(provider, mark)
     home: Home | None = None
     if not found:
         try:
