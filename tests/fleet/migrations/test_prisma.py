@@ -31,14 +31,14 @@ def write(directory: Path, **files: str) -> Path:
     return directory
 
 
-def run(fleet: Any, directory: Path, through: str | None = None) -> Any:
+def run(fleet: Any, directory: Path, slug: str = "t0", through: str | None = None) -> Any:
     folder = open_folder(directory, through=through)
     assert folder.name == "prisma"
-    return fleet.roll_out(directory, through=through, trust_catalog=False)
+    return fleet.roll_out(directory, [slug], through=through, trust_catalog=False)
 
 
-def outcome(fleet: Any, directory: Path, through: str | None = None) -> str:
-    (result,) = run(fleet, directory, through).results
+def outcome(fleet: Any, directory: Path, slug: str = "t0", through: str | None = None) -> str:
+    (result,) = run(fleet, directory, slug, through).results
     assert result.failure is None, result.failure
     return result.outcome
 

@@ -96,21 +96,21 @@ def test_either_tool_goes_on_where_the_other_stopped(
     new_fleet: Callable[[int], Any], prisma: Prisma, tmp_path: Path
 ) -> None:
     directory = write(tmp_path / "migrations", _20260101000000_users=USERS, _20260102000000_posts=POSTS)
-    theirs, ours, both = new_fleet(1), new_fleet(1), new_fleet(1)
-    prisma("migrate", "deploy", folder=directory, dsn=theirs.dsns["t0"])
-    assert outcome(theirs, directory) == "current"
-    assert outcome(ours, directory) == "applied"
-    assert ours.sql("t0", LEDGER) == theirs.sql("t0", LEDGER)
-    assert len(ours.sql("t0", LEDGER)) == 2
-    assert ours.sql("t0", COLUMNS) == theirs.sql("t0", COLUMNS)
-    assert prisma.nothing_to_do(directory, ours.dsns["t0"])
-    assert outcome(both, directory, through="20260101000000_users") == "applied"
-    prisma("migrate", "deploy", folder=directory, dsn=both.dsns["t0"])
-    assert outcome(both, directory) == "current"
-    assert ours.known == theirs.known == both.known == {"t0": states_of(open_folder(directory))[-1]}
+    fleet = new_fleet(3)
+    theirs, ours, both = fleet.dsns
+    prisma("migrate", "deploy", folder=directory, dsn=fleet.dsns[theirs])
+    assert outcome(fleet, directory, theirs) == "current"
+    assert outcome(fleet, directory, ours) == "applied"
+    assert fleet.sql(ours, LEDGER) == fleet.sql(theirs, LEDGER)
+    assert len(fleet.sql(ours, LEDGER)) == 2
+    assert fleet.sql(ours, COLUMNS) == fleet.sql(theirs, COLUMNS)
+    assert prisma.nothing_to_do(directory, fleet.dsns[ours])
+    assert outcome(fleet, directory, both, through="20260101000000_users") == "applied"
+    prisma("migrate", "deploy", folder=directory, dsn=fleet.dsns[both])
+    assert outcome(fleet, directory, both) == "current"
+    assert list(fleet.known.values()) == [states_of(open_folder(directory))[-1]] * 3
 
 
-@pytest.mark.node
 def test_what_fails_in_one_tool_stops_the_other_as_itself(
     new_fleet: Callable[[int], Any], prisma: Prisma, tmp_path: Path
 ) -> None:
