@@ -18,6 +18,12 @@ from tenantry.neon.client import NeonClient
 from .conftest import Operator, Query
 
 
+@pytest.fixture(autouse=True)
+def without_golden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a folder of its own, and the fleet's golden database is of one folder."""
+    monkeypatch.setenv("TENANTRY_MIGRATIONS__GOLDEN", "false")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     directory = tmp_path / "sql"

@@ -39,7 +39,7 @@ def test_plan_run_and_status_of_two_tenants(operator: Operator, name: str, folde
     again = operator.json("migrate", "run", *where)
     assert again["counts"]["skipped"] == 2
     status = operator.json("migrate", "status", *where, "--check")
-    assert status["versions"] == [{"version": "0001", "tenants": 2}]
+    assert status["versions"] == [{"version": "0001", "tenants": 2, "behind": 0}]
     assert [ledger["agrees"] for ledger in status["ledgers"]] == [True, True]
 
 
@@ -60,7 +60,7 @@ def test_one_tenant_fails_the_others_are_done_and_rerunning_resumes(
         slugs[0]: "applied", slugs[1]: "failed", slugs[2]: "applied",
     }  # fmt: skip
     events = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [event["event"] for event in events][:1] == ["run_started"]
+    assert [event["event"] for event in events][:2] == ["lint", "run_started"]
     assert events[-1]["event"] == "run_finished"
     assert events[-1]["counts"]["failed"] == 1
 

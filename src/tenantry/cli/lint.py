@@ -9,23 +9,18 @@ import typer
 
 from tenantry.cli.failures import FAILED
 from tenantry.cli.migrate import Directory
-from tenantry.cli.options import Data, Json
+from tenantry.cli.options import Allow, Data, Json
 from tenantry.cli.output import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from tenantry.fleet.main import Fleet
+    from tenantry.fleet.migrations.formats.base import Format
+    from tenantry.fleet.migrations.lint.rules import Level
     from tenantry.fleet.migrations.lint.verdict import Finding, Verdict
 
 FINDINGS_SHOWN_MAX: Final = 100
-
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow",
-        metavar="RULE=REASON",
-        help="Let a rule's findings pass; a run keeps the reason in the log of events. May be repeated.",
-        show_default=False,
-    ),
-]
 
 
 def lint_command(
@@ -69,6 +64,35 @@ def lint_command(
     show_verdict(output, verdict)
     if verdict.blocking:
         raise typer.Exit(FAILED)
+
+
+def checked(
+    output: Output,
+    fleet: Fleet,
+    folder: Format,
+    levels: Mapping[str, Level],
+    pending: Collection[str],
+    allow: list[str] | None,
+) -> Verdict:
+    """The verdict before a run; what --allow lets pass is kept. Raises Conflict when something blocks."""
+    from tenantry.errors import Conflict
+    from tenantry.fleet.migrations.lint.verdict import lint_verdict, parse_allowed
+
+    verdict = lint_verdict(folder, levels, versions=pending, allowed=parse_allowed(allow or []))
+    if verdict.blocking:
+        first = verdict.blocking[0]
+        more = f" (and {len(verdict.blocking) - 1} more)" if len(verdict.blocking) > 1 else ""
+        raise Conflict(
+            f"{first.file}:{first.line}: {first.rule}: {first.message}{more}",
+            next_step=f"{first.instead or 'mend it'}; or let it pass with --allow {first.rule}=REASON",
+            rule=first.rule,
+        )
+    if output.json_wanted:
+        output.event({"event": "lint", **verdict.as_dict()})
+    elif verdict.warnings:
+        output.remark(f"{len(verdict.warnings)} warnings of the lint: tenantry migrate lint --pending")
+    fleet.note_allowed(verdict)
+    return verdict
 
 
 def show_verdict(output: Output, verdict: Verdict) -> None:

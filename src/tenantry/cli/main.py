@@ -16,6 +16,7 @@ from tenantry.cli import (
     doctor,
     drift,
     engine,
+    history,
     init,
     jobs,
     lint,
@@ -27,6 +28,7 @@ from tenantry.cli import (
     rehearse,
     restore,
     snapshots,
+    status,
     tenants,
     undo,
     up,
@@ -89,7 +91,7 @@ for group in (
     worker,
 ):
     group.register(app)
-for command in (lint, drift):
+for command in (status, history, lint, drift):
     command.register(migrate.migrate)
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tenantry.cli.failures import FAILED, SOME_FAILED
-from tenantry.cli.options import Data, Json
+from tenantry.cli.failures import FAILED
+from tenantry.cli.options import Allow, Data, Json
 from tenantry.cli.output import Output
+from tenantry.cli.summary import Markdown, Summary, summarize
 
 if TYPE_CHECKING:
     from tenantry.cli.rollout import Listener
@@ -86,15 +87,20 @@ def plan_command(
     limit: Limit = None,
     through: Through = None,
     accept_edited: AcceptEdited = False,
+    allow: Allow = None,
+    markdown: Markdown = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Show who is behind, by what, and in which wave it comes. Wakes nobody, and changes nothing."""
+    """Show who is behind, by what, in which wave it comes, and what the lint says. Wakes and changes nobody."""
     from tenantry.cli.fleet import the_fleet
+    from tenantry.cli.lint import show_verdict
     from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
+    from tenantry.fleet.migrations.lint.verdict import lint_verdict, parse_allowed
     from tenantry.fleet.migrations.plan import make_plan
     from tenantry.fleet.migrations.selection import Selection
+    from tenantry.fleet.migrations.summary import plan_summary
     from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
@@ -107,17 +113,32 @@ def plan_command(
         seconds = fleet.expected_seconds(made, options)
         rehearsed = fleet.rehearsed(made, folder)
         stuck = fleet.without_way_back(made)
+    pending = {version for each in made.tenants for version in each.pending}
+    verdict = lint_verdict(folder, said.lint, versions=pending, allowed=parse_allowed(allow or []))
     output.document(
         made.as_dict()
-        | {"expected_seconds": seconds, "rehearsal": rehearsed.as_dict(), "without_restore_point": list(stuck)}
+        | {
+            "expected_seconds": seconds,
+            "rehearsal": rehearsed.as_dict(),
+            "without_restore_point": list(stuck),
+            "lint": verdict.as_dict(),
+        }
     )
-    _show_plan(output, made, seconds)
-    if made.to_visit and not json:
-        passed = f"passed: {', '.join(rehearsed.rehearsals)}" if rehearsed.passed else rehearsed.findings[0].message
-        output.say(f"rehearsal: {passed}")
-    if stuck and not json:
-        output.say(f"{len(stuck)} of them cannot be undone, their provider keeps no history: {', '.join(stuck[:5])}")
-    if made.refused:
+    passed = f"passed: {', '.join(rehearsed.rehearsals)}" if rehearsed.passed else rehearsed.findings[0].message
+    if markdown and not json:
+        rehearsal = passed if made.to_visit else None
+        output.say(plan_summary(made, seconds=seconds, rehearsal=rehearsal, verdict=verdict).rstrip("\n"))
+    else:
+        _show_plan(output, made, seconds)
+        if made.to_visit and not json:
+            output.say(f"rehearsal: {passed}")
+        if stuck and not json:
+            output.say(
+                f"{len(stuck)} of them cannot be undone, their provider keeps no history: {', '.join(stuck[:5])}"
+            )
+        if verdict.judged:
+            show_verdict(output, verdict)
+    if made.refused or verdict.blocking:
         raise typer.Exit(FAILED)
 
 
@@ -170,13 +191,17 @@ def run_command(
         typer.Option(metavar="N", min=1, max=64, help="Leave it to N workers (`tenantry worker`).", show_default=False),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="With --workers: do not wait for the end.")] = False,
+    allow: Allow = None,
+    summary: Summary = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """Apply what is pending, wave after wave, each tenant in a transaction of its own."""
     from tenantry.cli.fleet import the_fleet
+    from tenantry.cli.lint import checked
     from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
+    from tenantry.fleet.migrations.plan import Ways, plan_tenants
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.settings import load_settings
 
@@ -201,11 +226,14 @@ def run_command(
         restore_point="none" if no_restore_point else options.restore_point,
     )
     with the_fleet(data) as fleet:
+        behind = plan_tenants(Ways(folder), fleet.select(chosen, folder), accept_edited=accept_edited)
+        if pending := {version for each in behind for version in each.pending}:
+            checked(output, fleet, folder, said.lint, pending, allow)
         mode = "require" if require_rehearsal else said.rehearse
         for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
             output.remark(f"warning: {finding}")
         begun = fleet.begin_run(folder, chosen, options)
-        _carry_out(output, fleet, begun.run, workers=workers, detach=detach)
+        _carry_out(output, fleet, begun.run, workers=workers, detach=detach, summary=summary)
 
 
 @migrate.command("resume")
@@ -217,6 +245,7 @@ def resume_command(
         typer.Option(metavar="N", min=1, max=64, help="Leave it to N workers (`tenantry worker`).", show_default=False),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="With --workers: do not wait for the end.")] = False,
+    summary: Summary = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -227,7 +256,7 @@ def resume_command(
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
         resumed = resume_run(fleet.catalog, find_run(fleet.catalog, run, failed_too=True), retry=not skip_failed)
-        _carry_out(output, fleet, resumed, workers=workers, detach=detach)
+        _carry_out(output, fleet, resumed, workers=workers, detach=detach, summary=summary)
 
 
 @migrate.command("pause")
@@ -258,7 +287,9 @@ def _hold(hold: Callable[[Catalog, Run], Run], name: str | None, data: Path | No
     output.say(f"{held.id} is {held.state}")
 
 
-def _carry_out(output: Output, fleet: Fleet, run: Run, *, workers: int | None, detach: bool) -> None:
+def _carry_out(
+    output: Output, fleet: Fleet, run: Run, *, workers: int | None, detach: bool, summary: Path | None
+) -> None:
     from tenantry.cli.rollout import listener
     from tenantry.fleet.migrations.results import exit_code, failure_of, run_document, tenant_document
 
@@ -275,6 +306,7 @@ def _carry_out(output: Output, fleet: Fleet, run: Run, *, workers: int | None, d
         else:
             done = fleet.follow(run, on_event=listening.on_event)
     code = exit_code(done)
+    summarize(output, fleet, done, summary)
     if output.json_wanted:
         tenants = [tenant_document(tenant) for tenant in fleet.run_tenants(done)]
         output.document(run_document(done) | {"exit_code": code, "tenants": tenants})
@@ -288,60 +320,6 @@ def _carry_out(output: Output, fleet: Fleet, run: Run, *, workers: int | None, d
         _show_end(output, done)
     if code:
         raise typer.Exit(code)
-
-
-@migrate.command("status")
-def status_command(
-    directory: Directory = None,
-    tenants: Tenants = None,
-    check: Annotated[bool, typer.Option("--check", help="Ask every tenant's ledger; wakes them.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Tenants at a time, with --check.")] = 8,
-    data: Data = None,
-    json: Json = False,
-) -> None:
-    """Show where the fleet stands, and what failed in the last run."""
-    from tenantry.cli.fleet import the_fleet
-    from tenantry.fleet.migrations.formats.folders import open_folder
-    from tenantry.fleet.migrations.results import failure_of
-    from tenantry.fleet.migrations.status import check_ledgers, read_status
-    from tenantry.fleet.settings import load_settings
-
-    output = Output(json_wanted=json)
-    folder = open_folder(directory or load_settings().migrations.dir)
-    with the_fleet(data) as fleet:
-        selected = list(fleet.migrating.select(_slugs(tenants)))
-        status = read_status(folder, selected, fleet.catalog)
-        checks = list(check_ledgers(folder, selected, fleet.migrating, jobs=jobs)) if check else []
-    document = status.as_dict()
-    if check:
-        document["ledgers"] = [each.as_dict() for each in checks]
-    output.document(document)
-    output.table(["SCHEMA", "TENANTS"], [(row.version, row.tenants) for row in status.versions])
-    if status.last_run is not None and not json:
-        run = status.last_run
-        ended = f"ended {run.finished_at:%Y-%m-%d %H:%M:%SZ}" if run.finished_at else run.state
-        why = f" ({run.reason})" if run.reason else ""
-        output.say(f"last run: {run.id} of {run.started_at:%Y-%m-%d %H:%M:%SZ} to {run.target}, {ended}{why}")
-        output.table(
-            ["FAILED", "WHY"], [(failed.slug, failure_of(failed)) for failed in status.last_failures[:ROWS_MAX]]
-        )
-    if check:
-        differing = [each for each in checks if not each.agrees]
-        output.table(
-            ["TENANT", "CATALOG", "LEDGER", "WHY"],
-            [
-                (
-                    each.slug,
-                    each.catalog.version if each.catalog else None,
-                    each.ledger.version if each.ledger else None,
-                    each.failure or "; ".join(each.objections) or "the catalog is behind; the next run mends it",
-                )
-                for each in differing[:ROWS_MAX]
-            ],
-        )
-        output.say(f"{len(checks) - len(differing)} of {len(checks)} ledgers agree with the catalog")
-        if any(each.failure for each in checks):
-            raise typer.Exit(SOME_FAILED)
 
 
 def _show_plan(output: Output, plan: Plan, seconds: float | None) -> None:

@@ -31,3 +31,14 @@ Expires = Annotated[
 def slugs_of(tenants: list[str] | None) -> list[str] | None:
     """Of an option that may be repeated, and takes several names with commas between them; None: all."""
     return [slug for item in tenants for slug in item.split(",") if slug] if tenants else None
+
+
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="RULE=REASON",
+        help="Let a rule's findings pass; a run keeps the reason in the log of events. May be repeated.",
+        show_default=False,
+    ),
+]

@@ -272,9 +272,9 @@ class Fleet:
 
         return DriftLook(
             folder=folder,
-            folder_through=lambda version: open_folder(folder.directory, through=version),
+            folder_through=lambda whole, version: open_folder(whole.directory, through=version),
             dsn=self.migrating.dsn,
-            place_of=lambda tenant: str(find_ready(self.catalog, tenant.slug)[0].provider_id),
+            place_of=lambda tenant: str(tenant.provider_id),
             memory=CatalogMemory(self.catalog),
             makes=ThrowawayProjects(self.providers.by_id),
             jobs=jobs,

@@ -215,6 +215,11 @@ def drizzle_folder(tmp_path: Path) -> Callable[..., Path]:
     return lambda *migrations: write_drizzle_folder(tmp_path / "drizzle", *migrations)
 
 
+@pytest.fixture(name="write_drizzle")
+def write_drizzle_fixture() -> Callable[..., Path]:
+    return write_drizzle_folder
+
+
 @pytest.fixture(scope="session")
 def example_folder() -> Path:
     """The example project's folder, as drizzle-kit made it."""

@@ -101,7 +101,7 @@ def migrated(fleet: Any, folder: Any) -> None:
 def look(fleet: Any, folder: Any, **others: Any) -> DriftLook:
     return DriftLook(
         folder=folder,
-        folder_through=lambda version: open_folder(folder.directory, through=version),
+        folder_through=lambda whole, version: open_folder(whole.directory, through=version),
         dsn=fleet.dsn,
         place_of=lambda _: "home",
         bounds=BOUNDS,
@@ -209,7 +209,7 @@ def test_one_that_cannot_be_looked_at_is_named_and_stops_nobody(
         holder.execute("create view v as select * from people; commit; begin; lock table v in access exclusive mode")
         quick = Bounds(connect_deadline_seconds=0.5, lock_seconds=0.2)
         report = DriftLook(
-            folder=folder, folder_through=lambda _: folder, dsn=fleet.dsn, place_of=lambda _: "home", bounds=quick
+            folder=folder, folder_through=lambda whole, _: whole, dsn=fleet.dsn, place_of=lambda _: "home", bounds=quick
         ).report(refs(fleet))
     failed = {each.slug: each.failure for each in report.of("failed")}
     assert set(failed) == {"t1", "gone"}
@@ -233,6 +233,26 @@ def test_nothing_is_changed_and_a_catalog_that_is_down_is_told(
     assert len(report.of("same")) == 2
     assert len(report.notes) == 3
     assert fleet.sql("t0", rows) == before
+
+
+def test_customers_with_folders_of_their_own_are_compared_with_those(
+    new_fleet: Callable[[int], Any], tmp_path: Path, postgres_server: str, write_drizzle: Callable[..., Path]
+) -> None:
+    fleet = new_fleet(3)
+    for slug in ("t0", "t1"):
+        write_drizzle(tmp_path / slug, ("0000_own", 1, f"create table of_{slug} (a int);"))
+    folder = open_folder(tmp_path)
+    migrator = Migrator(folder=folder, dsn=fleet.dsn, bounds=BOUNDS, accept_edited=False, halt=Halt())
+    for slug in ("t0", "t1"):
+        assert migrator.migrate(TenantSlug(slug)).failure is None
+    fleet.sql("t1", "drop table of_t1")
+    report = look(fleet, folder, makes=Empties(postgres_server)).report(refs(fleet))
+    assert [(each.slug, each.standing) for each in report.tenants] == [
+        ("t0", "same"),
+        ("t1", "drifted"),
+        ("t2", "failed"),
+    ]
+    assert {each.reference.source for each in report.tenants if each.reference} == {"made"}
 
 
 KEYS = st.sampled_from([ReferenceKey("sql", version, version, 18, "home") for version in ("1", "2")])

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.fleet.migrations.apply import Bounds
+from tenantry.fleet.migrations.drift import TenantDrift
 from tenantry.fleet.migrations.formats.folders import open_folder
-from tenantry.fleet.migrations.status import check_ledgers, read_status
-from tenantry.fleet.migrations.tenant import SchemaState
+from tenantry.fleet.migrations.schema_memory import CatalogMemory
+from tenantry.fleet.migrations.status import Skew, check_ledgers, read_status
+from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
 
 BOUNDS = Bounds(connect_deadline_seconds=0.5)
 
@@ -45,7 +47,64 @@ def test_versions_standings_and_the_last_failures(
         ("t1", "42P07")
     ]
     assert fleet.asked == []
-    assert status.as_dict()["versions"] == [{"version": row.version, "tenants": row.tenants} for row in status.versions]
+    document = status.as_dict()
+    assert document["versions"] == [
+        {"version": row.version, "tenants": row.tenants, "behind": row.behind} for row in status.versions
+    ]
+    assert [row.behind for row in status.versions] == [None, 0, 1, 2, None]
+    assert [row.examples for row in status.versions] == [("far",), ("t0",), ("t1",), ("empty",), ("t2",)]
+    assert status.skew == Skew(oldest="none", newest="0002", migrations=2)
+    assert document["skew"] == {"oldest": "none", "newest": "0002", "migrations": 2}
+    assert [(each.slug, each.failure["sqlstate"], each.failure["statement"]) for each in status.quarantined] == [
+        ("t1", "42P07", 1)
+    ]
+    assert read_status(folder, fleet.select(["t0"]), fleet.catalog).quarantined == ()
+
+
+def test_one_that_failed_is_told_until_it_is_migrated_or_gone(
+    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
+) -> None:
+    fleet = new_fleet(3)
+    for slug in ("t0", "t1", "t2"):
+        fleet.sql(slug, "create table b ()")
+    directory = sql_folder(_0001_a="create table a (x int);", _0002_b="create table b (x int);")
+    fleet.roll_out(directory)
+    folder = open_folder(directory)
+
+    def left() -> list[str]:
+        return [each.slug for each in read_status(folder, fleet.select(None), fleet.catalog).quarantined]
+
+    assert left() == ["t0", "t1", "t2"]
+    fleet.sql("t0", "drop table b")
+    fleet.roll_out(directory, ["t0"])
+    assert left() == ["t1", "t2"]
+    # Somebody else has migrated it, and its ledger was read since.
+    fleet.know("t1", fleet.known["t0"])
+    assert left() == ["t2"]
+    fleet.roll_out(directory, ["t2"])
+    (again,) = read_status(folder, fleet.select(None), fleet.catalog).quarantined
+    assert again.run_id == read_status(folder, (), fleet.catalog).last_run.id  # type: ignore[union-attr]
+    with fleet.catalog.transaction() as connection:
+        connection.exec_driver_sql(
+            "UPDATE project SET state = 'deleting', deleting_at = now() WHERE provider_project_id = 'project-t2'"
+        )
+    assert left() == []
+
+
+def test_drift_is_told_as_it_was_last_seen(new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]) -> None:
+    fleet = new_fleet(2)
+    directory = sql_folder(_0001_a="create table a (x int);")
+    fleet.roll_out(directory)
+    seen = [
+        TenantDrift(slug=TenantSlug(slug), standing=standing, version="0001", major=18, fingerprint="f", count=count)
+        for slug, standing, count in (("t0", "drifted", 2), ("t1", "same", 0))
+    ]
+    CatalogMemory(fleet.catalog).saw(seen)
+    status = read_status(open_folder(directory), fleet.select(None), fleet.catalog)
+    assert [(each.slug, each.differences) for each in status.drifted] == [("t0", 2)]
+    assert status.skew == Skew(oldest="0001", newest="0001", migrations=0)
+    told = status.as_dict()["drifted"]
+    assert [(each["tenant"], each["differences_total"]) for each in told] == [("t0", 2)]  # type: ignore[index,union-attr]
 
 
 def read_empty(folder: Any) -> str:

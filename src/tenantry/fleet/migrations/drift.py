@@ -201,8 +201,8 @@ class DriftLook:
     """Looks for drift. ``ledgers`` are tables that do not count beside the usual ones."""
 
     folder: Format
-    folder_through: Callable[[str], Format]
-    """The same folder as it was at a version."""
+    folder_through: Callable[[Format, str], Format]
+    """A folder as it was at a version."""
     dsn: Callable[[TenantSlug], str]
     place_of: Callable[[TenantRef], str]
     memory: Memory | None = None
@@ -291,8 +291,11 @@ class DriftLook:
         self, looks: Sequence[Look], seen: _Seen, expect: Expect, notes: list[str]
     ) -> dict[ReferenceKey, Reference]:
         """For each key that a tenant has: made, remembered, or by the majority."""
-        version_of = {state.fingerprint: state for state in states_of(self.folder)}
-        wanted = next((state for state in version_of.values() if state.version == expect.version), None)
+        folders = self._folders(looks)
+        wanted = next(
+            (state for folder in folders[:1] for state in states_of(folder) if state.version == expect.version), None
+        )
+        folder_by_chain = {state.fingerprint: folder for folder in folders for state in states_of(folder)}
         references: dict[ReferenceKey, Reference] = {}
         made: dict[ReferenceKey, Reference | None] = {}
         for key in dict.fromkeys(look.key for look in looks if look.key is not None):
@@ -301,9 +304,9 @@ class DriftLook:
                 assert wanted is not None, "the caller has looked for the version in the folder"
                 source = ReferenceKey(wanted.format, wanted.version, wanted.fingerprint, key.major, key.place)
             reference = None
-            if not expect.majority and source.chain in version_of:
+            if not expect.majority and (folder := folder_by_chain.get(source.chain)) is not None:
                 if source not in made:
-                    made[source] = self._made(source, seen, notes)
+                    made[source] = self._made(source, folder, seen, notes)
                 reference = made[source]
             if reference is None:
                 reference = majority([look for look in looks if look.key == source])
@@ -311,7 +314,12 @@ class DriftLook:
                 references[key] = reference
         return references
 
-    def _made(self, key: ReferenceKey, seen: _Seen, notes: list[str]) -> Reference | None:
+    def _folders(self, looks: Sequence[Look]) -> list[Format]:
+        """The folder of all, or those of the customers that were looked at."""
+        found = (folder_of(self.folder, look.tenant.slug) for look in looks)
+        return list({id(folder): folder for folder in found if folder is not None}.values())
+
+    def _made(self, key: ReferenceKey, folder: Format, seen: _Seen, notes: list[str]) -> Reference | None:
         if self.memory is not None and not self.comments:
             try:
                 known = self.memory.reference(key)
@@ -324,7 +332,7 @@ class DriftLook:
         if self.makes is None:
             return None
         try:
-            schema = self._make(key)
+            schema = self._make(key, folder)
         except (TenantryError, psycopg.Error) as error:
             words = " ".join(str(error).split())
             notes.append(f"{key.version or 'the empty schema'} on Postgres {key.major} could not be made: {words}")
@@ -337,12 +345,12 @@ class DriftLook:
                 notes.append(f"what was made was not written to the catalog: {error}")
         return Reference(schema.fingerprint, "made")
 
-    def _make(self, key: ReferenceKey) -> Schema:
+    def _make(self, key: ReferenceKey, folder: Format) -> Schema:
         """Applies the folder through the key's version to an empty database. Raises TenantryError and psycopg.Error."""
         assert self.makes is not None
         with self.makes.empty_database(key.place, key.major) as dsn:
             if key.version is not None:
-                self._apply_through(key, dsn)
+                self._apply_through(key, folder, dsn)
             with closing(
                 connect(
                     dsn,
@@ -356,16 +364,16 @@ class DriftLook:
                 )
                 return self._schema(connection)[1]
 
-    def _apply_through(self, key: ReferenceKey, dsn: str) -> None:
+    def _apply_through(self, key: ReferenceKey, whole: Format, dsn: str) -> None:
         assert key.version is not None
-        newest = self.folder.migrations[-1].version if self.folder.migrations else None
+        newest = whole.migrations[-1].version if whole.migrations else None
         # A project of a tool costs a second to load, and a command has no other version than its newest.
-        folder = self.folder if key.version == newest else self.folder_through(key.version)
+        folder = whole if key.version == newest else self.folder_through(whole, key.version)
         try:
             migrator = Migrator(folder=folder, dsn=lambda _: dsn, bounds=self.bounds, accept_edited=False, halt=Halt())
             result = migrator.migrate(TenantSlug("reference"))
         finally:
-            if folder is not self.folder and isinstance(folder, AppliedByTool):
+            if folder is not whole and isinstance(folder, AppliedByTool):
                 folder.close()
         if result.failure is not None:
             raise MigrationFailed(result.failure)

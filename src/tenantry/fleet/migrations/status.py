@@ -6,23 +6,26 @@ the catalog's cache disagrees.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Final
 
 import psycopg
 
 from tenantry.errors import TenantryError
-from tenantry.fleet.catalog import runs
+from tenantry.fleet.catalog import runs, schemas
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.quarantine import Quarantined, quarantined
 from tenantry.fleet.catalog.records import Run, RunTenant
+from tenantry.fleet.catalog.schemas import Sighting
 from tenantry.fleet.migrations.apply import NO_FOLDER, Bounds
+from tenantry.fleet.migrations.fingerprint import ALGORITHM
 from tenantry.fleet.migrations.formats.base import Format
-from tenantry.fleet.migrations.formats.per_tenant import folder_of
+from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant, folder_of
 from tenantry.fleet.migrations.plan import Plan, Standing, make_plan
 from tenantry.fleet.migrations.ports import Tenants
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, run_document, tenant_document
@@ -37,6 +40,10 @@ NOTHING_APPLIED: Final = "none"
 """The version of a tenant whose ledger is empty."""
 
 
+EXAMPLES_MAX: Final = 3
+"""Tenants of a version that are named."""
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRow:
     """How many tenants stand at one version. ``place`` is its index in the folder, None for a version not in it."""
@@ -44,6 +51,19 @@ class VersionRow:
     version: str
     tenants: int
     place: int | None
+    behind: int | None = None
+    """How many migrations of the folder they lack; None where that cannot be told."""
+    examples: tuple[TenantSlug, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skew:
+    """How far apart the tenants are, of those whose version the folder has."""
+
+    oldest: str
+    newest: str
+    migrations: int
+    """Between the two; 0 when all stand at one version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +76,40 @@ class Status:
     standings: dict[Standing, int]
     last_run: Run | None
     last_failures: tuple[RunTenant, ...]
+    skew: Skew | None = None
+    """None where no tenant stands at a version of the folder."""
+    quarantined: tuple[Quarantined, ...] = ()
+    """Those that the last run that visited them could not migrate."""
+    drifted: tuple[Sighting, ...] = ()
+    """Those whose schema was not their version's when somebody last looked."""
 
     def as_dict(self) -> dict[str, object]:
         return {
             **self.plan.as_dict(),
-            "versions": [{"version": row.version, "tenants": row.tenants} for row in self.versions],
+            "versions": [
+                {"version": row.version, "tenants": row.tenants, "behind": row.behind} for row in self.versions
+            ],
+            "skew": asdict(self.skew) if self.skew else None,
             "standings": dict(self.standings),
+            "quarantined": [
+                {
+                    "tenant": each.slug,
+                    "run_id": each.run_id,
+                    "failed_at": each.failed_at.isoformat(),
+                    "attempts": each.attempts,
+                    "failure": each.failure,
+                }
+                for each in self.quarantined
+            ],
+            "drifted": [
+                {
+                    "tenant": each.slug,
+                    "schema_version": each.version,
+                    "differences_total": each.differences,
+                    "seen_at": each.seen_at.isoformat() if each.seen_at else None,
+                }
+                for each in self.drifted
+            ],
             "last_run": run_document(self.last_run) if self.last_run else None,
             "last_failures": [tenant_document(tenant) for tenant in self.last_failures],
         }
@@ -70,17 +118,60 @@ class Status:
 def read_status(folder: Format, tenants: Iterable[TenantRef], catalog: Catalog | None = None) -> Status:
     """The fleet's versions by the catalog, against ``folder``, and what failed in the last run."""
     plan = make_plan(folder, tenants)
-    place_of = {migration.version: place for place, migration in enumerate(folder.migrations)}
-    counted = Counter(_version_of(each.tenant.known, folder.name) for each in plan.tenants)
-    rows = [VersionRow(version, count, place_of.get(version)) for version, count in counted.items()]
+    rows = _rows(folder, plan)
     latest, failures = (None, []) if catalog is None else _latest(catalog)
+    selected = {each.tenant.slug for each in plan.tenants}
+    left, drifted = ([], []) if catalog is None else _left(catalog)
     return Status(
         plan=plan,
         versions=tuple(sorted(rows, key=_newest_first)),
         standings=dict(Counter(each.standing for each in plan.tenants)),
         last_run=latest,
         last_failures=tuple(failures),
+        skew=_skew(rows),
+        quarantined=tuple(each for each in left if each.slug in selected),
+        drifted=tuple(each for each in drifted if each.slug in selected),
     )
+
+
+def _rows(folder: Format, plan: Plan) -> list[VersionRow]:
+    place_of = {migration.version: place for place, migration in enumerate(folder.migrations)}
+    tenants_at: defaultdict[str, list[TenantSlug]] = defaultdict(list)
+    counted: Counter[str] = Counter()
+    for each in plan.tenants:
+        version = _version_of(each.tenant.known, folder.name)
+        counted[version] += 1
+        if len(tenants_at[version]) < EXAMPLES_MAX:
+            tenants_at[version].append(each.tenant.slug)
+    newest = len(folder.migrations) - 1
+    rows: list[VersionRow] = []
+    for version, count in counted.items():
+        place = -1 if version == NOTHING_APPLIED else place_of.get(version)
+        behind = None if place is None or isinstance(folder, FolderPerTenant) else newest - place
+        rows.append(VersionRow(version, count, place_of.get(version), behind, tuple(tenants_at[version])))
+    return rows
+
+
+def _skew(rows: Sequence[VersionRow]) -> Skew | None:
+    """Pure. Whoever has nothing applied counts as before the first version."""
+    known = [row for row in rows if row.behind is not None]
+    if not known:
+        return None
+    oldest, newest = max(known, key=_behind), min(known, key=_behind)
+    return Skew(oldest.version, newest.version, _behind(oldest) - _behind(newest))
+
+
+def _behind(row: VersionRow) -> int:
+    assert row.behind is not None
+    return row.behind
+
+
+def _left(catalog: Catalog) -> tuple[list[Quarantined], list[Sighting]]:
+    with catalog.transaction() as connection:
+        return (
+            quarantined(connection, limit=FAILURES_MAX),
+            schemas.drifted(connection, algorithm=ALGORITHM, limit=FAILURES_MAX),
+        )
 
 
 def _latest(catalog: Catalog) -> tuple[Run | None, list[RunTenant]]:

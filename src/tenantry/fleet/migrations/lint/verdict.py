@@ -142,13 +142,12 @@ def lint_verdict(
     found = [*_ours(read, levels, alone=program is None)]
     if program is not None and read:
         found += _squawks(program, read, folder.directory, levels)
-    order = {migration.version: place for place, migration in enumerate(folder.migrations)}
-    found.sort(key=lambda each: (order[each.version], each.line, each.column, each.rule))
-    scripts = {migration.version: script for migration, script in read}
+    # By their places: folders of customers may have several migrations of one version.
+    found.sort(key=lambda each: (each[0], each[1].line, each[1].column, each[1].rule))
     notes = [] if program is not None else [squawk.HOW_TO_INSTALL]
     if len(found) > FINDINGS_MAX:
         notes.append(f"{len(found)} findings, of which {FINDINGS_MAX} are kept")
-    judged = [_judged(each, scripts[each.version], permitted) for each in found]
+    judged = [_judged(each, read[place][1], permitted) for place, each in found]
     # What blocks is never among those that are left out.
     kept = sorted(judged, key=lambda each: not each.blocks)[:FINDINGS_MAX]
     return Verdict(
@@ -231,32 +230,39 @@ def _sql_of(folder: Format, migration: Migration) -> str | None:
     return None if isinstance(folder, AppliedByTool) else migration.text
 
 
-def _ours(read: Sequence[tuple[Migration, Script]], levels: Mapping[str, Level], *, alone: bool) -> Iterator[Finding]:
-    for migration, script in read:
+def _ours(
+    read: Sequence[tuple[Migration, Script]], levels: Mapping[str, Level], *, alone: bool
+) -> Iterator[tuple[int, Finding]]:
+    """Each with the place of its migration."""
+    for place, (migration, script) in enumerate(read):
         for rule in rules():
             level = level_of(rule.name, levels)
             if level == "off" or (rule.shared and not alone):
                 continue
             for hit in rule.check(script):
                 before = script.text[: hit.statement.start]
-                yield Finding(
-                    rule=rule.name,
-                    level=level,
-                    version=migration.version,
-                    file=migration.file,
-                    line=before.count("\n") + 1,
-                    column=hit.statement.start - (before.rfind("\n") + 1) + 1,
-                    statement=hit.statement.number,
-                    excerpt=_excerpt(script, hit.statement),
-                    message=hit.message,
-                    instead=hit.instead,
-                    source="tenantry",
+                yield (
+                    place,
+                    Finding(
+                        rule=rule.name,
+                        level=level,
+                        version=migration.version,
+                        file=migration.file,
+                        line=before.count("\n") + 1,
+                        column=hit.statement.start - (before.rfind("\n") + 1) + 1,
+                        statement=hit.statement.number,
+                        excerpt=_excerpt(script, hit.statement),
+                        message=hit.message,
+                        instead=hit.instead,
+                        source="tenantry",
+                    ),
                 )
 
 
 def _squawks(
     program: Path, read: Sequence[tuple[Migration, Script]], directory: Path, levels: Mapping[str, Level]
-) -> Iterator[Finding]:
+) -> Iterator[tuple[int, Finding]]:
+    """Each with the place of its migration."""
     texts = [
         squawk.Asked(script.text, in_transaction=not any(each.outside for each in script.sentences))
         for _, script in read
@@ -270,18 +276,21 @@ def _squawks(
         migration, script = read[complaint.text]
         statement = script.sentence_at(complaint.line, complaint.column)
         advice = complaint.help or _our_advice(complaint.rule, script, statement)
-        yield Finding(
-            rule=complaint.rule,
-            level=level,
-            version=migration.version,
-            file=migration.file,
-            line=complaint.line,
-            column=complaint.column,
-            statement=None if statement is None else statement.number,
-            excerpt="" if statement is None else _excerpt(script, statement),
-            message=complaint.message.rstrip("."),
-            instead=advice.rstrip("."),
-            source="squawk",
+        yield (
+            complaint.text,
+            Finding(
+                rule=complaint.rule,
+                level=level,
+                version=migration.version,
+                file=migration.file,
+                line=complaint.line,
+                column=complaint.column,
+                statement=None if statement is None else statement.number,
+                excerpt="" if statement is None else _excerpt(script, statement),
+                message=complaint.message.rstrip("."),
+                instead=advice.rstrip("."),
+                source="squawk",
+            ),
         )
 
 
