@@ -124,14 +124,15 @@ def plan_command(
             "lint": verdict.as_dict(),
         }
     )
-    passed = f"passed: {', '.join(rehearsed.rehearsals)}" if rehearsed.passed else rehearsed.findings[0].message
+    rehearsal = None
+    if made.to_visit:
+        rehearsal = f"passed: {', '.join(rehearsed.rehearsals)}" if rehearsed.passed else rehearsed.findings[0].message
     if markdown and not json:
-        rehearsal = passed if made.to_visit else None
         output.say(plan_summary(made, seconds=seconds, rehearsal=rehearsal, verdict=verdict).rstrip("\n"))
     else:
         _show_plan(output, made, seconds)
-        if made.to_visit and not json:
-            output.say(f"rehearsal: {passed}")
+        if rehearsal is not None and not json:
+            output.say(f"rehearsal: {rehearsal}")
         if stuck and not json:
             output.say(
                 f"{len(stuck)} of them cannot be undone, their provider keeps no history: {', '.join(stuck[:5])}"

@@ -49,6 +49,7 @@ def plan_summary(
     for tenants, words in (
         (plan.of("edited"), "files that changed after they were applied"),
         (plan.of("ahead"), "migrations that this folder lacks"),
+        (plan.of("no_folder"), "a folder of their own that is not there"),
     ):
         if tenants:
             names = ", ".join(_code(each.tenant.slug) for each in tenants[:10])
