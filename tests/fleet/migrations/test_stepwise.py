@@ -302,6 +302,51 @@ def test_a_server_killed_within_an_index_leaves_it_invalid_and_the_next_run_buil
     all_is_done_once(fleet)
 
 
+@pytest.mark.crash
+def test_kill_9_within_an_index_lets_the_server_end_it_and_it_is_not_built_again(
+    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    fleet, home = new_fleet(1), tmp_path / "fleet"
+    directory = sql_folder(_0001_a=INDEX_ONLY, _0002_b="create index concurrently i on t (x); insert into t values (3)")
+    home.mkdir()
+    (home / "t0.dsn").write_text(fleet.dsns["t0"])
+    (home / "catalog").write_text(fleet.catalog.url)
+    run_id = fleet.begin(directory, options=RunOptions(bounds=Bounds(lock_seconds=60))).run.id
+    command = [sys.executable, str(RUNNER), str(home), str(home / "catalog"), run_id]
+    with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as runner:
+            while not fleet.sql("t0", WAITS_FOR_SNAPSHOTS):
+                assert runner.poll() is None
+            runner.kill()
+        assert fleet.sql("t0", INVALID) == [("i",)]
+    with psycopg.connect(fleet.dsns["t0"]) as connection:
+        # Behind the lock of the session that the runner has left at the server.
+        connection.execute("select pg_advisory_xact_lock(x'74656E616E747279'::bigint)")
+        assert connection.execute(INVALID.encode()).fetchall() == []
+        made = connection.execute("select 'i'::regclass::oid").fetchone()
+    assert not kill(run_id, home, "")
+    assert fleet.sql("t0", "select count(*) from t") == [(3,)]
+    assert fleet.sql("t0", "select 'i'::regclass::oid") == [made]
+
+
+def test_an_index_that_somebody_else_is_building_is_left_alone(
+    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
+) -> None:
+    fleet = new_fleet(1)
+    fleet.sql("t0", INDEX_ONLY)
+    building = threading.Thread(target=lambda: fleet.sql("t0", "create index concurrently i on t (x)"))
+    with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT) as blocker:
+        building.start()
+        while not fleet.sql("t0", WAITS_FOR_SNAPSHOTS):
+            pass
+        directory = sql_folder(_0001_a="create index concurrently i on t (x)")
+        failure = failure_of(run(fleet, directory))
+        assert failure.message == "the index i is being built by another session"
+        blocker.rollback()
+        building.join(20)
+    assert only(run(fleet, directory)).outcome == "applied"
+
+
 def test_a_second_interrupt_cancels_the_index_and_leaves_none(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:

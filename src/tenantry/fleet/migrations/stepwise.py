@@ -40,6 +40,9 @@ _POLL_SECONDS: Final = 0.1
 _WAITED: Final = frozenset({"55P03", "40P01"})
 """Lock timeout and deadlock: another attempt may find the way free."""
 
+_IN_WORK: Final = "55006"
+"""Postgres' code for an object in use: here an index that somebody else is building."""
+
 
 def read_progress(session: TenantSession, format_name: str) -> dict[str, list[ProgressRow]]:
     """Which migrations of this format are half applied in the tenant. Inside a transaction."""
@@ -175,7 +178,8 @@ class Stepwise:
             if failure.sqlstate in _WAITED:
                 failure = self.session.with_holders(failure, waited_seconds=self.lock_seconds)
             if failure.sqlstate not in _WAITED or attempt == ATTEMPTS_MAX or not self._pause(attempt):
-                raise MigrationFailed(self._left_behind(failure, statement, number))
+                ours = begun and failure.sqlstate != _IN_WORK
+                raise MigrationFailed(self._left_behind(failure, statement, number) if ours else failure)
         if self.session.query(tenant_sql.PROGRESS_FINISH, [*self._key, number]) == []:
             # It was there before us, and nothing was begun.
             self.session.query(tenant_sql.PROGRESS_ADD, [*self._key, [number], [checksum]])
@@ -233,7 +237,7 @@ class Stepwise:
         if in_work:
             message = f"the index {statement.name} is being built by another session"
             raise MigrationFailed(
-                Failure(kind="sql", sqlstate="55006", message=message, next_step="run again when it is built")
+                Failure(kind="sql", sqlstate=_IN_WORK, message=message, next_step="run again when it is built")
             )
         self.session.command(tenant_sql.drop_index(str(qualified)))
         return False
