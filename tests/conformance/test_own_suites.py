@@ -48,6 +48,7 @@ DIFFERS: Final[Mapping[str, str]] = {
     r"client/connection-parameter-tests\.js": "its own `options` replace those that name the endpoint",
     r"gh-issues/2416-tests\.js": "its own `options` replace those that name the endpoint",
     r"gh-issues/130-tests\.js": "nobody may connect to template1",
+    r"connection-pool/error-tests\.js": "it ends every idle session, and one of them is the cell's own",
     r"tests/pool/test_pool\w*\.py::test_(active_close|check|drain|\w+_broken|broken_\w+|its_no_pool_at_all)(\[.*)?": (
         "it takes a new backend for the proof of a new connection, and pooled ones are handed on"
     ),
