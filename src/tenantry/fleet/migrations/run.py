@@ -27,6 +27,7 @@ from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.bundle import Bundle, pack
 from tenantry.fleet.migrations.crew import JOBS_DEFAULT, JOBS_MAX
 from tenantry.fleet.migrations.formats.base import AppliedByTool, Format
+from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant
 from tenantry.fleet.migrations.gates import Gates
 from tenantry.fleet.migrations.plan import (
     REFUSED_NEXT_STEP,
@@ -105,7 +106,9 @@ def begin_run(
             survey.see(planned.tenant)
     raise_refused(ways.refused)
     waves = survey.waves()
-    names = ((GOLDEN,) if options.golden and survey.visited else ()) + (waves.names if survey.visited else ())
+    # An empty database has no folder of its own.
+    golden = options.golden and not isinstance(folder, FolderPerTenant)
+    names = ((GOLDEN,) if golden and survey.visited else ()) + (waves.names if survey.visited else ())
     # What a tool does is not said by the files alone: it is opened where it lies.
     bundle = None if isinstance(folder, AppliedByTool) else pack(folder)
     run_id = RunId(f"run-{secrets.token_hex(8)}")
