@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tenantry.cli.migrate import Directory
-from tenantry.cli.options import Data, Json
+from tenantry.cli.options import Data, Directory, Json
 from tenantry.cli.output import Output
 from tenantry.cli.status import show_waves
 from tenantry.cli.summary import Markdown

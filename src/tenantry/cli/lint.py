@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tenantry.cli.failures import FAILED
-from tenantry.cli.migrate import Directory
-from tenantry.cli.options import Allow, Data, Json
+from tenantry.cli.options import Allow, Data, Directory, Json
 from tenantry.cli.output import Output
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tenantry.cli.failures import FAILED
-from tenantry.cli.options import Allow, Data, Json
+from tenantry.cli.options import Allow, Data, Directory, Json, Tenants
 from tenantry.cli.output import Output
 from tenantry.cli.summary import Markdown, Summary, summarize
 
@@ -29,16 +29,6 @@ ROWS_MAX: Final = 50
 
 migrate = typer.Typer(name="migrate", help="Move all tenants to the newest schema.", no_args_is_help=True)
 
-Directory = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir", metavar="DIR", help="A folder of migrations, or a project of Alembic or Django.", show_default="."
-    ),
-]
-Tenants = Annotated[
-    list[str] | None,
-    typer.Option("--tenants", metavar="T,...", help="Only these tenants; may be repeated.", show_default=False),
-]
 PlanSlug = Annotated[
     str | None, typer.Option("--plan", metavar="PLAN", help="Only tenants of this plan.", show_default=False)
 ]

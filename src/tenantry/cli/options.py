@@ -42,3 +42,13 @@ Allow = Annotated[
         show_default=False,
     ),
 ]
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", metavar="DIR", help="A folder of migrations, or a project of Alembic or Django.", show_default="."
+    ),
+]
+Tenants = Annotated[
+    list[str] | None,
+    typer.Option("--tenants", metavar="T,...", help="Only these tenants; may be repeated.", show_default=False),
+]

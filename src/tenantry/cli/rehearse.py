@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenantry.cli.failures import FAILED
-from tenantry.cli.migrate import AcceptEdited, Directory, Tenants, Through, migrate
-from tenantry.cli.options import Data, Json, slugs_of
+from tenantry.cli.migrate import AcceptEdited, Through, migrate
+from tenantry.cli.options import Data, Directory, Json, Tenants, slugs_of
 from tenantry.cli.output import Output, size_in_words
 
 if TYPE_CHECKING:

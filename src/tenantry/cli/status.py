@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tenantry.cli.failures import SOME_FAILED
-from tenantry.cli.migrate import Directory, Tenants
-from tenantry.cli.options import Data, Json
+from tenantry.cli.options import Data, Directory, Json, Tenants
 from tenantry.cli.output import Output
 
 if TYPE_CHECKING:
