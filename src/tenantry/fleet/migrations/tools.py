@@ -32,6 +32,8 @@ OUTPUT_BYTES_MAX: Final = 16 * 1024
 REPLY_BYTES_MAX: Final = 32 * 1024 * 1024
 POLL_SECONDS: Final = 0.1
 """How soon a cancellation is noticed."""
+PATIENCE_SECONDS: Final = 0.25
+"""How long a tenant waits for a child that works for another one, before one more is started."""
 _KEPT_FROM_TOOLS: Final = ("TENANTRY_API_KEY", "TENANTRY_CATALOG_URL")
 """Variables that are the operator's and no business of a tenant's migrations."""
 
@@ -174,44 +176,75 @@ def _read(descriptor: int) -> bytes | None:
 
 
 class Children:
-    """As many children of one project as threads ask for at once; they are kept for the next tenant."""
+    """As many children of one project as its tenants need at once; they are kept for the next tenant.
+
+    Loading a project costs as much as many a tenant, so another child is started only when none becomes free soon, and
+    one after the other.
+    """
 
     def __init__(self) -> None:
         self._idle: list[Child] = []
-        self._lock = threading.Lock()
+        self._working = 0
+        self._starting = False
+        self._changed = threading.Condition()
         self._finalizer = weakref.finalize(self, _end_all, self._idle)
 
     @contextmanager
     def one(self, start: Callable[[], Child]) -> Generator[Child]:
-        """A child for one tenant, by ``start`` (which opens its project) where none waits.
+        """A child for one tenant, by ``start`` (which opens its project) where none is free.
 
         Afterwards it waits for the next tenant, or is ended when it cannot be used again.
         """
         # Not kept here: whoever has these children would be held by them, and they would outlive it.
-        child = self._take() or start()
+        child = self._take() or self._start(start)
         try:
             yield child
         finally:
-            if child.usable:
-                self.keep(child)
-            else:
+            usable = child.usable
+            if not usable:
                 child.end()
+            with self._changed:
+                self._working -= 1
+                if usable:
+                    self._idle.append(child)
+                self._changed.notify()
 
     def _take(self) -> Child | None:
-        while True:
-            with self._lock:
-                child = self._idle.pop() if self._idle else None
-            if child is None or child.usable:
-                return child
-            child.end()
+        """A child that is free, or None for whoever shall start one."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with self._changed:
+            while True:
+                while self._idle:
+                    child = self._idle.pop()
+                    if child.usable:
+                        self._working += 1
+                        return child
+                    child.end()
+                left = deadline - time.monotonic()
+                if not self._starting and (left <= 0 or not self._working):
+                    self._starting = True
+                    return None
+                self._changed.wait(max(left, POLL_SECONDS))
+
+    def _start(self, start: Callable[[], Child]) -> Child:
+        try:
+            child = start()
+        finally:
+            with self._changed:
+                self._starting = False
+                self._changed.notify_all()
+        with self._changed:
+            self._working += 1
+        return child
 
     def keep(self, child: Child) -> None:
-        with self._lock:
+        """One that was started to look at the project."""
+        with self._changed:
             self._idle.append(child)
 
     def close(self) -> None:
         """Ends the children that wait. Safe twice."""
-        with self._lock:
+        with self._changed:
             idle = list(self._idle)
             self._idle.clear()
         _end_all(idle)
