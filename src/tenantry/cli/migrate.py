@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tenantry.fleet.catalog.catalog import Catalog
     from tenantry.fleet.catalog.records import Run
     from tenantry.fleet.main import Fleet
+    from tenantry.fleet.migrations.formats.base import Format
     from tenantry.fleet.migrations.plan import Plan
     from tenantry.fleet.migrations.run import RunOptions
 
@@ -224,7 +225,7 @@ def run_command(
         for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
             output.remark(f"warning: {finding}")
         begun = fleet.begin_run(folder, chosen, options)
-        _carry_out(output, fleet, begun.run, workers=workers, detach=detach, summary=summary)
+        _carry_out(output, fleet, begun.run, folder, workers=workers, detach=detach, summary=summary)
 
 
 @migrate.command("resume")
@@ -247,7 +248,7 @@ def resume_command(
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
         resumed = resume_run(fleet.catalog, find_run(fleet.catalog, run, failed_too=True), retry=not skip_failed)
-        _carry_out(output, fleet, resumed, workers=workers, detach=detach, summary=summary)
+        _carry_out(output, fleet, resumed, None, workers=workers, detach=detach, summary=summary)
 
 
 @migrate.command("pause")
@@ -279,7 +280,14 @@ def _hold(hold: Callable[[Catalog, Run], Run], name: str | None, data: Path | No
 
 
 def _carry_out(
-    output: Output, fleet: Fleet, run: Run, *, workers: int | None, detach: bool, summary: Path | None
+    output: Output,
+    fleet: Fleet,
+    run: Run,
+    folder: Format | None,
+    *,
+    workers: int | None,
+    detach: bool,
+    summary: Path | None,
 ) -> None:
     from tenantry.cli.rollout import listener
     from tenantry.fleet.migrations.results import exit_code, failure_of, run_document, tenant_document
@@ -293,7 +301,7 @@ def _carry_out(
     listening: Listener = listener(output, terminal=sys.stderr.isatty())
     with listening:
         if workers is None:
-            done = fleet.carry_out(run, on_event=listening.on_event)
+            done = fleet.carry_out(run, folder=folder, on_event=listening.on_event)
         else:
             done = fleet.follow(run, on_event=listening.on_event)
     code = exit_code(done)

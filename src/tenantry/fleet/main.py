@@ -390,8 +390,13 @@ class Fleet:
         begun = self.begin_run(open_folder(directory), Selection(tenants=tenants), options or RunOptions())
         return self.carry_out(begun.run, on_event=on_event)
 
-    def carry_out(self, run: Run, *, on_event: Callable[[Event], None] = lambda _: None) -> Run:
-        """Does what is left of a run, beside whoever else does; returns when it has ended, or is held."""
+    def carry_out(
+        self, run: Run, *, folder: Format | None = None, on_event: Callable[[Event], None] = lambda _: None
+    ) -> Run:
+        """Does what is left of a run, beside whoever else does; returns when it has ended, or is held.
+
+        ``folder`` is what it was planned with, where that is still open.
+        """
         from tenantry.fleet.migrations.run import OPTIONS
         from tenantry.fleet.migrations.work import Work, folder_of_run
 
@@ -399,8 +404,8 @@ class Fleet:
             return golden_url(self.catalog, self.client)
 
         points = self.migrating.points(OPTIONS.validate_python(run.plan.get("options", {})).restore_point)
-        with folder_of_run(self.catalog, run) as folder:
-            work = Work(self.catalog, self.migrating, run, folder, golden=golden, points=points, on_event=on_event)
+        with folder_of_run(self.catalog, run, folder) as migrations:
+            work = Work(self.catalog, self.migrating, run, migrations, golden=golden, points=points, on_event=on_event)
             return work.execute()
 
     def hand_out(self, run: Run, workers: int) -> None:

@@ -73,11 +73,17 @@ T = TypeVar("T")
 
 
 @contextmanager
-def folder_of_run(catalog: Catalog, run: Run) -> Generator[Format]:
-    """The migrations that the run is of. Raises Conflict where they are not what was planned."""
+def folder_of_run(catalog: Catalog, run: Run, opened: Format | None = None) -> Generator[Format]:
+    """The migrations that the run is of. Raises Conflict where they are not what was planned.
+
+    ``opened`` is what it was planned with, where that is at hand: a tool's project takes its time to load.
+    """
     with ExitStack() as closing:
         bundle = bundle_of(catalog, run)
-        if bundle is not None:
+        if isinstance(opened, AppliedByTool) and str(opened.directory.absolute()) == run.directory:
+            folder = opened
+            closing.callback(opened.close)
+        elif bundle is not None:
             folder = closing.enter_context(unpacked(bundle, through=run.target))
         else:
             folder = open_folder(Path(run.directory))

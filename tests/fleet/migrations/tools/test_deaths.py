@@ -20,6 +20,7 @@ import pytest
 
 from tenantry.fleet.catalog.records import Run
 from tenantry.fleet.migrations.run import RunOptions
+from tenantry.fleet.migrations.tenant_sql import ADVISORY_LOCK_KEY
 
 if TYPE_CHECKING:
     from conftest import AlembicHome, DjangoHome
@@ -101,10 +102,11 @@ def test_kill_9_of_the_tool_in_a_migration_rolls_it_back_and_the_others_go_on(
     before = {each.pid for each in children_of(os.getpid())}
     thread, results = in_thread(lambda: roll_out(fleet, project.directory))
     wait_for(lambda: watching(ASLEEP) == 1)
-    backend = f"select pid from pg_stat_activity where query like '%pg_sleep(1002)%' and pid <> {os.getpid()}"
-    assert watching(backend)
     working = [each for each in children_of(os.getpid()) if each.pid not in before]
     assert working
+    with psycopg.connect(fleet.dsns["t0"]) as connection:
+        free = connection.execute("select pg_try_advisory_lock(%s)", [ADVISORY_LOCK_KEY]).fetchone()
+        assert free == (False,), "somebody else could migrate it now"
     wait_for(lambda: fleet.known.get("t1") is not None)
     for each in working:
         each.send_signal(signal.SIGKILL)
@@ -216,6 +218,10 @@ def test_a_tool_that_hangs_is_ended_and_so_is_one_that_waits_for_a_lock(
     assert (only.failure.kind, only.failure.sqlstate) == ("sql", "57014")
     project.revise("r3", 'op.add_column("users", sa.Column("age", sa.Integer))', after="r2")
     with psycopg.connect(fleet.dsns["t0"]) as connection:
+        connection.execute("select pg_advisory_xact_lock(%s)", [ADVISORY_LOCK_KEY])
+        (only,) = roll_out(fleet, project.directory, lock_seconds=0.5).results
+        assert only.failure.kind == "locked"
+        connection.rollback()
         connection.execute("lock table users")
         (only,) = roll_out(fleet, project.directory, lock_seconds=0.5).results
     assert (only.failure.kind, only.failure.sqlstate) == ("sql", "55P03")
