@@ -80,6 +80,24 @@ def test_one_tenant_fails_the_others_are_done_and_rerunning_resumes(
     assert operator.json("migrate", "status", *where)["last_failures"] == []
 
 
+def test_a_migration_that_was_mended_is_tried_on_an_empty_database_anew(
+    operator: Operator, name: str, folder: Path
+) -> None:
+    slug = operator.json("create", name)["tenant"]["slug"]
+    where = ("--dir", str(folder), "--tenants", slug)
+    operator.do("migrate", "run", *where)
+    with psycopg.connect(operator.do("url", slug).stdout.strip()) as connection:
+        connection.execute("INSERT INTO users VALUES (1, NULL)")
+    (folder / "0002_email.sql").write_text("ALTER TABLE users ALTER email SET NOT NULL;\n")
+    failed = operator.do("migrate", "run", *where, code=3)
+    assert "wave golden: passed" in failed.stderr
+    (folder / "0002_email.sql").write_text(
+        "UPDATE users SET email = '';\nALTER TABLE users ALTER email SET NOT NULL;\n"
+    )
+    assert "1 migrated in" in operator.do("migrate", "run", *where).stdout
+    assert operator.projects("tenantry-reference") == []
+
+
 def test_what_cannot_be_migrated_is_said_with_the_next_step(operator: Operator, name: str, folder: Path) -> None:
     slug = operator.json("create", name)["tenant"]["slug"]
     assert "there is no tenant nobody-here" in operator.do(

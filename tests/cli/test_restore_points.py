@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from conftest import Operator, Query
 
 
-@pytest.fixture(autouse=True)
-def no_golden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fleet's own empty database has the migrations of whichever test came first."""
-    monkeypatch.setenv("TENANTRY_MIGRATIONS__GOLDEN", "false")
-
-
 @pytest.fixture
 def folder(workdir: Path) -> Path:
     (workdir / "0001_users.sql").write_text("CREATE TABLE users (id int PRIMARY KEY);\n")

@@ -21,12 +21,6 @@ FIRST = "CREATE TABLE users (id int PRIMARY KEY, email text);\n"
 SECOND = "ALTER TABLE users DROP COLUMN email;\n"
 
 
-@pytest.fixture(autouse=True)
-def no_golden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fleet's own empty database has the migrations of whichever test came first."""
-    monkeypatch.setenv("TENANTRY_MIGRATIONS__GOLDEN", "false")
-
-
 @pytest.fixture
 def folder(workdir: Path) -> Path:
     (workdir / "0001_users.sql").write_text(FIRST)

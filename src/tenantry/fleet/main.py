@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from tenantry.fleet.catalog import events, plans, queries
 from tenantry.fleet.catalog.catalog import CONNECTIONS_MAX, Catalog
+from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import DeletionRecord, Run, RunTenant, Tenant, TenantState
 from tenantry.fleet.config import verification
-from tenantry.fleet.environments.golden import golden_url
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
 from tenantry.fleet.environments.records import Place
 from tenantry.fleet.jobs.jobs import Jobs
@@ -398,10 +398,11 @@ class Fleet:
         ``folder`` is what it was planned with, where that is still open.
         """
         from tenantry.fleet.migrations.run import OPTIONS
+        from tenantry.fleet.migrations.throwaway import ThrowawayProjects
         from tenantry.fleet.migrations.work import Work, folder_of_run
 
-        def golden() -> str:
-            return golden_url(self.catalog, self.client)
+        def golden() -> AbstractContextManager[str]:
+            return ThrowawayProjects(self.providers.by_id).empty_database(str(HOME_PROVIDER), None)
 
         points = self.migrating.points(OPTIONS.validate_python(run.plan.get("options", {})).restore_point)
         with folder_of_run(self.catalog, run, folder) as migrations:

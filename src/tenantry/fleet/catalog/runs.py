@@ -141,14 +141,30 @@ def latest_run(connection: Connection) -> Run | None:
 
 
 def latest_of_all(connection: Connection) -> Run | None:
-    """The last run that was over all tenants, is finished, and whose migrations the catalog has."""
+    """The last run that was over all tenants, is finished and not undone, and whose migrations the catalog has."""
     table = models.MigrationRun
+    not_undone = text(
+        """
+        (
+            NOT EXISTS (
+                SELECT FROM migration_undo AS undo
+                WHERE undo.run_id = migration_run.id AND undo.finished_at IS NOT NULL
+            )
+            OR EXISTS (
+                SELECT FROM migration_tenant AS done
+                LEFT JOIN migration_undo AS undo ON undo.run_id = done.run_id AND undo.project_id = done.project_id
+                WHERE done.run_id = migration_run.id AND done.outcome = 'applied' AND undo.finished_at IS NULL
+            )
+        )
+        """
+    )
     return _one(
         connection,
         _RUN.where(
             table.state == "finished",
             table.folder_digest.is_not(None),
             table.plan["selection"] == text("'{}'::jsonb"),
+            not_undone,
         )
         .order_by(table.started_at.desc(), table.id.desc())
         .limit(1),

@@ -14,7 +14,6 @@ from tenantry.fleet.catalog import ready, usage
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.health import KnownProject
 from tenantry.fleet.catalog.records import ProviderRecord
-from tenantry.fleet.environments.golden import GOLDEN_PROJECT
 from tenantry.fleet.environments.nonproduction import NONPRODUCTION_PROJECT
 from tenantry.fleet.health.orphans import Compared, Lost, Stray, Why, compare, mark_of, unnamed
 from tenantry.fleet.prepare import CATALOG_PROJECT
@@ -30,7 +29,7 @@ LOOKS_MAX: Final = 20
 FACTS_MAX: Final = 1_000
 """Projects that a finding names to programs."""
 ROWS: Final = 5_000
-_OURS: Final = frozenset({CATALOG_PROJECT, GOLDEN_PROJECT, NONPRODUCTION_PROJECT})
+_OURS: Final = frozenset({CATALOG_PROJECT, NONPRODUCTION_PROJECT})
 _WHAT: Final[dict[Why, str]] = {
     "twice": "second projects of their tenants",
     "left over": "projects left over of deleted tenants",

@@ -29,8 +29,11 @@ class ThrowawayProjects:
         self._provider_by_id = provider_by_id
 
     @contextmanager
-    def empty_database(self, place: str, major: int) -> Generator[str]:
-        """The DSN, a secret, of an empty database of this major at the provider of this id. Raises TenantryError."""
+    def empty_database(self, place: str, major: int | None) -> Generator[str]:
+        """The DSN, a secret, of an empty database of this major, or the provider's default, at the provider of this id.
+
+        Raises TenantryError.
+        """
         provider = self._provider_by_id(ProviderId(UUID(place)))
         self._delete_left(provider)
         project, home = provider.create_project(name=f"{NAME} [{uuid4()}]", region=None, pg_version=major)

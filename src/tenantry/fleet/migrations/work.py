@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -110,13 +110,13 @@ class Work:
         run: Run,
         folder: Format,
         *,
-        golden: Callable[[], str] | None = None,
+        golden: Callable[[], AbstractContextManager[str]] | None = None,
         points: Points | None = None,
         on_event: Callable[[Event], None] = lambda _: None,
         clock: Clock | None = None,
         wait_for_windows: bool = False,
     ) -> None:
-        """``golden`` gives the DSN of the fleet's own empty database; without it that wave passes untried. ``points``
+        """``golden`` gives the DSN of an empty database for a moment; without it that wave passes untried. ``points``
         keeps the state of tenants before their first change.
 
         ``on_event`` is called in the thread of ``execute`` only.
@@ -426,21 +426,21 @@ class Work:
 
     def _prove(self) -> list[str]:
         """What an empty database says of the migrations; nothing where there is none to ask."""
-        if self._golden is None:
+        if self._golden is None or isinstance(self._folder, FolderPerTenant):
             return []
         try:
-            dsn = self._golden()
+            with self._golden() as dsn:
+                migrator = Migrator(
+                    folder=self._folder,
+                    dsn=lambda _: dsn,
+                    bounds=self._options.bounds,
+                    accept_edited=self._options.accept_edited,
+                    halt=self._halt,
+                )
+                result = migrator.migrate(TenantSlug("golden"))
         except TenantryError as error:
             self._on_event(Warned(f"the migrations were not tried on an empty database first: {error}"))
             return []
-        migrator = Migrator(
-            folder=self._folder,
-            dsn=lambda _: dsn,
-            bounds=self._options.bounds,
-            accept_edited=self._options.accept_edited,
-            halt=self._halt,
-        )
-        result = migrator.migrate(TenantSlug("golden"))
         return [] if result.failure is None else [f"an empty database refuses it: {result.failure}"]
 
     def _judged(self, wave: Wave, found: list[str]) -> None:
