@@ -96,8 +96,10 @@ class Plan(Base):
     quota_sent_bytes: Mapped[int | None] = mapped_column(BigInteger)
     quota_logical_bytes: Mapped[int | None] = mapped_column(BigInteger)
     backup_cron: Mapped[str | None]
-    """When a tenant of this plan is to be backed up; None: never by itself. Noted only, so far."""
+    """When a tenant of this plan is to be backed up; None: never by itself."""
     backup_keep_days: Mapped[int | None]
+    backup_keep: Mapped[str | None]
+    """Which backups stay, such as ``daily=7 weekly=4``; before ``backup_keep_days``."""
 
 
 class Provider(Base):
