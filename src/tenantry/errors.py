@@ -17,6 +17,10 @@
     |       +-- HistoryDamaged    a file of it is not what was written
     +-- OperatorError         the installation needs its operator: disk, port, engine, rights (500)
     |   +-- DiskFull              there is no room for what was asked (507)
+    |   +-- VaultError            a vault cannot be reached, or does not do what is asked of it
+    |   |   +-- VaultDenied           a right is missing there; ``missing`` names it
+    |   +-- DamagedBackup         an object of a backup is not what was written
+    |   +-- WrongKey              a backup is sealed with another key than the one at hand, or its key is gone
     +-- Defect                our own mistake (500)
 
 ``client_text`` may be shown to whoever called; ``str(error)`` and ``fields`` go to the log. Neither ever
@@ -179,6 +183,30 @@ class DiskFull(OperatorError):
     @property
     def client_text(self) -> str:
         return self._client_text or "the cell's disk is full"
+
+
+class VaultError(OperatorError):
+    """A vault cannot be reached, or does not do what is asked of it; what is in it may be well."""
+
+    code = "VAULT"
+
+
+class VaultDenied(VaultError):
+    """The vault's credentials are not accepted, or do not give this right; ``missing`` says which."""
+
+    code = "VAULT_DENIED"
+
+
+class DamagedBackup(OperatorError):
+    """An object of a backup was cut, changed or mixed up; nothing of it may be used."""
+
+    code = "DAMAGED_BACKUP"
+
+
+class WrongKey(OperatorError):
+    """A backup is sealed with another key than the one at hand, or its key was destroyed."""
+
+    code = "WRONG_KEY"
 
 
 class Defect(TenantryError):
