@@ -25,8 +25,8 @@ def test_help_names_every_command_of_the_contract(program: Program) -> None:
     commands = re.findall(r"^  ([a-z]+) ", done.stdout.partition("Commands:")[2], re.MULTILINE)
     assert commands == [
         "up", "demo", "init", "create", "list", "show", "url", "suspend", "resume", "rename", "delete", "undelete",
-        "psql", "restore", "log", "doctor", "usage", "worker", "migrate", "jobs", "branch", "snapshot", "plan",
-        "contact", "provider", "engine",
+        "psql", "restore", "window", "log", "doctor", "usage", "worker", "migrate", "jobs", "branch", "snapshot",
+        "plan", "contact", "provider", "engine",
     ]  # fmt: skip
 
 

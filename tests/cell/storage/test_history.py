@@ -68,9 +68,12 @@ class Histories:
         )  # fmt: skip
 
     def lose(self, name: str, *numbers: int) -> None:
+        """Takes segments away behind the keeper's back: what retention lets go of says so, and is no gap."""
         self[name].catch_up()
-        archive.delete(self.dir(name), [Segment(self.heads[HeadId(name)].timeline, number) for number in numbers])
         for number in numbers:
+            kept = self.dir(name) / "wal" / Segment(self.heads[HeadId(name)].timeline, number).name
+            kept.unlink()
+            kept.with_name(kept.name + ".json").unlink()
             (self.dir(name) / "data" / "pg_wal" / Segment(1, number).name).unlink()
 
 

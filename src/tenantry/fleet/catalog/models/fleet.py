@@ -1,10 +1,4 @@
-"""The catalog's tables. What a row means stands here; how it changes stands in ``queries.py``.
-
-A project row goes ``creating -> ready -> deleting -> deleted`` (or ``creating -> deleting``), never back; only a
-grace period (``ready -> leaving -> ready``) can be undone. Its uuid is known before the provider is asked for
-anything and is part of the provider's project name, so that a project whose row was never finished is found again
-(docs/decisions/0002).
-"""
+"""Who there is: plans, providers, customers and their projects, what they used, and the jobs over them."""
 
 from __future__ import annotations
 
@@ -23,38 +17,19 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
-    MetaData,
     Numeric,
     SmallInteger,
     Text,
     event,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, CITEXT, JSONB, TIMESTAMP, UUID
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.dialects.postgresql import ARRAY, CITEXT, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMING: Final = {
-    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    "uq": "%(table_name)s_%(column_0_N_name)s_key",
-    "ck": "%(table_name)s_%(constraint_name)s_check",
-    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-    "pk": "%(table_name)s_pkey",
-}
+from tenantry.fleet.catalog.models.base import ID, NOW, Base
 
 HOME_PROVIDER: Final = uuid.UUID("00000000-0000-4000-8000-000000000001")
 """The provider that the fleet was opened with: a row of every catalog, so that older releases' rows point to it."""
-
-_ID: Final = text("gen_random_uuid()")
-_NOW: Final = text("now()")
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own way of declaring it
-        datetime: TIMESTAMP(timezone=True),
-        uuid.UUID: UUID(),
-        str: Text(),
-    }
 
 
 class Plan(Base):
@@ -80,7 +55,7 @@ class Plan(Base):
     projects_max: Mapped[int]
     """Projects included in the plan's price."""
     price_usd_monthly: Mapped[Decimal] = mapped_column(Numeric(10, 2))
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     branches_max: Mapped[int | None]
     """Branches of one tenant, its default one included; None: no limit of ours."""
     cu_min: Mapped[Decimal | None] = mapped_column(Numeric(6, 2))
@@ -113,7 +88,7 @@ class Provider(Base):
         Index("provider_name_key", "name", unique=True, postgresql_where=text("removed_at IS NULL")),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     name: Mapped[str]
     kind: Mapped[str]
     api_url: Mapped[str | None]
@@ -122,7 +97,7 @@ class Provider(Base):
     """Path of a certificate to trust beside the system's."""
     secret_from: Mapped[str]
     """Where its API key or DSN is read: ``env:NAME``, ``file:/PATH``, or ``home``. The secret is never here."""
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     removed_at: Mapped[datetime | None]
     usage_collected_at: Mapped[datetime | None]
     """When it was last asked that told all that its tenants had used by then."""
@@ -135,7 +110,7 @@ class Region(Base):
     __table_args__ = (CheckConstraint("slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' AND length(slug) <= 48", name="slug"),)
 
     slug: Mapped[str] = mapped_column(primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class ProviderRegion(Base):
@@ -153,7 +128,7 @@ class ProviderRegion(Base):
     projects_max: Mapped[int | None]
     """None: no limit of ours."""
     accepts_new: Mapped[bool] = mapped_column(server_default=text("true"))
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Residency(Base):
@@ -167,7 +142,7 @@ class Residency(Base):
 
     slug: Mapped[str] = mapped_column(primary_key=True)
     region_patterns: Mapped[list[str]] = mapped_column(ARRAY(Text()))
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Customer(Base):
@@ -184,13 +159,13 @@ class Customer(Base):
         Index("customer_residency_slug_idx", "residency_slug"),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     slug: Mapped[str]
     name: Mapped[str]
     email: Mapped[str | None] = mapped_column(CITEXT())
     plan_slug: Mapped[str] = mapped_column(ForeignKey("plan.slug", onupdate="CASCADE"))
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
     deleted_at: Mapped[datetime | None]
     residency_slug: Mapped[str | None] = mapped_column(ForeignKey("residency.slug"))
     """None: the customer's data may be anywhere."""
@@ -209,12 +184,12 @@ class Contact(Base):
         Index("contact_email_idx", "email"),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     customer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("customer.id"))
     kind: Mapped[str]
     email: Mapped[str] = mapped_column(CITEXT())
     name: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Subscription(Base):
@@ -233,10 +208,10 @@ class Subscription(Base):
         Index("subscription_plan_slug_idx", "plan_slug"),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     customer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("customer.id"))
     plan_slug: Mapped[str] = mapped_column(ForeignKey("plan.slug", onupdate="CASCADE"))
-    started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
     ended_at: Mapped[datetime | None]
 
 
@@ -280,7 +255,7 @@ class Project(Base):
         Index("project_schema_version_idx", "schema_version", postgresql_where=text("state = 'ready'")),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     customer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("customer.id"))
     provider_project_id: Mapped[str | None]
     region: Mapped[str | None]
@@ -297,8 +272,8 @@ class Project(Base):
     """Chains everything applied, so that an edited migration is seen without waking the tenant."""
     schema_seen_at: Mapped[datetime | None]
     """When somebody last looked into the ledger; None where nobody has."""
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
     ready_at: Mapped[datetime | None]
     deleting_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
@@ -328,7 +303,7 @@ class ReadyProject(Base):
         Index("ready_project_provider_id_state_idx", "provider_id", "state", "created_at"),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     """Becomes the id of the tenant's project row: it is part of the name at the provider already."""
     provider_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("provider.id"))
     state: Mapped[str] = mapped_column(server_default=text("'making'"))
@@ -340,7 +315,7 @@ class ReadyProject(Base):
     pg_version: Mapped[int | None] = mapped_column(SmallInteger)
     database_name: Mapped[str | None]
     role_name: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Deletion(Base):
@@ -358,7 +333,7 @@ class Deletion(Base):
     provider_project_ids: Mapped[list[str]] = mapped_column(ARRAY(Text()))
     requested_by: Mapped[str]
     requested_at: Mapped[datetime]
-    purged_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    purged_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class UsageDay(Base):
@@ -380,7 +355,7 @@ class UsageDay(Base):
     sent_bytes: Mapped[int] = mapped_column(BigInteger)
     storage_bytes: Mapped[int] = mapped_column(BigInteger)
     """The most that it held on that day."""
-    collected_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    collected_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Event(Base):
@@ -394,7 +369,7 @@ class Event(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
     actor: Mapped[str]
     """An operating system's user and machine, a worker, or what TENANTRY_ACTOR says."""
     verb: Mapped[str]
@@ -410,11 +385,11 @@ class Job(Base):
     __tablename__ = "job"
     __table_args__ = (Index("job_created_at_idx", text("created_at DESC")),)
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     kind: Mapped[str]
     arguments: Mapped[dict[str, object]] = mapped_column(JSONB())
     created_by: Mapped[str]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     cancelled_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -475,230 +450,14 @@ class Payment(Base):
         Index("payment_reference_key", "reference", unique=True),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=ID)
     customer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("customer.id"))
     amount: Mapped[Decimal] = mapped_column(Numeric(12, 2))
     currency: Mapped[str] = mapped_column(CHAR(3))
     reference: Mapped[str | None]
     """The payment service's own id, so that one payment is recorded once."""
     paid_at: Mapped[datetime]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-
-
-class MigrationFolder(Base):
-    """A folder of migrations as it was when a run was planned, so that it is executed exactly so, on any machine."""
-
-    __tablename__ = "migration_folder"
-    __table_args__ = (CheckConstraint("octet_length(content) <= 33554432", name="content"),)
-
-    digest: Mapped[str] = mapped_column(primary_key=True)
-    """SHA-256 of the files' names and texts, in hexadecimal."""
-    content: Mapped[bytes]
-    """The files, packed (``migrations/bundle.py``)."""
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-
-
-class MigrationRun(Base):
-    """One run of migrations over the fleet: what was planned, and where it stands. Survives whoever carries it out."""
-
-    __tablename__ = "migration_run"
-    __table_args__ = (
-        CheckConstraint("finished_at >= started_at", name="finished_at"),
-        CheckConstraint("state IN ('planned', 'running', 'paused', 'stopped', 'aborted', 'finished')", name="state"),
-        Index("migration_run_started_at_idx", text("started_at DESC")),
-        Index(
-            "migration_run_open_idx",
-            "state",
-            postgresql_where=text("state IN ('planned', 'running', 'paused', 'stopped')"),
-        ),
-        Index("migration_run_folder_digest_idx", "folder_digest"),
-    )
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    format: Mapped[str]
-    directory: Mapped[str]
-    target: Mapped[str | None]
-    started_at: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
-    """None while it runs, and for ever when the runner was killed."""
-    interrupted: Mapped[bool] = mapped_column(server_default=text("false"))
-    counts: Mapped[dict[str, object]] = mapped_column(JSONB())
-    state: Mapped[str] = mapped_column(server_default=text("'running'"))
-    """``stopped``: a gate did; ``paused``: somebody did."""
-    reason: Mapped[str | None]
-    """Why it is paused, stopped or aborted."""
-    created_by: Mapped[str | None]
-    plan: Mapped[dict[str, object]] = mapped_column(JSONB(), server_default=text("'{}'::jsonb"))
-    """How it is carried out: bounds, gates, what was selected (``migrations/run.py``)."""
-    folder_digest: Mapped[str | None] = mapped_column(ForeignKey("migration_folder.digest"))
-    """None for formats whose files alone do not say what is done."""
-    fingerprint: Mapped[str | None]
-    """Chains everything in the folder through ``target``; also what a tenant has that is current."""
-
-
-class MigrationWave(Base):
-    """A group of a run's tenants, done before the next one is begun."""
-
-    __tablename__ = "migration_wave"
-    __table_args__ = (CheckConstraint("state IN ('waiting', 'running', 'judging', 'passed', 'failed')", name="state"),)
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    name: Mapped[str]
-    state: Mapped[str] = mapped_column(server_default=text("'waiting'"))
-    worker: Mapped[str | None]
-    """Who judges it."""
-    claimed_at: Mapped[datetime | None]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-    verdict: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
-    """What its gates said."""
-
-
-class MigrationTenant(Base):
-    """One tenant of a run: its wave, who works on it, and what became of it. Waiting while it has no outcome."""
-
-    __tablename__ = "migration_tenant"
-    __table_args__ = (
-        CheckConstraint("outcome IN ('applied', 'current', 'failed', 'gone')", name="outcome"),
-        Index("migration_tenant_waiting_idx", "run_id", "wave", "slug", postgresql_where=text("outcome IS NULL")),
-        Index("migration_tenant_failed_idx", "run_id", "wave", postgresql_where=text("outcome = 'failed'")),
-        Index("migration_tenant_claimed_idx", "run_id", "worker", postgresql_where=text("worker IS NOT NULL")),
-        Index("migration_tenant_project_id_idx", "project_id", text("finished_at DESC")),
-    )
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"), primary_key=True)
-    slug: Mapped[str]
-    """As the tenant was called when it was planned."""
-    provider_id: Mapped[uuid.UUID]
-    """As of the plan, for how many are done at a time at one provider."""
-    wave: Mapped[int]
-    from_version: Mapped[str | None]
-    pending: Mapped[list[str]] = mapped_column(ARRAY(Text()))
-    outcome: Mapped[str | None]
-    applied: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
-    to_version: Mapped[str | None]
-    failure: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
-    notes: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
-    restore_point: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
-    seconds: Mapped[float | None]
-    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
-    fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    """Grows with each claim; a result that carries an older one is refused."""
-    worker: Mapped[str | None]
-    """Who works on it now."""
-    claimed_at: Mapped[datetime | None]
-    opens_at: Mapped[datetime | None]
-    """Its maintenance window: not before, and not from ``closes_at`` on; None: any time."""
-    closes_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-
-
-class MigrationFailure(Base):
-    """A tenant that a run could not bring up to date, and why."""
-
-    __tablename__ = "migration_failure"
-    __table_args__ = (Index("migration_failure_project_id_idx", "project_id"),)
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"), primary_key=True)
-    slug: Mapped[str]
-    """As the tenant was called in that run."""
-    sqlstate: Mapped[str | None]
-    result: Mapped[dict[str, object]] = mapped_column(JSONB())
-    failed_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-
-
-class MigrationRehearsal(Base):
-    """Migrations that were tried on branches of real tenants; written before the first branch is made."""
-
-    __tablename__ = "migration_rehearsal"
-    __table_args__ = (
-        Index("migration_rehearsal_started_at_idx", text("started_at DESC")),
-        Index("migration_rehearsal_uncleared_idx", "started_at", postgresql_where=text("cleared_at IS NULL")),
-    )
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    """Its branches have this name, in every project."""
-    format: Mapped[str]
-    directory: Mapped[str]
-    checksum: Mapped[str]
-    """Of the format, the versions and their checksums."""
-    migrations: Mapped[dict[str, str]] = mapped_column(JSONB())
-    tenants: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(UUID()))
-    """In whose projects branches are made."""
-    report: Mapped[object | None] = mapped_column(JSONB(none_as_null=True))
-    passed: Mapped[bool | None]
-    started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    started_by: Mapped[str]
-    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    """When whoever rehearses was last heard of."""
-    finished_at: Mapped[datetime | None]
-    cleared_at: Mapped[datetime | None]
-    """Since when none of its branches is there, or only until it expires."""
-
-
-class MigrationUndo(Base):
-    """A tenant that was brought back to what it was before a run changed it; written before that begins."""
-
-    __tablename__ = "migration_undo"
-    __table_args__ = (
-        CheckConstraint("how IN ('restore', 'down')", name="how"),
-        CheckConstraint("how <> 'restore' OR preserved_as IS NOT NULL", name="preserved_as"),
-        Index("migration_undo_project_id_idx", "project_id"),
-    )
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("migration_run.id", ondelete="CASCADE"), primary_key=True)
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"), primary_key=True)
-    how: Mapped[str]
-    preserved_as: Mapped[str | None]
-    """The branch that keeps what the tenant was until then. Where it is there, the tenant is back."""
-    begun_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    begun_by: Mapped[str]
-    finished_at: Mapped[datetime | None]
-    version: Mapped[str | None]
-    """What the tenant's ledger said afterwards."""
-
-
-class SchemaReference(Base):
-    """What a version's schema is, as it was made once: the folder applied to an empty database. A cache."""
-
-    __tablename__ = "schema_reference"
-
-    provider_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("provider.id"), primary_key=True)
-    format: Mapped[str] = mapped_column(primary_key=True)
-    chain: Mapped[str] = mapped_column(primary_key=True)
-    """The fingerprint of the version with everything before it (``project.schema_fingerprint``)."""
-    pg_version: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
-    algorithm: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
-    """Of fingerprints; rows of another one are not read."""
-    version: Mapped[str | None]
-    fingerprint: Mapped[str]
-    objects: Mapped[list[object]] = mapped_column(JSONB())
-    """Kind, name and definition of each object."""
-    made_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-
-
-class SchemaSeen(Base):
-    """What somebody last saw of a tenant's schema. A cache."""
-
-    __tablename__ = "schema_seen"
-    __table_args__ = (
-        CheckConstraint("standing IN ('same', 'drifted', 'unknown')", name="standing"),
-        Index("schema_seen_drifted_idx", "seen_at", postgresql_where=text("standing = 'drifted'")),
-    )
-
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id", ondelete="CASCADE"), primary_key=True)
-    fingerprint: Mapped[str]
-    algorithm: Mapped[int] = mapped_column(SmallInteger)
-    version: Mapped[str | None]
-    standing: Mapped[str]
-    """``drifted``: it is not what its version should be. ``unknown``: nobody could say what that is."""
-    expected: Mapped[str | None]
-    """The fingerprint that it should have."""
-    differences: Mapped[int]
-    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 for statement in (
