@@ -11,7 +11,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from tenantry.fleet.catalog.models import Base
 
-_ID = text("gen_random_uuid()")
 _NOW = text("now()")
 
 
@@ -25,7 +24,8 @@ class TenantKey(Base):
         Index("tenant_key_project_id_idx", "project_id"),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=_ID)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Of the key itself: it says which one it is, and nothing of it."""
     project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"))
     sealed: Mapped[bytes | None] = mapped_column(LargeBinary())
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
@@ -58,7 +58,7 @@ class Backup(Base):
     """Its URL, without any secret."""
     place: Mapped[str]
     """What the keys of its objects begin with: ``acme-corp/2026-11-30T03-15-00Z-...``."""
-    key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenant_key.id"))
+    key_id: Mapped[str] = mapped_column(ForeignKey("tenant_key.id"))
     state: Mapped[str] = mapped_column(server_default=text("'running'"))
     started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     started_by: Mapped[str]

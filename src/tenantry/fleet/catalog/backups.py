@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NewType
-from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -16,7 +15,7 @@ from tenantry.fleet.catalog.backup_models import Backup, BackupSchedule, TenantK
 from tenantry.fleet.catalog.records import TenantId
 
 BackupId = NewType("BackupId", str)
-KeyId = NewType("KeyId", UUID)
+KeyId = NewType("KeyId", str)
 BackupState = Literal["running", "done", "failed", "deleting", "deleted"]
 
 
@@ -75,7 +74,7 @@ _BACKUP = Backup.__table__
 # -- keys ------------------------------------------------------------------------------------------------------------
 
 
-def add_key(connection: Connection, tenant_id: TenantId, key_id: UUID, sealed: bytes) -> SealedKey:
+def add_key(connection: Connection, tenant_id: TenantId, key_id: KeyId, sealed: bytes) -> SealedKey:
     """Gives the tenant this key, unless it has one already; returns the one that it has."""
     row = upsert(TenantKey).values(id=key_id, project_id=tenant_id, sealed=sealed)
     connection.execute(

@@ -12,7 +12,7 @@ down_revision = "0009"
 _STATEMENTS: Final = (
     """
     CREATE TABLE tenant_key (
-        id uuid NOT NULL DEFAULT gen_random_uuid(),
+        id text NOT NULL,
         project_id uuid NOT NULL,
         sealed bytea,
         created_at timestamptz NOT NULL DEFAULT now(),
@@ -31,7 +31,7 @@ _STATEMENTS: Final = (
         slug text NOT NULL,
         vault text NOT NULL,
         place text NOT NULL,
-        key_id uuid NOT NULL,
+        key_id text NOT NULL,
         state text NOT NULL DEFAULT 'running',
         started_at timestamptz NOT NULL DEFAULT now(),
         started_by text NOT NULL,
