@@ -33,6 +33,7 @@ from tenantry.cli import (
     undo,
     up,
     usage,
+    vault,
     window,
     worker,
 )
@@ -88,6 +89,7 @@ for group in (
     engine,
     doctor,
     usage,
+    vault,
     worker,
 ):
     group.register(app)

@@ -169,6 +169,38 @@ class Worker(_Section):
     queues: list[str] = Field(default_factory=list, description="Only these queues; empty: all.")
 
 
+class Backups(_Section):
+    """Where backups are kept, and how they are proved."""
+
+    vault: str | None = Field(
+        default=None,
+        description="The vault: file:///DIR, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER.",
+        examples=["s3://acme-backups/tenantry"],
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="What the storage needs beside its URL and is no secret, by the names that obstore has for it.",
+        examples=[{"region": "eu-central-1", "endpoint": "https://s3.example.com"}],
+    )
+    credentials_file: Path | None = Field(
+        default=None,
+        description="NAME=VALUE lines, readable by nobody else; else the environment, as the storage's own tools do.",
+    )
+    key_from: str = Field(
+        default="env:TENANTRY_BACKUP_KEY",
+        pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$",
+        description="Where the fleet's key for backups is: env:NAME or file:PATH.",
+    )
+    verify_within: Span = Field(
+        default="7d", description="Each tenant has a backup that was restored and compared within this time."
+    )
+    verify_checks: dict[str, str] = Field(
+        default_factory=dict,
+        description="Queries, by name, that must be true in a restored backup: each gives one boolean.",
+        examples=[{"users-have-an-email": "SELECT bool_and(email IS NOT NULL) FROM users"}],
+    )
+
+
 class Prices(_Section):
     """What usage costs, for `tenantry usage`."""
 
@@ -192,6 +224,7 @@ class Settings(BaseSettings):
     branches: Branches = Field(default_factory=Branches)
     anonymize: Anonymize = Field(default_factory=Anonymize)
     worker: Worker = Field(default_factory=Worker)
+    backups: Backups = Field(default_factory=Backups)
     prices: Prices = Field(default_factory=Prices)
 
     @classmethod
@@ -257,7 +290,12 @@ def _anchored(settings: Settings, directory: Path) -> Settings:
         migrations = migrations.model_copy(update={"dir": directory / migrations.dir})
     if migrations.python is not None and _variable(("migrations", "python")) not in os.environ:
         migrations = migrations.model_copy(update={"python": directory / migrations.python})
-    return settings.model_copy(update={"cell": cell, "migrations": migrations})
+    backups = settings.backups
+    if backups.credentials_file is not None and _variable(("backups", "credentials_file")) not in os.environ:
+        backups = backups.model_copy(update={"credentials_file": directory / backups.credentials_file})
+    if backups.key_from.startswith("file:") and _variable(("backups", "key_from")) not in os.environ:
+        backups = backups.model_copy(update={"key_from": f"file:{directory / backups.key_from.removeprefix('file:')}"})
+    return settings.model_copy(update={"cell": cell, "migrations": migrations, "backups": backups})
 
 
 # ------------------------------------------------------------------------------------------- what is wrong, and where

@@ -7,7 +7,10 @@ downloads are ranges of one version of the object, each asked for again when it 
 from __future__ import annotations
 
 import contextlib
+import os
+import queue
 import re
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -31,6 +34,9 @@ SILENCE_SECONDS_MAX: Final = 30
 CONNECT_SECONDS_MAX: Final = 10
 DELETE_KEYS_MAX: Final = 1000
 LIST_KEYS_MAX: Final = 1000
+AHEAD_BYTES_MAX: Final = 256 * 1024
+AHEAD_CHUNKS_MAX: Final = 16
+"""What is read and sealed while a part is sent: 4 MiB."""
 REASON_CHARACTERS_MAX: Final = 300
 
 _CODE: Final = re.compile(r"(?:<Code>|\(code: )([A-Za-z0-9_.-]{1,80})(?:</Code>|\))")
@@ -70,24 +76,30 @@ _RIGHTS: Final[Mapping[str, Mapping[str, str]]] = {
 class ObjectVault:
     """Credentials are asked of the environment by obstore, and renewed there before they run out."""
 
-    def __init__(self, url: str, *, options: Mapping[str, str], credentials: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        options: Mapping[str, str],
+        credentials: Mapping[str, str],
+        retries_max: int = RETRIES_MAX,
+    ) -> None:
         self.url: Final = url
         self._scheme: Final = url.partition(":")[0]
         config: dict[str, Any] = {**options, **credentials}
-        endpoint = next((value for name, value in options.items() if name.lower().endswith("endpoint")), "")
         client: dict[str, Any] = {
             "timeout": timedelta(seconds=REQUEST_SECONDS_MAX),
             "read_timeout": timedelta(seconds=SILENCE_SECONDS_MAX),
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS_MAX),
         }
-        if endpoint.startswith("http://"):
+        if any(value.startswith("http://") for value in _endpoints(config)):
             client["allow_http"] = True  # the operator wrote it; what is sent is sealed and signed
         try:
             store = from_url(
                 url,
                 config=cast(Any, config),
                 client_options=cast(Any, client),
-                retry_config={"max_retries": RETRIES_MAX, "retry_timeout": timedelta(seconds=RETRY_SECONDS_MAX)},
+                retry_config={"max_retries": retries_max, "retry_timeout": timedelta(seconds=RETRY_SECONDS_MAX)},
             )
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidInput(
@@ -100,22 +112,23 @@ class ObjectVault:
 
     def write(self, key: str, chunks: Iterable[bytes], *, bytes_expected: int = 0) -> Stored:
         check_key(key)
-        counted = _Counted(chunks)
-        part = max(PART_BYTES_MIN, -(-bytes_expected // PARTS_MAX))
-        with self._refusals("write", key, passed=counted):
-            obstore.put(
-                self._store,
-                key,
-                iter(counted),
-                use_multipart=True,
-                chunk_size=part,
-                max_concurrency=PARTS_AT_ONCE_MAX,
-            )
+        upload = _Upload(
+            self._store, key, part_bytes=max(PART_BYTES_MIN, -(-bytes_expected // PARTS_MAX)), url=self.url
+        )
+        try:
+            for chunk in chunks:
+                if not upload.add(chunk):
+                    break  # and hear from it why
+        except BaseException:
+            upload.give_up()
+            raise
+        with self._refusals("write", key):
+            size = upload.finish()
         stored = self.look(key)
-        if stored is None or stored.size != counted.size:
+        if stored is None or stored.size != size:
             there = "nothing is" if stored is None else f"{stored.size} bytes are"
             raise VaultError(
-                f"{counted.size} bytes were written to {key} in {self.url}, and {there} there",
+                f"{size} bytes were written to {key} in {self.url}, and {there} there",
                 next_step="try again; if it stays so, this storage cannot be trusted with backups",
             )
         return stored
@@ -180,7 +193,7 @@ class ObjectVault:
                 obstore.delete(self._store, key)
 
     @contextlib.contextmanager
-    def _refusals(self, verb: str, key: str, *, passed: _Counted | None = None) -> Generator[None]:
+    def _refusals(self, verb: str, key: str) -> Generator[None]:
         """Says in our words what the storage refuses, and never with its text whole: that may repeat a signature."""
         try:
             yield
@@ -191,8 +204,6 @@ class ObjectVault:
                 f"{key} in {self.url} was written over while it was read", next_step="read it again"
             ) from None
         except (BaseError, ValueError, OSError) as error:
-            if passed is not None and passed.failed is error:
-                raise  # not the storage's: what was to be written could not be had
             raise self._refusal(error, verb, key) from None
 
     def _refusal(self, error: Exception, verb: str, key: str) -> TenantryError:
@@ -211,22 +222,78 @@ class ObjectVault:
         return VaultError(what, next_step="look whether the storage runs and can be reached from here")
 
 
-class _Counted:
-    """What passes through, how much it was, and what went wrong in it."""
+class _Upload:
+    """One object on its way: given here chunk by chunk, sent by a thread of its own, that is never far behind.
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = chunks
-        self.size = 0
-        self.failed: BaseException | None = None
+    obstore would take the chunks from an iterator, which then may not use obstore itself, as copying from one vault to
+    another does; and what is read and sealed here meanwhile would wait for the network.
+    """
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __init__(self, store: S3Store | GCSStore | AzureStore, key: str, *, part_bytes: int, url: str) -> None:
+        self._chunks: Final = queue.Queue[bytes | None](AHEAD_CHUNKS_MAX)
+        self._abandoned = False
+        self._ended = False
+        self._failed: BaseException | None = None
+        self._size = 0
+        self._thread: Final = threading.Thread(
+            target=self._send, args=(store, key, part_bytes), name=f"upload to {url}", daemon=True
+        )
+        self._thread.start()
+
+    def add(self, chunk: bytes) -> bool:
+        """Waits while the storage is slower. False: it has failed, ``finish`` says how."""
+        view = memoryview(chunk)
+        for start in range(0, len(view), AHEAD_BYTES_MAX):
+            piece = bytes(view[start : start + AHEAD_BYTES_MAX])
+            self._size += len(piece)
+            self._chunks.put(piece)
+        return self._failed is None
+
+    def finish(self) -> int:
+        """Returns the size once all is there. Raises what the storage said."""
+        self._chunks.put(None)
+        self._thread.join()
+        if self._failed is not None:
+            raise self._failed
+        return self._size
+
+    def give_up(self) -> None:
+        """Nothing is to be seen of it. Safe after a failure."""
+        self._abandoned = True
+        self._chunks.put(None)
+        self._thread.join()
+
+    def _send(self, store: S3Store | GCSStore | AzureStore, key: str, part_bytes: int) -> None:
         try:
-            for chunk in self._chunks:
-                self.size += len(chunk)
-                yield chunk
-        except BaseException as error:
-            self.failed = error
-            raise
+            obstore.put(
+                store,
+                key,
+                self._given(),
+                use_multipart=True,
+                chunk_size=part_bytes,
+                max_concurrency=PARTS_AT_ONCE_MAX,
+            )
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits for the upload
+            self._failed = error
+            while not self._ended:  # whoever adds may wait for room
+                self._ended = self._chunks.get() is None
+
+    def _given(self) -> Iterator[bytes]:
+        while (chunk := self._chunks.get()) is not None:
+            yield chunk
+        self._ended = True
+        if self._abandoned:
+            raise _Abandoned
+
+
+class _Abandoned(Exception):
+    """Tells obstore to take back what it has sent."""
+
+
+def _endpoints(config: Mapping[str, str]) -> Iterator[str]:
+    for name, value in (*os.environ.items(), *config.items()):
+        if name.lower().startswith(("aws_endpoint", "endpoint", "azure_storage_endpoint", "azure_endpoint")):
+            yield value
 
 
 def _listed(store: S3Store | GCSStore | AzureStore, folder: str | None) -> Iterator[Sequence[obstore.ObjectMeta]]:
