@@ -63,7 +63,9 @@ def sentence(result: TenantResult) -> str:
 
 
 def _wave(event: WaveStarted) -> str:
-    return f"wave {event.name}" + (f": {event.tenants} tenants" if event.tenants else "")
+    if not event.tenants:
+        return f"wave {event.name}"
+    return f"wave {event.name}: " + ("1 tenant" if event.tenants == 1 else f"{event.tenants} tenants")
 
 
 def _judged(event: WaveJudged) -> str:

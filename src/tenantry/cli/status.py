@@ -64,7 +64,8 @@ def _show(output: Output, status: Status, story: Story | None) -> None:
     )
     if status.skew is not None and status.skew.migrations:
         skew = status.skew
-        output.say(f"skew: {skew.migrations} migrations between the tenants, from {skew.oldest} to {skew.newest}")
+        apart = "1 migration" if skew.migrations == 1 else f"{skew.migrations} migrations"
+        output.say(f"skew: {apart} between the tenants, from {skew.oldest} to {skew.newest}")
     if story is not None:
         _show_run(output, story)
     if status.quarantined:

@@ -232,6 +232,7 @@ class History:
 
     def _certain(self, uncertain: Gap | None, moment: datetime) -> None:
         if uncertain is not None:
+            self._still_kept(writer_of(self.lineage, number_of(uncertain.start)), uncertain.start, field="timestamp")
             raise HistoryGap(
                 f"whether {moment.isoformat()} lies in the missing log {uncertain} cannot be known",
                 next_step="choose an earlier time, or one after the next commit",
@@ -338,7 +339,18 @@ class History:
         record = next(iter(wal.Scan(read, lsn, segment_bytes=WAL_SEGMENT_BYTES, verify_from=lsn)), None)
         return Point(stretch.head.id, lsn if record is None else record.start, record and record.end, None)
 
+    def _still_kept(self, stretch: Stretch, lsn: Lsn, *, field: str = "lsn") -> None:
+        """Raises InvalidInput for log that retention has let go of: the point was within the history when it was asked
+        for, and has left it since."""
+        if lsn < archive.let_go(self._wal(stretch)):
+            raise InvalidInput(
+                f"{format_lsn(lsn)} is before the history that is kept",
+                next_step="choose a later time",
+                field=field,
+            )
+
     def _not_there(self, stretch: Stretch, lsn: Lsn) -> InvalidInput | HistoryGap:
+        self._still_kept(stretch, lsn)
         end = self.end()
         if lsn > end:
             return InvalidInput(
@@ -402,13 +414,7 @@ class History:
             segment = kept[writer.id].get(number)
             if segment is None:
                 missing = Segment(writer.timeline, number)
-                if missing.start < archive.let_go(self._wal(stretch)):
-                    # The point was within the history when it was asked for, and has left it since.
-                    raise InvalidInput(
-                        f"{format_lsn(missing.start)} is before the history that is kept",
-                        next_step="choose a later time",
-                        field="lsn",
-                    )
+                self._still_kept(stretch, missing.start)
                 name = missing.name
                 raise HistoryGap(
                     f"segment {name} of {writer.id} is missing",
