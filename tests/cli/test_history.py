@@ -55,7 +55,7 @@ def test_what_was_rolled_out_is_told(
     assert [each["tenant"] for each in document["failed"]] == [slugs[1]]
 
     status = operator.do("migrate", "status", *some).stdout
-    assert "skew: 1 migrations between the tenants, from 0001 to 0002" in status
+    assert "skew: 1 migration between the tenants, from 0001 to 0002" in status
     assert "0002_names.sql:1, statement 1" in status.replace(":22", "")
     quarantined = operator.json("migrate", "status", *some)["quarantined"]
     assert [(each["tenant"], each["run_id"]) for each in quarantined] == [(slugs[1], run)]

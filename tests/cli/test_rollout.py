@@ -60,7 +60,7 @@ def test_lines_outside_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
     assert printed.out == ""
     assert printed.err.splitlines() == [
         "run-1: 2 of 3 tenants to visit",
-        "wave canary: 1 tenants",
+        "wave canary: 1 tenant",
         "[1/2] acme: applied 1, 2 (0.13 s); a note",
         "wave canary: passed",
         "[1/2]",
