@@ -17,16 +17,16 @@ class Line:
         self.port = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._left: int | None = None
+        self._left: dict[str, int] = {}
         self.is_cut = False
         self.on_request: Callable[[bytes], None] = lambda _: None
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    def cut_after(self, sent: int) -> None:
-        """When the client has sent so many more bytes."""
+    def cut_after(self, *, sent: int | None = None, received: int | None = None) -> None:
+        """When the client has sent, or was sent, so many more bytes."""
         with self._lock:
-            self._left = sent
+            self._left = {way: left for way, left in (("sent", sent), ("received", received)) if left is not None}
 
     def cut(self) -> None:
         with self._lock:
@@ -38,7 +38,7 @@ class Line:
     def mend(self) -> None:
         with self._lock:
             self.is_cut = False
-            self._left = None
+            self._left = {}
 
     def close(self) -> None:
         self.cut()
@@ -59,32 +59,32 @@ class Line:
                     continue
                 server = socket.create_connection(("127.0.0.1", self._server_port))
                 self._open |= {client, server}
-            for source, sink, counted in ((client, server, True), (server, client, False)):
-                thread = threading.Thread(target=self._relay, args=(source, sink, counted), daemon=True)
+            for source, sink, way in ((client, server, "sent"), (server, client, "received")):
+                thread = threading.Thread(target=self._relay, args=(source, sink, way), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _relay(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+    def _relay(self, source: socket.socket, sink: socket.socket, way: str) -> None:
         with suppress(OSError):
-            while chunk := source.recv(65536):
-                if counted:
+            while chunk := source.recv(16_384):
+                if way == "sent":
                     self.on_request(chunk)
-                    with self._lock:
-                        if self._left is not None:
-                            self._left -= len(chunk)
-                            over = self._left < 0
-                        else:
-                            over = False
-                    if over:
-                        self.cut()
-                        break
+                if self._is_over(way, len(chunk)):
+                    self.cut()
+                    break
                 sink.sendall(chunk)
         for each in (source, sink):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._open.discard(source)
-            # Either direction's end closes both, once.
-            if sink not in self._open:
+            if sink not in self._open:  # the other direction has ended, too
                 source.close()
                 sink.close()
+
+    def _is_over(self, way: str, size: int) -> bool:
+        with self._lock:
+            if way not in self._left:
+                return False
+            self._left[way] -= size
+            return self._left[way] < 0
