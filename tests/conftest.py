@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import random
 import re
 import secrets
 import shutil
@@ -83,6 +84,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Seeded by ``TENANTRY_SEED``, or anew; a failure shows the seed."""
+    seed = int(os.environ.get("TENANTRY_SEED") or random.randrange(2**32))
+    print(f"TENANTRY_SEED={seed}")
+    return random.Random(seed)
 
 
 # ---------------------------------------------------------------------------------------- working directories

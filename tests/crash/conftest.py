@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import sqlite3
 import threading
@@ -381,11 +380,3 @@ def open_tenant() -> Iterator[Callable[..., Tenant]]:
     yield make
     for writer in (writer for tenant in opened for writer in tenant.writers):
         writer.done.set()
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """Seeded by ``TENANTRY_SEED``, or anew; a failure shows the seed."""
-    seed = int(os.environ.get("TENANTRY_SEED") or random.randrange(2**32))
-    print(f"TENANTRY_SEED={seed}")
-    return random.Random(seed)

@@ -55,6 +55,9 @@ Through = Annotated[
 AcceptEdited = Annotated[
     bool, typer.Option("--accept-edited", help="Take applied migrations as they are, though their files changed.")
 ]
+Canaries = Annotated[
+    int | None, typer.Option(metavar="N", min=0, help="Tenants that go first.", show_default="1 of 10 or more")
+]
 RunName = Annotated[
     str | None,
     typer.Argument(
@@ -78,6 +81,11 @@ def plan_command(
     limit: Limit = None,
     through: Through = None,
     accept_edited: AcceptEdited = False,
+    canaries: Canaries = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep it for `migrate run --plan-file FILE`.", show_default=False),
+    ] = None,
     allow: Allow = None,
     markdown: Markdown = False,
     data: Data = None,
@@ -90,6 +98,7 @@ def plan_command(
     from tenantry.fleet.migrations.formats.folders import open_folder
     from tenantry.fleet.migrations.lint.verdict import lint_verdict, parse_allowed
     from tenantry.fleet.migrations.plan import make_plan
+    from tenantry.fleet.migrations.saved_plan import SavedPlan
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.migrations.summary import plan_summary
     from tenantry.fleet.settings import load_settings
@@ -99,6 +108,8 @@ def plan_command(
     folder = open_folder(directory or said.dir, through=through)
     chosen = Selection(tenants=_slugs(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
     options = run_options(said)
+    if canaries is not None:
+        options = replace(options, rules=replace(options.rules, canaries=canaries))
     with the_fleet(data) as fleet:
         made = make_plan(folder, fleet.select(chosen, folder), accept_edited=accept_edited, rules=options.rules)
         seconds = fleet.expected_seconds(made, options)
@@ -130,6 +141,9 @@ def plan_command(
             )
         if verdict.judged:
             show_verdict(output, verdict)
+    if save is not None and not made.refused:
+        SavedPlan.of(made, folder, chosen, through=through).write(save)
+        output.remark(f"saved: tenantry migrate run --plan-file {save}")
     if made.refused or verdict.blocking:
         raise typer.Exit(FAILED)
 
@@ -137,6 +151,10 @@ def plan_command(
 @migrate.command("run")
 def run_command(
     directory: Directory = None,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Do what `migrate plan --save FILE` has saved.", show_default=False),
+    ] = None,
     tenants: Tenants = None,
     plan: PlanSlug = None,
     region: Region = None,
@@ -145,10 +163,7 @@ def run_command(
     limit: Limit = None,
     through: Through = None,
     accept_edited: AcceptEdited = False,
-    canaries: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Tenants that go first.", show_default="1 of 10 or more"),
-    ] = None,
+    canaries: Canaries = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", help="Tenants at a time.", show_default="8")
     ] = None,
@@ -191,16 +206,28 @@ def run_command(
     """Apply what is pending, wave after wave, each tenant in a transaction of its own."""
     from tenantry.cli.fleet import the_fleet
     from tenantry.cli.lint import checked
+    from tenantry.errors import InvalidInput
     from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
     from tenantry.fleet.migrations.plan import Ways, plan_tenants
+    from tenantry.fleet.migrations.saved_plan import read_plan
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
     said = load_settings().migrations
-    folder = open_folder(directory or said.dir, through=through)
     chosen = Selection(tenants=_slugs(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
+    saved = None
+    if plan_file is not None:
+        if chosen != Selection() or through is not None or accept_edited or canaries is not None:
+            raise InvalidInput(
+                "the plan says already which tenants are meant, how far, and who goes first",
+                next_step="leave those options out, or make another plan with them",
+            )
+        saved = read_plan(plan_file)
+        chosen, through, accept_edited, canaries = (saved.selected, saved.through, saved.accept_edited, saved.canaries)
+        directory = directory or saved.directory
+    folder = open_folder(directory or said.dir, through=through)
     options: RunOptions = run_options(said)
     bounds = replace(
         options.bounds,
@@ -224,7 +251,7 @@ def run_command(
         mode = "require" if require_rehearsal else said.rehearse
         for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
             output.remark(f"warning: {finding}")
-        begun = fleet.begin_run(folder, chosen, options)
+        begun = fleet.begin_run(folder, chosen, options, expected=saved)
         _carry_out(output, fleet, begun.run, folder, workers=workers, detach=detach, summary=summary)
 
 

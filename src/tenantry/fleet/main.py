@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.plan import Plan
     from tenantry.fleet.migrations.rehearse import Began, Ended, Rehearse, RehearseOptions
     from tenantry.fleet.migrations.run import Begun, RunOptions
+    from tenantry.fleet.migrations.saved_plan import SavedPlan
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.migrations.undo import Undo
     from tenantry.fleet.migrations.verdict import Verdict as RehearsalVerdict
@@ -118,8 +119,8 @@ class Fleet:
         created = create_tenant(self.catalog, self.provider_of, wanted)
         if not created.new or not self._born_current:
             return created
-        note = self._births.bring_up(created.tenant.slug)
-        return created if note is None else replace(created, note=note)
+        tenant, note = self._births.bring_up(created.tenant)
+        return replace(created, tenant=tenant, note=note or created.note)
 
     @cached_property
     def _born_current(self) -> bool:
@@ -351,12 +352,19 @@ class Fleet:
         rings = rings_of(load_settings().migrations)
         return chosen.of(self.migrating.select(chosen.tenants, plan=chosen.plan, region=chosen.region), rings, folder)
 
-    def begin_run(self, folder: Format, chosen: Selection, options: RunOptions) -> Begun:
+    def begin_run(
+        self, folder: Format, chosen: Selection, options: RunOptions, *, expected: SavedPlan | None = None
+    ) -> Begun:
         """Plans a run and writes it down; ``carry_out`` or workers do the rest."""
         from tenantry.fleet.migrations.run import begin_run
 
         return begin_run(
-            self.catalog, folder, lambda: self.select(chosen, folder), options=options, selection=chosen.document()
+            self.catalog,
+            folder,
+            lambda: self.select(chosen, folder),
+            options=options,
+            selection=chosen.document(),
+            expected=expected,
         )
 
     def expected_seconds(self, plan: Plan, options: RunOptions) -> float | None:

@@ -235,7 +235,8 @@ def set_state(
 def reopen(connection: Connection, run_id: str) -> None:
     """It runs, whatever it was. The caller holds it."""
     table = models.MigrationRun
-    values = {"state": "running", "reason": None, "finished_at": None, "interrupted": False}
+    # The counts are of its last end: while it runs they are taken anew.
+    values = {"state": "running", "reason": None, "finished_at": None, "interrupted": False, "counts": {}}
     connection.execute(update(table).where(table.id == run_id).values(**values))
 
 

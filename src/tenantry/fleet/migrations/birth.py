@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tenantry.errors import TenantryError
 from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.catalog.records import Run
+from tenantry.fleet.catalog.records import Run, Tenant
 from tenantry.fleet.migrations.apply import Halt, Migrator
 from tenantry.fleet.migrations.formats.base import Format
 from tenantry.fleet.migrations.ports import Tenants
@@ -23,16 +25,17 @@ class Births:
         self._folder: tuple[str, Format] | None = None
         """The run whose folder was opened last: in memory, however many are born."""
 
-    def bring_up(self, slug: str) -> str | None:
-        """Applies all migrations of the last run over the whole fleet; why that did not work, or None.
+    def bring_up(self, tenant: Tenant) -> tuple[Tenant, str | None]:
+        """Applies all migrations of the last run over the whole fleet: the tenant then, and why that did not work.
 
         The tenant is there in any case, and the next run brings what is missing.
         """
+        slug = tenant.slug
         try:
             with self._catalog.transaction() as connection:
                 run = runs.latest_of_all(connection)
             if run is None:
-                return None
+                return tenant, None
             migrator = Migrator(
                 folder=self._opened(run),
                 dsn=self._tenants.dsn,
@@ -46,11 +49,17 @@ class Births:
                     queries.record_schema(
                         connection, slug, version=state.version, format=state.format, fingerprint=state.fingerprint
                     )
+                tenant = replace(
+                    tenant,
+                    schema_version=state.version,
+                    schema_format=state.format,
+                    schema_fingerprint=state.fingerprint,
+                )
         except TenantryError as error:
-            return f"it has no schema yet, the next run brings it: {error.message}"
+            return tenant, f"it has no schema yet, the next run brings it: {error.message}"
         if result.failure is not None:
-            return f"it has no schema yet, the next run tries again: {result.failure}"
-        return None
+            return tenant, f"it has no schema yet, the next run tries again: {result.failure}"
+        return tenant, None
 
     def _opened(self, run: Run) -> Format:
         known = self._folder

@@ -39,6 +39,7 @@ from tenantry.fleet.migrations.plan import (
     target_of,
 )
 from tenantry.fleet.migrations.restore_point import Keeping
+from tenantry.fleet.migrations.saved_plan import SavedPlan, Visit
 from tenantry.fleet.migrations.tenant import RunId, TenantRef
 from tenantry.fleet.migrations.waves import GOLDEN, Rules, Survey, Waves
 from tenantry.runtime.windows import parse_window
@@ -92,11 +93,12 @@ def begin_run(
     selection: Mapping[str, object] | None = None,
     trust_catalog: bool = True,
     state: RunState = "running",
+    expected: SavedPlan | None = None,
 ) -> Begun:
     """Plans a run over what ``select`` gives and writes it down.
 
     ``select`` is called twice: to see how many there are, and to say who is in which wave. Raises InvalidInput for what
-    cannot be run, and Conflict while another run is being carried out.
+    cannot be run, and Conflict while another run is being carried out, and where it is not the plan that was expected.
     """
     check_options(options)
     survey, total, ways = Survey(options.rules), 0, Ways(folder)
@@ -138,10 +140,15 @@ def begin_run(
             waves=names,
         )
         to_visit = (each for each in _planned(ways, select, options, trust_catalog) if each.standing != "current")
+        visits: dict[str, Visit] = {}
         while several := list(islice(to_visit, TENANTS_AT_ONCE)):
             runs.add_tenants(
                 connection, run_id, [_row(each, waves, names, options, datetime.now(UTC)) for each in several]
             )
+            if expected is not None:
+                visits.update((each.tenant.slug, Visit.of(each, waves.name_of(each.tenant))) for each in several)
+        if expected is not None:
+            expected.check(folder, visits)
         record(connection, "migrate_run", run=run_id, target=target_of(folder))
         run = runs.run_by_id(connection, run_id)
     assert run is not None, "it was written in this transaction"
