@@ -236,7 +236,13 @@ def reopen(connection: Connection, run_id: str) -> None:
     """It runs, whatever it was. The caller holds it."""
     table = models.MigrationRun
     # The counts are of its last end: while it runs they are taken anew.
-    values = {"state": "running", "reason": None, "finished_at": None, "interrupted": False, "counts": {}}
+    values: dict[str, object] = {
+        "state": "running",
+        "reason": None,
+        "finished_at": None,
+        "interrupted": False,
+        "counts": {},
+    }
     connection.execute(update(table).where(table.id == run_id).values(**values))
 
 
