@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx
 import pgbouncer
@@ -21,6 +23,8 @@ from report import Row, median_interval, milliseconds, shown
 _GOAL = 0.95
 _POOLED_GOAL = 1.5
 _WARM = 10
+_ATTEMPTS = 3
+"""Where others keep the machine so busy that all of the time goes into connecting, nothing was measured."""
 _CLIENTS = (1, 8, 64)
 _MODES = ("simple", "prepared")
 _CU = 1.0
@@ -29,6 +33,7 @@ _CONNECT_SECONDS = 3
 """What the most clients may need to connect."""
 _ROLE = "neondb_owner"
 _DATABASE = "neondb"
+_HOW_TO_HAVE_TLS = "the engine's pgbench has no TLS: install the system's (Debian: postgresql, or postgresql-contrib)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +103,13 @@ def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
                 runs = _taking_turns(program, ways, options, pairs)
                 yield _row(f"relay: pgbench -S, {mode}, {clients} clients: transactions/s", runs, goal=_GOAL)
         for clients in (1, 8):
+            what = f"relay under TLS: pgbench -S, simple, {clients} clients: transactions/s"
+            if (able := _program_with_tls()) is None:
+                yield Row(what=what, ours="not measured", note=_HOW_TO_HAVE_TLS)
+                continue
             options = ["--protocol=simple", f"--client={clients}", f"--time={seconds}"]
             encrypted = [_encrypted(way) if way is not direct else way for way in ways]
-            runs = _taking_turns(program, encrypted, options, pairs)
-            yield _row(f"relay under TLS: pgbench -S, simple, {clients} clients: transactions/s", runs, goal=_GOAL)
+            yield _row(what, _taking_turns(able, encrypted, options, pairs), goal=_GOAL)
         options = ["--protocol=simple", "--client=1", "--connect", f"--time={seconds}"]
         runs = _taking_turns(program, ways, options, pairs)
         yield _row("connect, log in, one query, close: 1 client: transactions/s", runs, goal=None)
@@ -111,6 +119,12 @@ def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
         yield _pooled_row("connect, log in, one query, close: pooled: transactions/s", runs)
         yield _sql_row(installation, tenant, quick=quick)
     installation.put_to_sleep(tenant)
+
+
+def _program_with_tls() -> str | None:
+    """The engine's own pgbench knows no TLS; the system's does."""
+    found = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/pgbench")]
+    return max(found, default=None) or shutil.which("pgbench")
 
 
 def _encrypted(way: _Way) -> _Way:
@@ -168,13 +182,16 @@ def _taking_turns(program: str, ways: Sequence[_Way], options: list[str], pairs:
 
 
 def _pgbench(program: str, way: _Way, options: list[str]) -> _Run:
-    before = way.cpu_seconds()
-    done = subprocess.run(
-        [program, "--select-only", "--no-vacuum", "--jobs=1", *options],
-        env=dict(way.environment), capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    tps = re.search(r"^tps = ([0-9.]+)", done.stdout, re.M)
-    count = re.search(r"^number of transactions actually processed: (\d+)", done.stdout, re.M)
+    for _ in range(_ATTEMPTS):
+        before = way.cpu_seconds()
+        done = subprocess.run(
+            [program, "--select-only", "--no-vacuum", "--jobs=1", *options],
+            env=dict(way.environment), capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        tps = re.search(r"^tps = ([0-9.]+)", done.stdout, re.M)
+        count = re.search(r"^number of transactions actually processed: ([1-9]\d*)", done.stdout, re.M)
+        if done.returncode != 0 or count is not None:
+            break
     if done.returncode != 0 or tps is None or count is None:
         raise RuntimeError(
             f"pgbench through {way.name} failed ({done.returncode}): {(done.stderr + done.stdout).strip()[-500:]}"
