@@ -24,7 +24,7 @@ _GOAL = 0.95
 _POOLED_GOAL = 1.5
 _WARM = 10
 _ATTEMPTS = 3
-"""Where others keep the machine so busy that all of the time goes into connecting, nothing was measured; then for longer."""
+"""Where connecting takes all of the time, on a busy machine, nothing was measured; each further one lasts longer."""
 _CLIENTS = (1, 8, 64)
 _MODES = ("simple", "prepared")
 _CU = 1.0
