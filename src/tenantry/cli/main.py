@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tenantry.cli import (
+    backup,
     branches,
     contacts,
     demo,
@@ -81,6 +82,7 @@ for group in (
     branches,
     restore,
     snapshots,
+    backup,
     plans,
     contacts,
     window,

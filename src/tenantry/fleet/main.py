@@ -34,7 +34,7 @@ from tenantry.fleet.tenants.change_plan import PlanChange, change_plan, plan_cha
 from tenantry.fleet.tenants.create import Created, Wish, create_tenant, wish
 from tenantry.fleet.tenants.delete import GRACE, Deleted, Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.drift import Drifted
-from tenantry.fleet.tenants.find import find_ready
+from tenantry.fleet.tenants.find import find_ready, find_tenant
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.fleet.tenants.log import forget_old
@@ -52,6 +52,8 @@ from tenantry.fleet.usage.usage import Usage
 from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
+    from tenantry.fleet.backups.backups import Backups
+    from tenantry.fleet.catalog.backups import BackupRecord
     from tenantry.fleet.migrations.apply import Bounds
     from tenantry.fleet.migrations.birth import Births
     from tenantry.fleet.migrations.drift import DriftLook
@@ -226,6 +228,21 @@ class Fleet:
 
     def mend(self, drifted: Drifted) -> Tenant:
         return mend(self.catalog, self.provider_of, drifted)
+
+    def backups(self, vault: str | None = None) -> Backups:
+        """Over the vault of tenantry.toml, or this one. Raises InvalidInput, OperatorError."""
+        from tenantry.fleet.backed_up import open_backups
+
+        return open_backups(self.catalog, self.providers, vault)
+
+    def list_backups(
+        self, name: str | None, *, everything: bool = False, limit: int = 50
+    ) -> builtins.list[BackupRecord]:
+        """The newest first: those that can be restored, or all that there ever were. Asks the catalog alone."""
+        from tenantry.fleet.backups.list import list_backups
+
+        tenant_id = None if name is None else find_tenant(self.catalog, name).id
+        return list_backups(self.catalog, tenant_id, everything=everything, limit=limit)
 
     # -- passes: each looks at the whole state, and can be run at any time and by anybody --------------------
 

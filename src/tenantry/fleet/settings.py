@@ -191,6 +191,15 @@ class Backups(_Section):
         pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$",
         description="Where the fleet's key for backups is: env:NAME or file:PATH.",
     )
+    jobs: int = Field(default=4, ge=1, le=64, description="Tenants at a time.")
+    keep: str = Field(
+        default="30d",
+        description="Which backups stay where no plan says it: all of some days, or so many of each kind.",
+        examples=["daily=7 weekly=4 monthly=12"],
+    )
+    tls_ca: Path | None = Field(
+        default=None, description="An authority to trust beside the system's, for databases that demand TLS."
+    )
     verify_within: Span = Field(
         default="7d", description="Each tenant has a backup that was restored and compared within this time."
     )
@@ -293,6 +302,8 @@ def _anchored(settings: Settings, directory: Path) -> Settings:
     backups = settings.backups
     if backups.credentials_file is not None and _variable(("backups", "credentials_file")) not in os.environ:
         backups = backups.model_copy(update={"credentials_file": directory / backups.credentials_file})
+    if backups.tls_ca is not None and _variable(("backups", "tls_ca")) not in os.environ:
+        backups = backups.model_copy(update={"tls_ca": directory / backups.tls_ca})
     if backups.key_from.startswith("file:") and _variable(("backups", "key_from")) not in os.environ:
         backups = backups.model_copy(update={"key_from": f"file:{directory / backups.key_from.removeprefix('file:')}"})
     return settings.model_copy(update={"cell": cell, "migrations": migrations, "backups": backups})

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, tex
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from tenantry.fleet.catalog import models
-from tenantry.fleet.catalog.backup_models import Backup, BackupSchedule, TenantKey
-from tenantry.fleet.catalog.records import TenantId
+from tenantry.fleet.catalog.models import Backup, BackupSchedule, TenantKey
+from tenantry.fleet.catalog.records import ProviderId, TenantId
+from tenantry.neon.ids import ProjectId
 
 BackupId = NewType("BackupId", str)
 KeyId = NewType("KeyId", str)
@@ -57,6 +58,8 @@ class Standing:
 
     tenant_id: TenantId
     slug: str
+    provider_id: ProviderId
+    project_id: ProjectId
     plan: str
     cron: str | None
     """Its own, or its plan's; ``never`` and None: not by itself."""
@@ -97,15 +100,17 @@ def key_by_id(connection: Connection, key_id: KeyId) -> SealedKey | None:
     return _key(connection.execute(query).mappings().one_or_none())
 
 
-def shred_keys(connection: Connection, tenant_id: TenantId) -> int:
-    """Nobody reads the tenant's backups from now on; says how many keys there were."""
-    done = connection.execute(
+def shred_keys(connection: Connection, tenant_id: TenantId) -> list[KeyId]:
+    """Nobody reads the tenant's backups from now on; says which keys there ever were, for the vaults' copies."""
+    connection.execute(
         update(TenantKey)
         .where(TenantKey.project_id == tenant_id, TenantKey.shredded_at.is_(None))
         .values(sealed=None, shredded_at=func.now())
-        .returning(TenantKey.id)
     )
-    return len(done.all())
+    return [
+        KeyId(each)
+        for each in connection.execute(select(TenantKey.id).where(TenantKey.project_id == tenant_id)).scalars()
+    ]
 
 
 def _key(row: RowMapping | None) -> SealedKey | None:
@@ -331,6 +336,8 @@ def standings_page(
         select(
             models.Project.id.label("tenant_id"),
             models.Customer.slug.label("tenant_slug"),
+            models.Project.provider_id.label("provider_id"),
+            models.Project.provider_project_id.label("provider_project_id"),
             models.Customer.plan_slug.label("plan_slug"),
             func.coalesce(BackupSchedule.cron, models.Plan.backup_cron).label("wanted_cron"),
             func.coalesce(BackupSchedule.keep, models.Plan.backup_keep, days).label("wanted_keep"),
@@ -351,6 +358,8 @@ def standings_page(
         Standing(
             tenant_id=TenantId(row["tenant_id"]),
             slug=row["tenant_slug"],
+            provider_id=ProviderId(row["provider_id"]),
+            project_id=ProjectId(row["provider_project_id"]),
             plan=row["plan_slug"],
             cron=row["wanted_cron"],
             keep=row["wanted_keep"],

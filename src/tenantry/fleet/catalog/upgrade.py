@@ -12,9 +12,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tenantry.errors import OperatorError
-from tenantry.fleet.catalog.backup_models import Base  # of all tables, these among them
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.current import VERSION_TABLE
+from tenantry.fleet.catalog.models import Base
 
 _UPGRADE_LOCK: Final = 0x7E4A_4791
 """Key of the advisory lock under which one process at a time upgrades."""

@@ -6,6 +6,7 @@ anything and is part of the provider's project name, so that a project whose row
 (docs/decisions/0002).
 """
 
+from tenantry.fleet.catalog.models.backups import Backup, BackupSchedule, TenantKey
 from tenantry.fleet.catalog.models.base import Base
 from tenantry.fleet.catalog.models.fleet import (
     HOME_PROVIDER,
@@ -41,6 +42,8 @@ from tenantry.fleet.catalog.models.migrations import (
 
 __all__ = [
     "HOME_PROVIDER",
+    "Backup",
+    "BackupSchedule",
     "Base",
     "Contact",
     "Customer",
@@ -67,5 +70,6 @@ __all__ = [
     "SchemaReference",
     "SchemaSeen",
     "Subscription",
+    "TenantKey",
     "UsageDay",
 ]

@@ -13,8 +13,8 @@ from alembic import context
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
-from tenantry.fleet.catalog.backup_models import Base
 from tenantry.fleet.catalog.current import VERSION_TABLE
+from tenantry.fleet.catalog.models import Base
 from tenantry.fleet.catalog.upgrade import is_ours
 
 

@@ -9,9 +9,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBina
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tenantry.fleet.catalog.models import Base
-
-_NOW = text("now()")
+from tenantry.fleet.catalog.models.base import NOW, Base
 
 
 class TenantKey(Base):
@@ -28,7 +26,7 @@ class TenantKey(Base):
     """Of the key itself: it says which one it is, and nothing of it."""
     project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("project.id"))
     sealed: Mapped[bytes | None] = mapped_column(LargeBinary())
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     shredded_at: Mapped[datetime | None]
 
 
@@ -60,9 +58,9 @@ class Backup(Base):
     """What the keys of its objects begin with: ``acme-corp/2026-11-30T03-15-00Z-...``."""
     key_id: Mapped[str] = mapped_column(ForeignKey("tenant_key.id"))
     state: Mapped[str] = mapped_column(server_default=text("'running'"))
-    started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
     started_by: Mapped[str]
-    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
     """When whoever takes or deletes it was last heard of."""
     finished_at: Mapped[datetime | None]
     manifest_sha256: Mapped[str | None]
@@ -90,5 +88,5 @@ class BackupSchedule(Base):
     """Five fields, in UTC; ``never``; None: as the plan says."""
     keep: Mapped[str | None]
     """Such as ``14d`` or ``daily=7 weekly=4``; None: as the plan says."""
-    set_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    set_at: Mapped[datetime] = mapped_column(server_default=NOW)
     set_by: Mapped[str]

@@ -1,0 +1,82 @@
+"""The fleet as backups see it: its tenants, what a schema is, and a vault as it is configured."""
+
+# ruff: noqa: PLC0415 - storages and ciphers take longer to import than most commands to run
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.records import Tenant
+from tenantry.fleet.migrations import fingerprint
+from tenantry.fleet.providers.open import Providers
+from tenantry.fleet.providers.ports import Home, Provider
+from tenantry.fleet.tenants.create import create_tenant, wish
+from tenantry.fleet.tenants.delete import delete_tenant
+from tenantry.fleet.tenants.find import find_ready
+from tenantry.neon.ids import ProjectId
+
+if TYPE_CHECKING:
+    from tenantry.fleet.backups.backups import Backups
+
+
+class BackedUpTenants:
+    """See ``backups.ports.Tenants``."""
+
+    def __init__(self, catalog: Catalog, providers: Providers) -> None:
+        self._catalog = catalog
+        self._providers = providers
+
+    def ready(self, name: str) -> tuple[Tenant, ProjectId, Home]:
+        return find_ready(self._catalog, name)
+
+    def provider_of(self, tenant: Tenant) -> Provider:
+        return self._providers.of(tenant)
+
+    def create(self, name: str, *, like: Tenant | None, pg_version: int | None) -> tuple[Tenant, bool]:
+        # Without the schema of the last run: the backup brings its own.
+        made = create_tenant(
+            self._catalog,
+            self._providers.of,
+            wish(
+                name,
+                plan=like and like.plan,
+                region=like and like.region,
+                residency=like and like.residency,
+                pg_version=pg_version,
+            ),
+        )
+        return made.tenant, made.new
+
+    def discard(self, tenant: Tenant) -> None:
+        delete_tenant(self._catalog, self._providers.of, tenant.slug, grace=timedelta())
+
+
+class SchemaFingerprints:
+    """See ``backups.ports.Fingerprints``."""
+
+    algorithm: int = fingerprint.ALGORITHM
+
+    def of(self, connection: psycopg.Connection) -> str:
+        return fingerprint.read_schema(connection).fingerprint
+
+
+def open_backups(catalog: Catalog, providers: Providers, vault: str | None = None) -> Backups:
+    """With the vault of ``[backups]``, or this one. Asks nobody yet. Raises InvalidInput, OperatorError."""
+    from tenantry.fleet.backups.backups import Backups
+    from tenantry.fleet.backups.keys import read_fleet_keys
+    from tenantry.fleet.backups.open import open_configured
+    from tenantry.fleet.settings import load_settings
+
+    said = load_settings().backups
+    return Backups(
+        catalog,
+        BackedUpTenants(catalog, providers),
+        open_configured(said, vault),
+        read_fleet_keys(said.key_from),
+        SchemaFingerprints(),
+        provider_by_id=providers.by_id,
+        tls_ca=said.tls_ca,
+    )

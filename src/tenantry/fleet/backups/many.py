@@ -1,0 +1,133 @@
+"""Work on many tenants side by side, in threads: what goes wrong with one stops nobody else, and memory stays small.
+
+Who is next is asked for when somebody is free, and what came of it is told in the caller's own thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from tenantry.errors import TenantryError
+from tenantry.fleet.catalog import backups as rows
+from tenantry.fleet.catalog.backups import BackupId
+from tenantry.fleet.catalog.catalog import Catalog
+
+JOBS_DEFAULT: Final = 4
+JOBS_MAX: Final = 64
+BEAT_SECONDS: Final = 10.0
+SILENT_SECONDS: Final = 120.0
+"""Whoever works on a backup and was not heard of for so long is dead."""
+_TICK_SECONDS: Final = 0.2
+
+T = TypeVar("T")
+_log: Final = structlog.get_logger("backups")
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """What came of one: a result, or the error that kept it from it."""
+
+    slug: str
+    seconds: float
+    result: T | None
+    error: TenantryError | None
+
+
+def work_on(
+    slugs: Iterable[str],
+    work: Callable[[str], T],
+    *,
+    jobs: int,
+    tell: Callable[[Done[T]], None],
+    until: float | None = None,
+) -> int:
+    """Begins no other once ``until`` (monotonic) has come; says how many were left.
+
+    An interrupt lets what is under way end, and is raised then.
+    """
+    waiting = iter(slugs)
+    turn = threading.Lock()
+    inbox: SimpleQueue[Done[T] | None] = SimpleQueue()
+    stop = threading.Event()
+
+    def take() -> str | None:
+        with turn:
+            if stop.is_set() or (until is not None and time.monotonic() >= until):
+                return None
+            return next(waiting, None)
+
+    def run() -> None:
+        try:
+            while (slug := take()) is not None:
+                began = time.monotonic()
+                result: T | None = None
+                error: TenantryError | None = None
+                try:
+                    result = work(slug)
+                except TenantryError as failure:
+                    error = failure
+                except Exception as failure:  # noqa: BLE001 - the boundary between tenants
+                    _log.exception("working on a tenant failed unexpectedly", tenant=slug)
+                    error = TenantryError(f"unexpected {type(failure).__name__}", next_step="the log has the traceback")
+                inbox.put(Done(slug, time.monotonic() - began, result, error))
+        finally:
+            inbox.put(None)
+
+    threads = [threading.Thread(target=run, name=f"backup-{number}", daemon=True) for number in range(jobs)]
+    for thread in threads:
+        thread.start()
+    living = len(threads)
+    interrupted: KeyboardInterrupt | None = None
+    while living:
+        try:
+            with contextlib.suppress(Empty):
+                done = inbox.get(timeout=_TICK_SECONDS)
+                if done is None:
+                    living -= 1
+                else:
+                    tell(done)
+        except KeyboardInterrupt as interrupt:
+            if interrupted is not None:
+                raise
+            interrupted = interrupt
+            stop.set()
+        except BaseException:
+            stop.set()
+            raise
+    if interrupted is not None:
+        raise interrupted
+    return sum(1 for _ in waiting)
+
+
+@contextmanager
+def beating(catalog: Catalog, living: Callable[[], list[BackupId]]) -> Generator[None]:
+    """Says meanwhile that those backups are worked on."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            ids = living()
+            if not ids:
+                continue
+            try:
+                with catalog.transaction() as connection:
+                    rows.beat_backups(connection, ids)
+            except TenantryError as error:
+                _log.warning("the catalog did not hear that backups are under way", reason=str(error))
+
+    thread = threading.Thread(target=beat, name="backup-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
