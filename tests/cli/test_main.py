@@ -22,7 +22,7 @@ def test_help_names_every_command_of_the_contract(program: Program) -> None:
     assert commands == [
         "up", "demo", "init", "create", "list", "show", "url", "suspend", "resume", "rename", "delete", "undelete",
         "psql", "restore", "window", "log", "doctor", "usage", "worker", "migrate", "jobs", "branch", "snapshot",
-        "backup", "plan", "contact", "provider", "engine", "vault",
+        "backup", "plan", "contact", "provider", "engine", "vault", "generate",
     ]  # fmt: skip
 
 

@@ -131,6 +131,7 @@ def reset_command(name: Name, tenant: Tenant = None, data: Data = None, json: Js
 def delete_command(
     name: Name,
     yes: Yes = False,
+    missing_ok: Annotated[bool, typer.Option("--missing-ok", help="One that is not there is no error.")] = False,
     tenant: Tenant = None,
     data: Data = None,
     json: Json = False,
@@ -143,9 +144,16 @@ def delete_command(
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
         place = fleet.find_place(tenant)
-        if place is None:
-            raise NotFound(f"there is no branch {name!r}", next_step="there is no non-production project yet")
-        planned = plan_branch_deletion(place, name)
+        try:
+            if place is None:
+                raise NotFound(f"there is no branch {name!r}", next_step="there is no non-production project yet")
+            planned = plan_branch_deletion(place, name)
+        except NotFound as error:
+            if not missing_ok:
+                raise
+            output.document({"deleted": False, "branch": None})
+            output.say(f"nothing to delete: {error.message}")
+            return
         endpoint = "no endpoint" if planned.endpoint_id is None else f"endpoint {planned.endpoint_id}"
         what = (
             f"branch {planned.name} of {place.owner} (from {planned.parent}, {_size(planned.size_bytes)}, "

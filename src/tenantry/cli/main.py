@@ -11,12 +11,14 @@ import typer
 
 from tenantry.cli import (
     backup,
+    branch_comment,
     branches,
     contacts,
     demo,
     doctor,
     drift,
     engine,
+    generate,
     history,
     init,
     jobs,
@@ -93,10 +95,12 @@ for group in (
     usage,
     vault,
     worker,
+    generate,
 ):
     group.register(app)
 for command in (status, history, lint, drift):
     command.register(migrate.migrate)
+branch_comment.register(branches.branch)
 
 
 def run(arguments: Sequence[str]) -> int:

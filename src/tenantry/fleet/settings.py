@@ -220,6 +220,96 @@ class Prices(_Section):
     sent_gib: float = Field(default=0.0, ge=0, description="A GiB sent to clients.")
 
 
+class Drizzle(_Section):
+    """What `tenantry generate drizzle` writes: a configuration of drizzle-kit for each customer."""
+
+    configs: str = Field(default="configs", description="The folder that has a folder for each customer.")
+    schema_file: str = Field(default="src/db/schema.ts", description="The schema, one for all customers.")
+    out: str = Field(default="drizzle", description="Where drizzle-kit writes migrations.")
+    shared: bool = Field(default=False, description="One folder of migrations for all, instead of one for each.")
+    dotenv: bool = Field(default=True, description="Whether the configurations read a file .env.")
+
+
+class Github(_Section):
+    """What `tenantry generate github` writes into .github/workflows, and which secrets it sets."""
+
+    repository: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$", description="OWNER/NAME.")
+    branch: str = Field(default="main", min_length=1, description="Whose merges migrate the fleet.")
+    api_url: str = Field(default="https://api.github.com", description="GitHub's API; GitHub Enterprise has another.")
+    cell_url: str | None = Field(
+        default=None, description="The API that runners ask, with /api/v2; by default that of [cell]."
+    )
+    runs_on: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default=["ubuntu-24.04"], min_length=1, description="Labels of the runners."
+    )
+    python: str = Field(default="3.13", description="The Python that runners install.")
+    node: str = Field(default="22", description="The Node.js of runners, where drizzle-kit runs.")
+    install: str | None = Field(default=None, description="What pip installs; by default this version of tenantry.")
+    environment: str | None = Field(
+        default=None, min_length=1, description="The environment at GitHub that has the secrets; none: the repository."
+    )
+    secrets: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
+        default_factory=list,
+        description="Further secrets that workflows pass on: keys of providers, of a vault, of the catalog.",
+        examples=[["NEON_API_KEY", "TENANTRY_CATALOG_URL"]],
+    )
+    secret_per_customer: bool = Field(
+        default=False, description="A connection string for each customer too, as drizzle-kit needs them."
+    )
+    migrate_with: Literal["tenantry", "drizzle-kit", "off"] = Field(
+        default="tenantry", description="What migrates after a merge."
+    )
+    backup: Literal["fleet", "customer", "off"] = Field(
+        default="fleet", description="One workflow that backs everybody up, or one for each customer."
+    )
+    backup_cron: str = Field(default="17 2 * * *", description="When backups begin, in UTC.")
+    backup_shards: int = Field(default=1, ge=1, le=64, description="Runners that share the fleet between them.")
+    backup_minutes: int = Field(
+        default=300, ge=1, le=330, description="After so long a backup ends, and another job goes on with the rest."
+    )
+    pull_requests: bool = Field(default=True, description="A branch of the database for each pull request.")
+    pull_request_tenant: str | None = Field(
+        default=None, description="Whose branches these are; none: those of the non-production project."
+    )
+    pull_request_from: str | None = Field(default=None, description="Their parent; none: the default branch.")
+    pull_request_anonymized: bool = Field(default=False, description="Without personal data, by [anonymize].")
+    pull_request_expires: Span = Field(default="14d", description="When they go that nobody deletes.")
+    pull_request_command: str | None = Field(
+        default=None,
+        description="Run for each of them with its URL in DATABASE_URL: migrations, tests.",
+        examples=["npm ci && npx drizzle-kit migrate"],
+    )
+
+
+class Aws(_Section):
+    """What `tenantry generate aws` writes: who may use the bucket of your backups."""
+
+    account_id: str | None = Field(default=None, pattern=r"^\d{12}$", description="The account, twelve digits.")
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]+$", description="Where the bucket is.")
+    bucket: str | None = Field(
+        default=None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="By default that of the vault."
+    )
+    role: str = Field(
+        default="tenantry-backups", pattern=r"^[\w+=,.@-]{1,64}$", description="The role that GitHub's jobs take."
+    )
+    partition: str = Field(default="aws", pattern=r"^aws(-[a-z-]+)?$", description="aws, aws-cn or aws-us-gov.")
+    directory: str = Field(default="infra/tenantry", description="Where the files are written.")
+
+
+class Vercel(_Section):
+    """What `tenantry generate vercel` and `tenantry branch vercel` need to know."""
+
+    project: str | None = Field(default=None, pattern=r"^[\w.-]{1,100}$", description="The project's id or name.")
+    team: str | None = Field(default=None, pattern=r"^[\w.-]{1,100}$", description="The team's id, if it has one.")
+    api_url: str = Field(default="https://api.vercel.com", description="Vercel's API.")
+    variable: str = Field(
+        default="DATABASE_URL", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The variable of the branch's URL."
+    )
+    pooled_variable: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Another for the URL of the pooler."
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be configured."""
 
@@ -235,6 +325,10 @@ class Settings(BaseSettings):
     worker: Worker = Field(default_factory=Worker)
     backups: Backups = Field(default_factory=Backups)
     prices: Prices = Field(default_factory=Prices)
+    drizzle: Drizzle = Field(default_factory=Drizzle)
+    github: Github = Field(default_factory=Github)
+    aws: Aws = Field(default_factory=Aws)
+    vercel: Vercel = Field(default_factory=Vercel)
 
     @classmethod
     def settings_customise_sources(

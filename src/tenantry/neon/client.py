@@ -519,6 +519,9 @@ class NeonClient(Transport):
     def list_regions(self) -> list[shapes.Region]:
         return self.ask(shapes.RegionsResponse, "GET", "/regions").regions
 
+    def list_api_keys(self) -> list[shapes.ApiKeyItem]:
+        return self.ask(shapes.ApiKeyItems, "GET", "/api_keys").root
+
     def create_api_key(self, name: str) -> shapes.ApiKeyCreated:
         """The answer is the only time that the key is shown."""
         return self.ask(shapes.ApiKeyCreated, "POST", "/api_keys", body={"key_name": name})

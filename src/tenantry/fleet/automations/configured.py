@@ -1,0 +1,89 @@
+"""From what tenantry.toml says to what is generated. Pure, but for the name of this version."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import Final
+from urllib.parse import urlsplit
+
+from tenantry.errors import InvalidInput
+from tenantry.fleet.automations.drizzle import Layout
+from tenantry.fleet.automations.workflows import Choices, Jobs, PullRequests
+from tenantry.fleet.settings import Drizzle, Github, Settings
+
+_HOSTED: Final = re.compile(r"(ubuntu|macos|windows)-")
+"""How the labels of GitHub's own runners begin."""
+_LOOPBACK: Final = re.compile(r"(localhost|127\.[\d.]+|\[?::1\]?)")
+_CRON: Final = re.compile(r"[\d*,/-]+( [\d*,/A-Za-z-]+){4}")
+
+
+def layout_of(said: Drizzle) -> Layout:
+    return Layout(
+        configs=_inside("drizzle.configs", said.configs),
+        out=_inside("drizzle.out", said.out),
+        schema=_inside("drizzle.schema_file", said.schema_file),
+        shared=said.shared,
+        dotenv=said.dotenv,
+    )
+
+
+def choices_of(said: Settings, cell_url: str) -> Choices:
+    """Raises InvalidInput for what cannot work, before anything is written."""
+    github = said.github
+    _check(github, cell_url)
+    pull = PullRequests(
+        tenant=github.pull_request_tenant,
+        parent=github.pull_request_from,
+        anonymized=github.pull_request_anonymized,
+        expires=github.pull_request_expires,
+        command=github.pull_request_command,
+    )
+    return Choices(
+        jobs=Jobs(
+            cell_url=cell_url,
+            install=github.install or f"tenantry=={version('tenantry')}",
+            branch=github.branch,
+            runs_on_labels=github.runs_on,
+            python=github.python,
+            node=github.node,
+            environment=github.environment,
+            more_secrets=github.secrets,
+            backup_minutes=github.backup_minutes,
+        ),
+        migrate_with=github.migrate_with,
+        configs=str(_inside("drizzle.configs", said.drizzle.configs)),
+        backup=github.backup,
+        backup_cron=github.backup_cron,
+        backup_shards=github.backup_shards,
+        pull_requests=pull if github.pull_requests else None,
+    )
+
+
+def needs_key(said: Github) -> bool:
+    """Whether a workflow asks the fleet."""
+    return said.migrate_with == "tenantry" or said.backup != "off" or said.pull_requests
+
+
+def _check(github: Github, cell_url: str) -> None:
+    host = urlsplit(cell_url).hostname or ""
+    if _LOOPBACK.fullmatch(host) and any(_HOSTED.match(label) for label in github.runs_on):
+        raise InvalidInput(
+            f"GitHub's runners cannot reach a cell at {host}",
+            next_step="say cell_url in [github] of tenantry.toml, or runs_on for runners of your own",
+        )
+    if github.migrate_with == "drizzle-kit" and not github.secret_per_customer:
+        raise InvalidInput(
+            "drizzle-kit needs a connection string for each customer",
+            next_step='say secret_per_customer = true in [github], or migrate_with = "tenantry"',
+        )
+    if not _CRON.fullmatch(github.backup_cron):
+        raise InvalidInput(f"github.backup_cron: {github.backup_cron!r} is not like 17 2 * * *")
+
+
+def _inside(key: str, text: str) -> PurePosixPath:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise InvalidInput(f"{key}: {text!r} is not a place inside of the repository")
+    return path
