@@ -1,4 +1,4 @@
-"""``tenantry generate github|drizzle``: files and secrets, so that a repository looks after the fleet."""
+"""``tenantry generate github|aws|drizzle``: files and secrets, so that a repository looks after the fleet."""
 
 # ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
 from __future__ import annotations
@@ -119,6 +119,33 @@ def github_command(
             rotate=rotate, dry_run=dry_run,
         )  # fmt: skip
     write_out(output, place, changes, check=False, dry_run=dry_run, secrets=planned, rotate=rotate)
+
+
+@generate.command("aws")
+def aws_command(
+    repository: Repository = None,
+    root: Root = None,
+    check: Check = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Write who may use the bucket of backups: CloudFormation, Terraform and plain JSON, as [aws] says.
+
+    GitHub's jobs of this repository take a role that may list, read, write and delete in that bucket alone. Asks
+    nobody, and changes nothing at AWS: that is the command which it prints.
+    """
+    from tenantry.fleet.automations.aws import aws_files, next_commands
+    from tenantry.fleet.automations.configured import access_of, aws_directory
+    from tenantry.fleet.automations.files import plan_files
+    from tenantry.fleet.settings import load_settings
+
+    output, said, place = Output(json_wanted=json), load_settings(), the_root(root)
+    access, directory = access_of(said, the_repository(said, repository)), aws_directory(said)
+    write_out(output, place, plan_files(place, aws_files(access, directory)), check=check, dry_run=dry_run)
+    if not check and not json:
+        output.remark("then one of these; the role is " + access.role_arn)
+        for command in next_commands(access, directory):
+            output.remark(f"  {command}")
 
 
 def _set_secrets(

@@ -9,8 +9,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tenantry.errors import InvalidInput
+from tenantry.fleet.automations.aws import Access
 from tenantry.fleet.automations.drizzle import Layout
-from tenantry.fleet.automations.workflows import Choices, Jobs, PullRequests
+from tenantry.fleet.automations.workflows import AFTER_BACKUP_SECONDS, Choices, Jobs, PullRequests
 from tenantry.fleet.settings import Drizzle, Github, Settings
 
 _HOSTED: Final = re.compile(r"(ubuntu|macos|windows)-")
@@ -50,6 +51,8 @@ def choices_of(said: Settings, cell_url: str) -> Choices:
             node=github.node,
             environment=github.environment,
             more_secrets=github.secrets,
+            aws_role=_role(said),
+            aws_region=said.aws.region,
             backup_minutes=github.backup_minutes,
         ),
         migrate_with=github.migrate_with,
@@ -61,9 +64,41 @@ def choices_of(said: Settings, cell_url: str) -> Choices:
     )
 
 
+def access_of(said: Settings, repository: str) -> Access:
+    """Raises InvalidInput where the account or the bucket is not said."""
+    aws = said.aws
+    if aws.account_id is None:
+        raise InvalidInput("which account of AWS?", next_step="say account_id in [aws] of tenantry.toml: twelve digits")
+    bucket = aws.bucket
+    if bucket is None:
+        raise InvalidInput("which bucket?", next_step="say bucket in [aws] of tenantry.toml")
+    return Access(
+        repository=repository,
+        account_id=aws.account_id,
+        bucket=bucket,
+        role=aws.role,
+        region=aws.region,
+        branch=said.github.branch,
+        environment=said.github.environment,
+        partition=aws.partition,
+        session_seconds=said.github.backup_minutes * 60 + AFTER_BACKUP_SECONDS,
+    )
+
+
+def aws_directory(said: Settings) -> PurePosixPath:
+    return _inside("aws.directory", said.aws.directory)
+
+
 def needs_key(said: Github) -> bool:
     """Whether a workflow asks the fleet."""
     return said.migrate_with == "tenantry" or said.backup != "off" or said.pull_requests
+
+
+def _role(said: Settings) -> str | None:
+    """What backup jobs take where the vault is a bucket of the account that is said."""
+    if said.aws.account_id is None or said.aws.bucket is None:
+        return None
+    return f"arn:{said.aws.partition}:iam::{said.aws.account_id}:role/{said.aws.role}"
 
 
 def _check(github: Github, cell_url: str) -> None:

@@ -16,7 +16,7 @@ from tenantry.runtime.files import explained, make_directory, write_atomic
 
 MARK: Final = "Written by `tenantry generate"
 """What makes a file ours. The rest of the line tells readers how to make it theirs."""
-MARK_LINES_MAX: Final = 3
+MARK_LINES_MAX: Final = 6
 """The mark stands in one of the first lines, so that a text that speaks of it is not taken for ours."""
 FILE_BYTES_MAX: Final = 2**20
 FILES_MAX: Final = 20_000
@@ -33,6 +33,8 @@ class Wanted:
     path: PurePosixPath
     """From the root of the repository."""
     text: str
+    mark: str = MARK
+    """What makes one that is there ours, where the file has no room for a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,11 @@ def plan_files(root: Path, wanted: Iterable[Wanted], *, ours: Sequence[str] = ()
     """
     if not root.is_dir():
         raise InvalidInput(f"{root} is not a directory", next_step="name the root of your repository with --root")
-    texts = {each.path: each.text for each in wanted}
-    if len(texts) > FILES_MAX:
-        raise InvalidInput(f"{len(texts)} files would be written; {FILES_MAX} are the most")
-    changes = [_change(root, path, text) for path, text in texts.items()]
-    changes.extend(_left(root, ours, texts.keys()))
+    files = {each.path: each for each in wanted}
+    if len(files) > FILES_MAX:
+        raise InvalidInput(f"{len(files)} files would be written; {FILES_MAX} are the most")
+    changes = [_change(root, each) for each in files.values()]
+    changes.extend(_left(root, ours, files.keys()))
     return sorted(changes, key=lambda change: change.path)
 
 
@@ -93,13 +95,14 @@ def write_files(root: Path, changes: Iterable[Change]) -> None:
         write_atomic(place, change.after.encode(), mode=_MODE)
 
 
-def _change(root: Path, path: PurePosixPath, text: str) -> Change:
-    before = _read(root, path)
+def _change(root: Path, wanted: Wanted) -> Change:
+    path, text, before = wanted.path, wanted.text, _read(root, wanted.path)
     if before is None:
         return Change(path, "new", None, text)
     if before == text:
         return Change(path, "same", before, text)
-    return Change(path, "changed", before, text) if _is_ours(before) else Change(path, "theirs", before, before)
+    ours = _is_ours(before, wanted.mark)
+    return Change(path, "changed", before, text) if ours else Change(path, "theirs", before, before)
 
 
 def _left(root: Path, patterns: Sequence[str], wanted: Iterable[PurePosixPath]) -> Iterator[Change]:
@@ -109,12 +112,12 @@ def _left(root: Path, patterns: Sequence[str], wanted: Iterable[PurePosixPath]) 
             path = PurePosixPath(place.relative_to(root).as_posix())
             if path in known or not place.is_file() or place.is_symlink():
                 continue
-            if (text := _read(root, path)) is not None and _is_ours(text):
+            if (text := _read(root, path)) is not None and _is_ours(text, MARK):
                 yield Change(path, "gone", text, None)
 
 
-def _is_ours(text: str) -> bool:
-    return any(MARK in line for line in text.splitlines()[:MARK_LINES_MAX])
+def _is_ours(text: str, mark: str) -> bool:
+    return any(mark in line for line in text.splitlines()[:MARK_LINES_MAX])
 
 
 def _read(root: Path, path: PurePosixPath) -> str | None:

@@ -20,7 +20,8 @@ OURS: Final = (f"{FOLDER}/tenantry-*.yml",)
 KEY: Final = "TENANTRY_API_KEY"
 """The secret that opens the fleet: one, however many customers there are."""
 WORKFLOWS_MAX: Final = 1000
-_AWS_SECONDS_MAX: Final = 12 * 3600
+AFTER_BACKUP_SECONDS: Final = 25 * 60
+"""A job of backups is given this behind the time after which they end by themselves."""
 _COMMAND: Final = "github"
 
 
@@ -53,9 +54,13 @@ class Jobs:
         return [KEY, *(name for name in self.more_secrets if name != KEY)]
 
     @property
+    def backup_timeout_minutes(self) -> int:
+        return self.backup_minutes + AFTER_BACKUP_SECONDS // 60
+
+    @property
     def aws_seconds(self) -> int:
         """As long as a job may take, which is what the role must allow."""
-        return min((self.backup_minutes + 25) * 60, _AWS_SECONDS_MAX)
+        return self.backup_minutes * 60 + AFTER_BACKUP_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,269 @@
+"""``tenantry generate`` into a repository, and what it wrote carried out: real workflows' steps against a real cell."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..fleet.automations.runner import Runner
+from ..fleet.automations.stand_ins import GithubStandIn
+
+if TYPE_CHECKING:
+    from conftest import Operator, Query
+
+WORKFLOWS = Path(".github/workflows")
+pytestmark = pytest.mark.timeout(300)
+"""A workflow is many processes."""
+
+
+@pytest.fixture
+def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[GithubStandIn]:
+    with GithubStandIn() as stand_in:
+        monkeypatch.setenv("GITHUB_TOKEN", stand_in.TOKEN)
+        monkeypatch.setenv("GITHUB_API_URL", stand_in.url)
+        yield stand_in
+        assert stand_in.surprises == []
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout, in which the operator works."""
+    root = tmp_path / "app"
+    (root / ".git").mkdir(parents=True)
+    (root / "migrations").mkdir()
+    (root / "migrations" / "0001_one.sql").write_text("create table one (i int)")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def said(repository: Path) -> Callable[..., None]:
+    """Writes the repository's tenantry.toml: for runners of one's own, since the cell is on this machine."""
+
+    def write(text: str = "") -> None:
+        start = '[migrations]\ndir = "migrations"\n[github]\nrepository = "acme/app"\nruns_on = "self-hosted"\n'
+        (repository / "tenantry.toml").write_text(start + text)
+
+    return write
+
+
+@pytest.fixture
+def acme(operator: Operator, name: str) -> str:
+    return str(operator.json("create", name)["tenant"]["slug"])
+
+
+@pytest.fixture
+def runner(repository: Path, github: GithubStandIn) -> Callable[[], Runner]:
+    def make() -> Runner:
+        return Runner(
+            repository,
+            programs=Path(sys.executable).parent,
+            secrets=github.secrets[None],
+            environment={
+                "GITHUB_REPOSITORY": "acme/app",
+                "GITHUB_API_URL": github.url,
+                "GITHUB_TOKEN_OF_JOB": github.TOKEN,
+            },
+        )
+
+    return make
+
+
+def tree(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): path.read_text() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_written_twice_is_written_once_and_a_check_shows_what_differs(
+    operator: Operator, repository: Path, said: Callable[..., None]
+) -> None:
+    said()
+    missing = operator.do("generate", "github", "--check", code=1).stdout
+    assert "+++ b/.github/workflows/tenantry-migrate.yml" in missing
+    assert not (repository / WORKFLOWS).exists()
+    would = operator.do("generate", "github", "--dry-run").stdout
+    assert "would write .github/workflows/tenantry-backup.yml" in would
+    assert not (repository / WORKFLOWS).exists()
+
+    done = operator.do("generate", "github")
+    assert "wrote .github/workflows/tenantry-pull-request.yml" in done.stdout
+    assert "TENANTRY_API_KEY" in done.stderr
+    before = tree(repository)
+    assert "nothing to write" in operator.do("generate", "github").stdout
+    assert tree(repository) == before
+    assert operator.json("generate", "github", "--check")["diff"] == ""
+
+    migrate = repository / WORKFLOWS / "tenantry-migrate.yml"
+    migrate.write_text(migrate.read_text().replace("timeout-minutes: 350", "timeout-minutes: 5"))
+    differs = operator.json("generate", "github", "--check", code=1)
+    assert "-    timeout-minutes: 5" in differs["diff"] and "+    timeout-minutes: 350" in differs["diff"]
+    assert [each["state"] for each in differs["files"]].count("changed") == 1
+    assert "changed .github/workflows/tenantry-migrate.yml" in operator.do("generate", "github").stdout
+    assert tree(repository) == before
+
+
+def test_what_is_wanted_no_more_goes_and_what_was_made_ones_own_stays(
+    operator: Operator, repository: Path, said: Callable[..., None]
+) -> None:
+    said()
+    operator.do("generate", "github")
+    mine = repository / WORKFLOWS / "tenantry-migrate.yml"
+    mine.write_text(mine.read_text().partition("\n")[2] + "# mine\n")
+    foreign = repository / WORKFLOWS / "tenantry-of-somebody.yml"
+    foreign.write_text("name: Another\n")
+    said("pull_requests = false\n")
+    done = operator.do("generate", "github")
+    assert done.stdout == "removed .github/workflows/tenantry-pull-request.yml\n"
+    assert "left alone: .github/workflows/tenantry-migrate.yml" in done.stderr
+    assert mine.read_text().endswith("# mine\n") and foreign.read_text() == "name: Another\n"
+    operator.do("generate", "github", "--check")
+
+
+def test_a_loopback_cell_is_no_place_that_githubs_runners_reach(operator: Operator, repository: Path) -> None:
+    (repository / "tenantry.toml").write_text('[github]\nrepository = "acme/app"\n')
+    assert "cannot reach a cell at 127.0.0.1" in operator.do("generate", "github", code=2).stderr
+    assert not (repository / WORKFLOWS).exists()
+
+
+def test_the_fleets_key_is_sealed_for_github_and_renewed_on_demand(
+    operator: Operator, said: Callable[..., None], github: GithubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said('secrets = ["NEON_API_KEY"]\n')
+    missing = operator.do("generate", "github", "--secrets", code=1).stderr
+    assert "NEON_API_KEY is to be passed on, and not set here" in missing
+    assert github.secrets[None] == {}
+    monkeypatch.setenv("NEON_API_KEY", "napi_of_mine")
+    would = operator.do("generate", "github", "--secrets", "--dry-run").stdout
+    assert "would set TENANTRY_API_KEY" in would and github.secrets[None] == {}
+
+    done = operator.do("generate", "github", "--secrets")
+    first = github.secrets[None]["TENANTRY_API_KEY"]
+    assert github.secrets[None]["NEON_API_KEY"] == "napi_of_mine"
+    assert not any(secret in done.stdout + done.stderr for secret in (first, "napi_of_mine", github.TOKEN))
+    assert listed(operator, first) == 0
+    operator.do("generate", "github", "--secrets")
+    assert github.secrets[None]["TENANTRY_API_KEY"] == first
+
+    operator.do("generate", "github", "--secrets", "--rotate")
+    second = github.secrets[None]["TENANTRY_API_KEY"]
+    assert second != first
+    assert (listed(operator, second), listed(operator, first)) == (0, 1)
+
+
+def listed(operator: Operator, key: str) -> int:
+    """The exit code of somebody who has this key alone."""
+    environment = {"TENANTRY_API_URL": operator.cell.target.api_url, "TENANTRY_API_KEY": key, "TENANTRY_DATA": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "tenantry", "list", "--json"],
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"} | environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode
+
+
+def test_a_merge_migrates_everybody(
+    operator: Operator, query: Query, repository: Path, said: Callable[..., None], github: GithubStandIn,
+    runner: Callable[[], Runner], acme: str, name: str,
+) -> None:  # fmt: skip
+    said()
+    # Everybody is only this test's tenant: the cell has those of other tests too.
+    marker = f"t{re.sub(r'[^a-z0-9]', '', name.lower())}"
+    (repository / "migrations" / "0001_one.sql").write_text(f"create table if not exists {marker} (i int)")
+    operator.do("generate", "github", "--secrets")
+    workflow = repository / WORKFLOWS / "tenantry-migrate.yml"
+    text = workflow.read_text()
+    assert "run: tenantry migrate run\n" in text
+    workflow.write_text(text.replace("run: tenantry migrate run\n", f"run: tenantry migrate run --tenants {acme}\n"))
+    job = runner().run("tenantry-migrate.yml", "migrate", {})
+    assert job is not None and not job.failed, job
+    assert job.ran() == ["Install Tenantry", "Migrate every customer"]
+    assert query(operator.do("url", acme).stdout, f"select count(*) from {marker}") == [0]
+    again = runner().run("tenantry-migrate.yml", "migrate", {})
+    assert again is not None and not again.failed, again
+
+    (repository / "migrations" / "0002_two.sql").write_text("select 1/0")
+    broken = runner().run("tenantry-migrate.yml", "migrate", {})
+    assert broken is not None and broken.of("Migrate every customer").status == "failed"
+    assert "22012" in broken.of("Migrate every customer").output
+
+
+def pull_request(action: str, *, repository: str = "acme/app", user: str = "ann") -> dict[str, Any]:
+    head = {"repo": {"full_name": repository}}
+    return {"action": action, "pull_request": {"number": 12, "head": head, "user": {"login": user}}}
+
+
+def test_a_pull_request_has_a_branch_from_open_to_close(
+    operator: Operator, query: Query, said: Callable[..., None], github: GithubStandIn,
+    runner: Callable[[], Runner], acme: str,
+) -> None:  # fmt: skip
+    command = 'python -c "import os, psycopg; print(psycopg.connect(os.environ[\\"DATABASE_URL\\"]).info.dbname)"'
+    said(f"pull_request_tenant = {json.dumps(acme)}\npull_request_command = {json.dumps(command)}\n")
+    operator.do("generate", "github", "--secrets")
+    file, machine = "tenantry-pull-request.yml", runner()
+    query(operator.do("url", acme).stdout, "create table t (n int); insert into t values (1)")
+
+    opened = machine.run(file, "branch", pull_request("opened"))
+    assert opened is not None and not opened.failed, opened
+    assert opened.of("Make it anew after a push").status == "skipped"
+    assert "neondb" in opened.of("Use the branch").output
+    url = operator.do("branch", "url", "pr-12", "--tenant", acme).stdout
+    query(url, "insert into t values (2)")
+    comment = github.comments[12][0]["body"]
+    assert f"tenantry branch psql pr-12 --tenant {acme}" in comment
+    assert url.strip() not in comment and "postgresql://" not in comment
+
+    query(operator.do("url", acme).stdout, "insert into t values (3)")
+    pushed = machine.run(file, "branch", pull_request("synchronize"))
+    assert pushed is not None and not pushed.failed, pushed
+    assert sorted(query(url, "select n from t")) == [1, 3]
+    assert len(github.comments[12]) == 1
+
+    closed = machine.run(file, "gone", pull_request("closed"))
+    assert closed is not None and not closed.failed, closed
+    assert "no branch 'pr-12'" in operator.do("branch", "url", "pr-12", "--tenant", acme, code=1).stderr
+    assert [each["body"].partition("\n")[2] for each in github.comments[12]] == [
+        "The database of this pull request, branch `pr-12`, is gone with all that was in it."
+    ]
+    # Closed again, after it had expired for instance, is no failure.
+    again = machine.run(file, "gone", pull_request("closed"))
+    assert again is not None and not again.failed, again
+
+
+@pytest.mark.parametrize(
+    ("event", "job"),
+    [
+        (pull_request("opened", repository="somebody/app"), "branch"),
+        (pull_request("opened", user="dependabot[bot]"), "branch"),
+        (pull_request("closed"), "branch"),
+        (pull_request("closed", repository="somebody/app"), "gone"),
+        (pull_request("synchronize"), "gone"),
+    ],
+)
+def test_who_is_given_no_secrets_has_no_branch(
+    operator: Operator, said: Callable[..., None], runner: Callable[[], Runner], event: dict[str, Any], job: str
+) -> None:
+    said()
+    operator.do("generate", "github")
+    assert runner().run("tenantry-pull-request.yml", job, event) is None
+
+
+def test_drizzles_tree_follows_the_customers(
+    operator: Operator, repository: Path, acme: str, github: GithubStandIn
+) -> None:
+    done = operator.json("generate", "drizzle")
+    config = repository / "configs" / acme / "drizzle.config.ts"
+    variable = f"{acme.replace('-', '_').upper()}_DATABASE_URL"
+    text = config.read_text()
+    assert f'out: "./drizzle/{acme}",' in text and f"process.env.{variable}!" in text
+    assert {"path": f"configs/{acme}/drizzle.config.ts", "state": "new"} in done["files"]
+    operator.do("delete", acme, "--yes")
+    operator.do("generate", "drizzle")
+    assert not config.parent.exists()
