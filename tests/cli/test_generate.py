@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenantry.fleet.backups.keys import write_fleet_key
+
 from ..fleet.automations.runner import Runner
 from ..fleet.automations.stand_ins import GithubStandIn
 
@@ -39,6 +41,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / ".git").mkdir(parents=True)
     (root / "migrations").mkdir()
     (root / "migrations" / "0001_one.sql").write_text("create table one (i int)")
+    write_fleet_key(root / "backup.key")
     monkeypatch.chdir(root)
     return root
 
@@ -48,8 +51,9 @@ def said(repository: Path) -> Callable[..., None]:
     """Writes the repository's tenantry.toml: for runners of one's own, since the cell is on this machine."""
 
     def write(text: str = "") -> None:
+        vault = f'[backups]\nvault = "file://{repository.parent}/vault"\nkey_from = "file:backup.key"\n'
         start = '[migrations]\ndir = "migrations"\n[github]\nrepository = "acme/app"\nruns_on = "self-hosted"\n'
-        (repository / "tenantry.toml").write_text(start + text)
+        (repository / "tenantry.toml").write_text(vault + start + text)
 
     return write
 
@@ -145,6 +149,7 @@ def test_the_fleets_key_is_sealed_for_github_and_renewed_on_demand(
     done = operator.do("generate", "github", "--secrets")
     first = github.secrets[None]["TENANTRY_API_KEY"]
     assert github.secrets[None]["NEON_API_KEY"] == "napi_of_mine"
+    assert github.secrets[None]["TENANTRY_BACKUP_KEY"].startswith("tenantry_backup_")
     assert not any(secret in done.stdout + done.stderr for secret in (first, "napi_of_mine", github.TOKEN))
     assert listed(operator, first) == 0
     operator.do("generate", "github", "--secrets")

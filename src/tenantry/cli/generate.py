@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tenantry.fleet.automations.customers import Customer
     from tenantry.fleet.automations.files import Change
     from tenantry.fleet.automations.github_secrets import Secret
+    from tenantry.fleet.automations.workflows import Choices
     from tenantry.fleet.main import Fleet
     from tenantry.fleet.settings import Settings
 
@@ -94,9 +95,9 @@ def github_command(
     line you take away is yours and left alone.
     """
     from tenantry.cli.fleet import the_fleet
-    from tenantry.fleet.automations.configured import choices_of
+    from tenantry.fleet.automations.configured import choices_of, secrets_of
     from tenantry.fleet.automations.files import plan_files
-    from tenantry.fleet.automations.workflows import OURS, workflows
+    from tenantry.fleet.automations.workflows import KEY, OURS, workflows
     from tenantry.fleet.settings import load_settings
 
     output, said, place = Output(json_wanted=json), load_settings(), the_root(root)
@@ -106,7 +107,8 @@ def github_command(
         changes = plan_files(place, workflows(choices, ()), ours=OURS)
         write_out(output, place, changes, check=check, dry_run=dry_run)
         if not check:
-            _remind(output, choices.jobs.secrets)
+            _remind(output, [KEY, *secrets_of(choices)])
+            _warn(output, said)
         return
     with the_fleet(data) as fleet:
         customers = _customers(fleet)
@@ -115,10 +117,11 @@ def github_command(
             write_out(output, place, changes, check=check, dry_run=dry_run)
             return
         planned = _set_secrets(
-            output, fleet, said, customers, repository=repository, key_file=key_file, token_file=token_file,
+            output, fleet, said, choices, customers, repository=repository, key_file=key_file, token_file=token_file,
             rotate=rotate, dry_run=dry_run,
         )  # fmt: skip
     write_out(output, place, changes, check=False, dry_run=dry_run, secrets=planned, rotate=rotate)
+    _warn(output, said)
 
 
 @generate.command("aws")
@@ -152,6 +155,7 @@ def _set_secrets(
     output: Output,
     fleet: Fleet,
     said: Settings,
+    choices: Choices,
     customers: Sequence[Customer],
     *,
     repository: str | None,
@@ -161,7 +165,7 @@ def _set_secrets(
     dry_run: bool,
 ) -> Sequence[Secret]:
     from tenantry.cli.target import secret_of_file
-    from tenantry.fleet.automations.configured import needs_key
+    from tenantry.fleet.automations.configured import needs_key, secrets_of
     from tenantry.fleet.automations.github_api import Github
     from tenantry.fleet.automations.github_secrets import GivenKey, ProviderKeys, plan_secrets, set_secrets
 
@@ -180,7 +184,7 @@ def _set_secrets(
                 github.make_environment(environment)
         known = [] if environment is not None and dry_run else github.secret_names(environment)
         planned = plan_secrets(
-            github_said.secrets,
+            secrets_of(choices),
             customers if github_said.secret_per_customer else (),
             known,
             key_needed=needs_key(github_said),
@@ -192,7 +196,7 @@ def _set_secrets(
                 environment=environment,
                 keys=keys,
                 url_of=fleet.url,
-                variables=os.environ,
+                variables=os.environ | _backup_key(said, choices),
                 rotate=rotate,
                 on_set=lambda secret: output.remark(f"secret {secret.name} is set"),
             )
@@ -259,6 +263,21 @@ def _tell(output: Output, changes: Sequence[Change], *, check: bool, dry_run: bo
 def _remind(output: Output, names: Sequence[str]) -> None:
     if not output.json_wanted:
         output.remark(f"the workflows need the secrets {', '.join(names)}: --secrets sets them")
+
+
+def _warn(output: Output, said: Settings) -> None:
+    if said.github.backup != "off" and said.backups.vault is None:
+        output.remark("no backups: say where they go, vault in [backups] of tenantry.toml, and generate again")
+
+
+def _backup_key(said: Settings, choices: Choices) -> dict[str, str]:
+    """The fleet's key for backups where it lies in a file; elsewhere the environment has it."""
+    from tenantry.fleet.providers.secrets import read_secret
+
+    place = said.backups.key_from
+    if choices.backup == "off" or place.startswith("env:"):
+        return {}
+    return {choices.jobs.backup_key: read_secret(place, "for backups")}
 
 
 def _customers(fleet: Fleet) -> Sequence[Customer]:

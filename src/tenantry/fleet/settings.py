@@ -250,8 +250,13 @@ class Github(_Section):
     )
     secrets: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
         default_factory=list,
-        description="Further secrets that workflows pass on: keys of providers, of a vault, of the catalog.",
+        description="Further secrets that every job is given: keys of providers, the catalog's URL.",
         examples=[["NEON_API_KEY", "TENANTRY_CATALOG_URL"]],
+    )
+    backup_secrets: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
+        default_factory=list,
+        description="Further secrets that backups are given beside the fleet's key for them: those of a vault.",
+        examples=[["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]],
     )
     secret_per_customer: bool = Field(
         default=False, description="A connection string for each customer too, as drizzle-kit needs them."
@@ -260,7 +265,8 @@ class Github(_Section):
         default="tenantry", description="What migrates after a merge."
     )
     backup: Literal["fleet", "customer", "off"] = Field(
-        default="fleet", description="One workflow that backs everybody up, or one for each customer."
+        default="fleet",
+        description="One workflow that backs everybody up, or one for each customer; none without a vault.",
     )
     backup_cron: str = Field(default="17 2 * * *", description="When backups begin, in UTC.")
     backup_shards: int = Field(default=1, ge=1, le=64, description="Runners that share the fleet between them.")

@@ -20,10 +20,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import stamina
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tenantry.errors import Defect, InvalidInput, LimitReached, Locked, QuotaExceeded, TenantryError, Unavailable
-from tenantry.neon import shapes
 from tenantry.neon.errors import error_from_answer
 from tenantry.neon.pace import Pace, is_neons_cloud, route_of
 
@@ -42,7 +41,7 @@ _LAST_ATTEMPT_SECONDS: Final = 1.0
 _REPEATABLE: Final = frozenset({"GET", "PUT", "DELETE"})
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
-S = TypeVar("S", bound=shapes.Shape)
+S = TypeVar("S", bound=BaseModel)
 Query = Mapping[str, str | int | bool | None]
 JsonBody = Mapping[str, object]
 

@@ -102,13 +102,34 @@ def test_two_customers_of_one_variable_are_refused() -> None:
     ("said", "says"),
     [
         ({"backup_cron": "sometimes"}, "is not like 17 2"),
+        ({"backup_cron": "17 2 * *"}, "is not like 17 2"),
         ({"migrate_with": "drizzle-kit"}, "a connection string for each customer"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(said: dict[str, object], says: str) -> None:
-    settings = Settings.model_validate({"github": said})
+    settings = Settings.model_validate({"github": said, "backups": {"vault": "s3://acme-backups"}})
     with pytest.raises(InvalidInput, match=says):
         choices_of(settings, "https://db.example.com/api/v2")
+
+
+def test_backups_are_written_where_there_is_a_vault_that_runners_reach() -> None:
+    cell = "https://db.example.com/api/v2"
+    assert choices_of(Settings.model_validate({}), cell).backup == "off"
+    directory: dict[str, object] = {"backups": {"vault": "file:///var/backups"}}
+    with pytest.raises(InvalidInput, match="is gone with GitHub's runner"):
+        choices_of(Settings.model_validate(directory), cell)
+    own = choices_of(Settings.model_validate(directory | {"github": {"runs_on": "self-hosted"}}), cell)
+    assert own.backup == "fleet" and own.jobs.aws_role is None
+    said = {"backups": {"vault": "s3://acme-backups/x", "key_from": "file:/k"}, "aws": {"account_id": "123456789012"}}
+    bucket = choices_of(Settings.model_validate(said), cell)
+    assert bucket.jobs.aws_role == "arn:aws:iam::123456789012:role/tenantry-backups"
+    (text,) = [each.text for each in workflows(bucket, ()) if each.path.name == "tenantry-backup.yml"]
+    (step,) = [
+        step for step in yaml.safe_load(text)["jobs"]["backup"]["steps"] if step["name"] == "Back up"
+    ]  # fmt: skip
+    assert step["env"]["TENANTRY_BACKUPS__KEY_FROM"] == "env:TENANTRY_BACKUP_KEY"
+    assert step["env"]["TENANTRY_BACKUP_KEY"] == "${{ secrets.TENANTRY_BACKUP_KEY }}"
+    assert all("TENANTRY_BACKUP_KEY" not in each.text for each in workflows(bucket, ()) if each.text != text)
 
 
 def test_what_people_say_is_quoted_where_yaml_would_read_it_otherwise() -> None:

@@ -19,6 +19,8 @@ OURS: Final = (f"{FOLDER}/tenantry-*.yml",)
 """Where files of ours may be that are wanted no more. Each command has names of its own below it."""
 KEY: Final = "TENANTRY_API_KEY"
 """The secret that opens the fleet: one, however many customers there are."""
+BACKUP_KEY: Final = "TENANTRY_BACKUP_KEY"
+"""The secret that opens backups. Only those jobs are given it."""
 WORKFLOWS_MAX: Final = 1000
 AFTER_BACKUP_SECONDS: Final = 25 * 60
 """A job of backups is given this behind the time after which they end by themselves."""
@@ -39,6 +41,11 @@ class Jobs:
     node: str = "22"
     environment: str | None = None
     more_secrets: Sequence[str] = ()
+    backup_key: str = BACKUP_KEY
+    """The secret that has the fleet's key for backups."""
+    backup_key_said: bool = True
+    """Whether the settings in the repository say so already."""
+    more_backup_secrets: Sequence[str] = ()
     aws_role: str | None = None
     """The whole name (ARN) of the role that opens the bucket; None: the vault is opened by secrets, or is no bucket."""
     aws_region: str = "us-east-1"
@@ -52,6 +59,11 @@ class Jobs:
     @property
     def secrets(self) -> list[str]:
         return [KEY, *(name for name in self.more_secrets if name != KEY)]
+
+    @property
+    def backup_secrets(self) -> list[str]:
+        names = [self.backup_key, *self.more_backup_secrets]
+        return [name for name in names if name not in self.secrets]
 
     @property
     def backup_timeout_minutes(self) -> int:
