@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from tenantry.cli.main import run
+from tenantry.fleet.backups.keys import write_fleet_key
 from tenantry.neon.client import NeonClient
 from tenantry.neon.shapes import ProjectListItem
 from tenantry.testing.throwaway import ThrowawayCell
@@ -137,3 +138,21 @@ def query() -> Query:
 def name() -> str:
     """A customer that no other test has."""
     return f"Customer {secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="session")
+def fleet_key(new_workdir: Callable[[str], Path]) -> Path:
+    """The fleet's: the tests share a catalog, so they share it."""
+    path = new_workdir("key") / "fleet-key"
+    write_fleet_key(path)
+    return path
+
+
+@pytest.fixture
+def vault(workdir: Path, fleet_key: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory, named with the fleet's key by the environment."""
+    vault = workdir / "vault"
+    vault.mkdir()
+    monkeypatch.setenv("TENANTRY_BACKUPS__VAULT", f"file://{vault}")
+    monkeypatch.setenv("TENANTRY_BACKUPS__KEY_FROM", f"file:{fleet_key}")
+    return vault

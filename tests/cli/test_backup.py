@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tenantry.fleet.backups.keys import write_fleet_key
-
 if TYPE_CHECKING:
     from conftest import Operator, Query
-
-
-@pytest.fixture(scope="session")
-def key(new_workdir: Callable[[str], Path]) -> Path:
-    """The fleet's: the tests share a catalog, so they share it."""
-    path = new_workdir("key") / "fleet-key"
-    write_fleet_key(path)
-    return path
-
-
-@pytest.fixture
-def vault(workdir: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory, named with the fleet's key by the environment."""
-    vault = workdir / "vault"
-    vault.mkdir()
-    monkeypatch.setenv("TENANTRY_BACKUPS__VAULT", f"file://{vault}")
-    monkeypatch.setenv("TENANTRY_BACKUPS__KEY_FROM", f"file:{key}")
-    return vault
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from tenantry.cli import (
     up,
     usage,
     vault,
+    verify,
     window,
     worker,
 )
@@ -101,6 +102,7 @@ for group in (
 for command in (status, history, lint, drift):
     command.register(migrate.migrate)
 branch_comment.register(branches.branch)
+verify.register(backup.backup)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from tenantry.neon.ids import ProjectId
 
 if TYPE_CHECKING:
     from tenantry.fleet.backups.backups import Backups
+    from tenantry.fleet.backups.proofs import Proofs
 
 
 class BackedUpTenants:
@@ -79,4 +80,19 @@ def open_backups(catalog: Catalog, providers: Providers, vault: str | None = Non
         SchemaFingerprints(),
         provider_by_id=providers.by_id,
         tls_ca=said.tls_ca,
+    )
+
+
+def open_proofs(catalog: Catalog, providers: Providers, vault: str | None = None) -> Proofs:
+    """The same, for verifying. Raises InvalidInput, OperatorError."""
+    from tenantry.fleet.backups.proofs import Proofs
+    from tenantry.fleet.settings import load_settings
+    from tenantry.runtime.spans import parse_span
+
+    said = load_settings().backups
+    return Proofs(
+        open_backups(catalog, providers, vault),
+        within=parse_span(said.verify_within),
+        checks=said.verify_checks,
+        provider_by_id=providers.by_id,
     )

@@ -53,6 +53,8 @@ from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
     from tenantry.fleet.backups.backups import Backups
+    from tenantry.fleet.backups.proofs import Proofs
+    from tenantry.fleet.backups.report import Report
     from tenantry.fleet.catalog.backups import BackupRecord
     from tenantry.fleet.migrations.apply import Bounds
     from tenantry.fleet.migrations.birth import Births
@@ -243,6 +245,34 @@ class Fleet:
 
         tenant_id = None if name is None else find_tenant(self.catalog, name).id
         return list_backups(self.catalog, tenant_id, everything=everything, limit=limit)
+
+    def proofs(self, vault: str | None = None) -> Proofs:
+        """Of backups in the vault of tenantry.toml, or in this one. Raises InvalidInput, OperatorError."""
+        from tenantry.fleet.backed_up import open_proofs
+
+        return open_proofs(self.catalog, self.providers, vault)
+
+    def backup_report(self, slugs: builtins.list[str] | None = None) -> Report:
+        """How everybody, or these, stand with their backups. Asks the catalog alone."""
+        from tenantry.fleet.backups.proofs import make_report
+        from tenantry.fleet.settings import load_settings
+        from tenantry.runtime.spans import parse_span
+
+        said = load_settings().backups
+        if slugs is not None:
+            slugs = [find_tenant(self.catalog, slug).slug for slug in slugs]
+        return make_report(self.catalog, within=parse_span(said.verify_within), vault=said.vault, slugs=slugs)
+
+    def verify_backup(self, name: str) -> dict[str, object]:
+        """Restores the tenant's newest backup for proof, for a worker. Raises what kept it from being good."""
+        done = self.proofs().verify_one(name)
+        return {"backup": done.backup.id, "seconds": done.seconds}
+
+    def verify_due(self) -> builtins.list[str]:
+        """A pass: backups whose proof is due. Nothing where no vault is configured."""
+        from tenantry.fleet.settings import load_settings
+
+        return self.proofs().pass_() if load_settings().backups.vault else []
 
     # -- passes: each looks at the whole state, and can be run at any time and by anybody --------------------
 

@@ -222,7 +222,10 @@ class Backups:
     # -- list, open ------------------------------------------------------------------------------------------------
 
     def find(self, name: str, backup: str | None) -> BackupRecord:
-        """A tenant's good backup by its id or the beginning of it; None: the newest. Raises NotFound."""
+        """A tenant's backup by its id or the beginning of it; None: the newest that is not known to be damaged.
+
+        Raises NotFound.
+        """
         tenant, _, _ = self.around.tenants.ready(name)
         with self.around.catalog.transaction() as connection:
             good = rows.good_backups(connection, [tenant.id])
@@ -235,7 +238,7 @@ class Backups:
             )
         if backup is not None and len(found) > 1 and found[0].id != backup:
             raise InvalidInput(f"{backup} is the beginning of {len(found)} backups", next_step="say more of it")
-        return found[0]
+        return found[0] if backup is not None else next((each for each in found if each.doubted_at is None), found[0])
 
     def open(self, record: BackupRecord) -> OpenedBackup:
         """Raises NotFound, WrongKey, DamagedBackup, VaultError."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import psycopg
 
-from tenantry.errors import Conflict, InvalidInput, NotFound, OperatorError, TenantryError
+from tenantry.errors import Conflict, DamagedBackup, InvalidInput, NotFound, TenantryError
 from tenantry.fleet.backups import questions, restore_sql
 from tenantry.fleet.backups.contents import DatabaseContents, count_tables
 from tenantry.fleet.backups.load import load_dump
@@ -229,7 +229,7 @@ def _load(
     wrong = [table for table, count in wanted.items() if found.get(table) != count]
     if wrong:
         first = wrong[0]
-        raise OperatorError(
+        raise DamagedBackup(
             f"{name} is not what was backed up: {first} has {found.get(first, 'no')} rows, not {wanted[first]}"
             + (f", and {len(wrong) - 1} more tables differ" if len(wrong) > 1 else ""),
             next_step="restore from another backup, and report this",

@@ -50,6 +50,8 @@ class BackupRecord:
     unchanged_at: datetime | None
     failure: Mapping[str, object] | None
     verified_at: datetime | None
+    doubted_at: datetime | None
+    """When it was found not to be what was written; None: not so, as far as anybody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class Standing:
     keep: str | None
     """Its own, or its plan's."""
     good: BackupRecord | None
-    """The newest that is done."""
+    """The newest that is done, and was not found damaged."""
     tried_at: datetime | None
     """When the newest was begun, whatever came of it."""
 
@@ -244,13 +246,14 @@ def mark_deleting(connection: Connection, backup_id: BackupId) -> bool:
         return False
     # All good ones of the tenant are held, so that two who prune at once cannot delete each other's last one.
     good = connection.execute(
-        select(Backup.id, Backup.verified_at)
+        select(Backup.id, Backup.verified_at, Backup.doubted_at)
         .where(Backup.project_id == tenant_id, Backup.state == "done")
         .order_by(Backup.started_at.desc())
         .with_for_update()
     ).all()
     verified = next((row.id for row in good if row.verified_at is not None), None)
-    if not good or backup_id in (good[0].id, verified):
+    sound = next((row.id for row in good if row.doubted_at is None), None)
+    if not good or backup_id in (good[0].id, sound, verified):
         return False
     done = connection.execute(
         update(Backup)
@@ -264,17 +267,6 @@ def mark_deleting(connection: Connection, backup_id: BackupId) -> bool:
 def mark_deleted(connection: Connection, backup_id: BackupId) -> None:
     """Nothing of it is in the vault any more."""
     connection.execute(update(Backup).where(Backup.id == backup_id, Backup.state == "deleting").values(state="deleted"))
-
-
-def mark_verified(connection: Connection, backup_id: BackupId) -> bool:
-    """It was restored, compared, and is what it should be. False when it is not there any more."""
-    done = connection.execute(
-        update(Backup)
-        .where(Backup.id == backup_id, Backup.state == "done")
-        .values(verified_at=func.now())
-        .returning(Backup.id)
-    )
-    return done.one_or_none() is not None
 
 
 def forget_backups(connection: Connection, *, kept_days: int, limit: int) -> int:
@@ -320,7 +312,7 @@ def standings_page(
     """Ready tenants in the order of their slugs, with what they want and have."""
     newest = (
         select(_BACKUP)
-        .where(Backup.project_id == models.Project.id, Backup.state == "done")
+        .where(Backup.project_id == models.Project.id, Backup.state == "done", Backup.doubted_at.is_(None))
         .order_by(Backup.started_at.desc())
         .limit(1)
         .lateral("good")
@@ -390,4 +382,5 @@ def _record(row: RowMapping) -> BackupRecord:
         unchanged_at=row["unchanged_at"],
         failure=row["failure"],
         verified_at=row["verified_at"],
+        doubted_at=row["doubted_at"],
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 import psycopg
 
-REVISION: Final = "0010"
+REVISION: Final = "0011"
 """The newest revision in ``schema/versions``; a test compares it with what Alembic says."""
 VERSION_TABLE: Final = "tenantry_schema_version"
 """Not Alembic's usual name: operators may keep an Alembic of their own in the same database."""

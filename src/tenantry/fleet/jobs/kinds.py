@@ -13,6 +13,8 @@ from tenantry.fleet.tenants.create import Created
 
 MIGRATE_SECONDS_MAX: Final = 24 * 3600.0
 """A worker's part in a run of migrations; who has more to do is given a new one by `tenantry migrate resume`."""
+VERIFY_SECONDS_MAX: Final = 6 * 3600.0
+"""A large tenant's restore, from its vault to the last index."""
 SAID_MAX: Final = 100
 """Sentences that a pass's record keeps."""
 
@@ -92,6 +94,10 @@ class Verbs(Protocol):
 
     def resume(self, name: str) -> Tenant: ...
 
+    def verify_backup(self, name: str) -> Mapping[str, object]: ...
+
+    def verify_due(self) -> list[str]: ...
+
     def work_on(self, run_id: str) -> Mapping[str, object]: ...
 
     def finish_unfinished(self) -> list[str]: ...
@@ -113,6 +119,13 @@ def kinds(fleet: Verbs) -> tuple[Kind, ...]:
         Kind(name="suspend", work=lambda item: _named(fleet.suspend(item.subject)), of_tenants=True),
         Kind(name="resume", work=lambda item: _named(fleet.resume(item.subject)), of_tenants=True),
         Kind(
+            name="verify",
+            work=lambda item: fleet.verify_backup(item.subject),
+            of_tenants=True,
+            batch_items=1,
+            seconds_max=VERIFY_SECONDS_MAX,
+        ),
+        Kind(
             name="migrate",
             # The subject is the run's id and the number of the part: parts differ in nothing else.
             work=lambda item: fleet.work_on(item.subject.partition("/")[0]),
@@ -130,6 +143,7 @@ def passes(fleet: Verbs) -> tuple[Pass, ...]:
         Pass("mend_drift", "23 * * * *", fleet.mend_drift),
         Pass("forget_old_events", "41 3 * * *", fleet.forget_old_events),
         Pass("collect_usage", "7 * * * *", fleet.collect_usage),
+        Pass("verify_backups", "*/30 * * * *", fleet.verify_due, seconds_max=VERIFY_SECONDS_MAX),
         Pass("prune_jobs", "17 * * * *", fleet.jobs.prune),
     )
 

@@ -6,7 +6,7 @@ anything and is part of the provider's project name, so that a project whose row
 (docs/decisions/0002).
 """
 
-from tenantry.fleet.catalog.models.backups import Backup, BackupSchedule, TenantKey
+from tenantry.fleet.catalog.models.backups import Backup, BackupSchedule, BackupVerification, TenantKey
 from tenantry.fleet.catalog.models.base import Base
 from tenantry.fleet.catalog.models.fleet import (
     HOME_PROVIDER,
@@ -44,6 +44,7 @@ __all__ = [
     "HOME_PROVIDER",
     "Backup",
     "BackupSchedule",
+    "BackupVerification",
     "Base",
     "Contact",
     "Customer",

@@ -76,6 +76,8 @@ class Backup(Base):
     failure: Mapped[dict[str, object] | None] = mapped_column(JSONB())
     verified_at: Mapped[datetime | None]
     """When it was last restored, compared and found to be what it should be."""
+    doubted_at: Mapped[datetime | None]
+    """When it was last found to be something else: damaged, or not what its manifest says. Such a one is not good."""
 
 
 class BackupSchedule(Base):
@@ -90,3 +92,38 @@ class BackupSchedule(Base):
     """Such as ``14d`` or ``daily=7 weekly=4``; None: as the plan says."""
     set_at: Mapped[datetime] = mapped_column(server_default=NOW)
     set_by: Mapped[str]
+
+
+class BackupVerification(Base):
+    """One backup restored for proof: ``running -> passed | failed | broken``.
+
+    Written before its project is made, which holds a customer's data: whoever comes later finds the project of one that
+    died, and deletes it. ``failed`` is the backup's fault, or its content's; ``broken`` is nobody's who it is about.
+    """
+
+    __tablename__ = "backup_verification"
+    __table_args__ = (
+        CheckConstraint("state IN ('running', 'passed', 'failed', 'broken')", name="state"),
+        CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished_at"),
+        Index("backup_verification_backup_id_idx", "backup_id", text("started_at DESC")),
+        Index("backup_verification_running_key", "backup_id", unique=True, postgresql_where=text("state = 'running'")),
+        Index("backup_verification_provider_id_idx", "provider_id"),
+        Index("backup_verification_uncleared_idx", "started_at", postgresql_where=text("NOT cleared")),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    """The name of its project ends with it."""
+    backup_id: Mapped[str] = mapped_column(ForeignKey("backup.id", ondelete="CASCADE"))
+    provider_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("provider.id"))
+    state: Mapped[str] = mapped_column(server_default=text("'running'"))
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    started_by: Mapped[str]
+    seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    finished_at: Mapped[datetime | None]
+    seconds: Mapped[float | None]
+    """How long the restore took, from an empty project to the last row."""
+    proof: Mapped[dict[str, object] | None] = mapped_column(JSONB())
+    """What was compared, and what came of it."""
+    failure: Mapped[dict[str, object] | None] = mapped_column(JSONB())
+    cleared: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether its project is gone."""
