@@ -83,6 +83,22 @@ async def test_time_is_known_this_moment_and_compute_is_time_by_size(tenant: Any
         assert (await usage(one)).active_time_seconds == asleep.active_time_seconds
 
 
+async def test_when_somebody_was_last_there_is_known_at_once_and_sleep_changes_nothing_about_it(tenant: Any) -> None:
+    async with tenant() as one:
+        instances: Instances = one.bare.context.instances
+        endpoint = await endpoint_of(one)
+        lease = await instances.lease(endpoint.id, "somebody")
+        there = (await usage(one)).last_active_at
+        assert there < (await usage(one)).last_active_at, "somebody is there"
+        instances.release(endpoint.id, lease.id)
+        gone = (await usage(one)).last_active_at
+        assert gone > there
+        assert (await usage(one)).last_active_at == gone
+        await one.sleep()
+        assert (await usage(one)).last_active_at == gone
+        assert (await one.cell.branch_usage([one.main]))[one.main].last_active_at == gone
+
+
 async def test_a_crash_of_the_instance_counts_nothing_twice(tenant: Any) -> None:
     async with tenant() as one:
         await one.run(WRITE)

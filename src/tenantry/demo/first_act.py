@@ -20,7 +20,6 @@ UNLUCKY: Final = "talent-biz"
 SUSPEND_SECONDS: Final = 1
 """Idle tenants sleep sooner than anybody would want in earnest, so that the audience can watch."""
 TASKS: Final = 250
-SLEEP_SECONDS_MAX: Final = 30.0
 
 
 class FirstAct:
@@ -71,10 +70,7 @@ class FirstAct:
             f"Nobody connects for {SUSPEND_SECONDS} s, and they go to sleep: no process, no memory, no cost"
         )
         with self._teller.timed("all four asleep, after the last query"):
-            deadline = time.monotonic() + SLEEP_SECONDS_MAX
-            while self._awake():
-                expect(time.monotonic() < deadline, f"all tenants sleep within {SLEEP_SECONDS_MAX:.0f} s")
-                time.sleep(0.1)
+            self._teller.wait_until_asleep()
         self._teller.say(f"{len(CUSTOMERS)} asleep")
 
     def wake(self) -> None:
@@ -88,13 +84,10 @@ class FirstAct:
         self._teller.say(f"acme-corp    {TASKS} tasks, all there  {self._teller.last}")
         with self._teller.timed("the same once more, awake"), self._teller.connect("acme-corp") as connection:
             connection.execute("select 1")
-        self._teller.say(f"awake now: {', '.join(self._awake())}; the others sleep on")
+        self._teller.say(f"awake now: {', '.join(self._teller.awake())}; the others sleep on")
 
     def _slugs(self) -> list[str]:
         return [str(tenant.slug) for tenant in self._fleet.list()]
-
-    def _awake(self) -> list[str]:
-        return [slug for slug in self._slugs() if any(e.state != "idle" for e in self._fleet.show(slug).endpoints)]
 
 
 def _only_first(folder: Path, into: Path) -> Path:

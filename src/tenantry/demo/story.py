@@ -1,4 +1,4 @@
-"""The story in four acts, on a throwaway cell and fleet; and how to go on where it is kept."""
+"""The story in five acts, on a throwaway cell and fleet; and how to go on where it is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tenantry.demo.backup_act import BackupAct
 from tenantry.demo.first_act import SUSPEND_SECONDS, FirstAct
 from tenantry.demo.rollout_act import RolloutAct
 from tenantry.demo.second_act import SecondAct
@@ -26,7 +27,7 @@ def tell(*, keep: bool) -> None:
         with open_fleet(target.api_url, target.api_key, target.catalog_url, api_ca=target.api_ca) as fleet:
             teller = Teller(console, fleet, folder)
             teller.note("a cell and its catalog from nothing (first start ever)", stage.ready_seconds)
-            for act in (FirstAct(teller), RolloutAct(teller), SecondAct(teller), ThirdAct(teller)):
+            for act in (FirstAct(teller), RolloutAct(teller), SecondAct(teller), ThirdAct(teller), BackupAct(teller)):
                 for scene in act.scenes:
                     scene()
             teller.summary()

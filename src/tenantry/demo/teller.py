@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import psycopg
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.table import Table
 
 from tenantry.errors import Defect
 from tenantry.fleet.main import Fleet
+
+SLEEP_SECONDS_MAX: Final = 30.0
 
 
 class Teller:
@@ -47,6 +50,16 @@ class Teller:
 
     def connect(self, slug: str) -> psycopg.Connection[tuple[object, ...]]:
         return connect(self.fleet.url(slug))
+
+    def awake(self) -> list[str]:
+        slugs = [str(tenant.slug) for tenant in self.fleet.list()]
+        return [slug for slug in slugs if any(each.state != "idle" for each in self.fleet.show(slug).endpoints)]
+
+    def wait_until_asleep(self) -> None:
+        deadline = time.monotonic() + SLEEP_SECONDS_MAX
+        while self.awake():
+            expect(time.monotonic() < deadline, f"all tenants sleep within {SLEEP_SECONDS_MAX:.0f} s")
+            time.sleep(0.1)
 
     def summary(self) -> None:
         self._console.print()

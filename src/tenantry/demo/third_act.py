@@ -10,7 +10,14 @@ from typing import Final
 
 from tenantry.demo.teller import Teller, connect, expect, shown
 from tenantry.errors import InvalidInput
-from tenantry.fleet.providers.manage import add_provider, define_residency, reach, serve_region
+from tenantry.fleet.providers.manage import (
+    add_provider,
+    define_residency,
+    plan_removal,
+    reach,
+    remove_provider,
+    serve_region,
+)
 from tenantry.fleet.providers.secrets import secret_place
 from tenantry.fleet.settings import Prices
 from tenantry.fleet.tenants.create_many import create_many
@@ -94,6 +101,7 @@ class ThirdAct:
                 expect(False, "a European customer is not put elsewhere")
             self._fleet.collect_usage()
             self._fleet.delete(tenant.slug, grace=timedelta())
+            remove_provider(self._fleet.catalog, plan_removal(self._fleet.catalog, "eu"))
 
     def bill(self) -> None:
         self._teller.scene("What each customer has used so far, and what that costs")

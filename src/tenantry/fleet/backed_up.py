@@ -64,8 +64,10 @@ class SchemaFingerprints:
         return fingerprint.read_schema(connection).fingerprint
 
 
-def open_backups(catalog: Catalog, providers: Providers, vault: str | None = None) -> Backups:
-    """With the vault of ``[backups]``, or this one. Asks nobody yet. Raises InvalidInput, OperatorError."""
+def open_backups(
+    catalog: Catalog, providers: Providers, vault: str | None = None, *, key_from: str | None = None
+) -> Backups:
+    """With the vault and the fleet's key of ``[backups]``, or these. Asks nobody yet. Raises OperatorError."""
     from tenantry.fleet.backups.backups import Backups
     from tenantry.fleet.backups.keys import read_fleet_keys
     from tenantry.fleet.backups.open import open_configured
@@ -76,7 +78,7 @@ def open_backups(catalog: Catalog, providers: Providers, vault: str | None = Non
         catalog,
         BackedUpTenants(catalog, providers),
         open_configured(said, vault),
-        read_fleet_keys(said.key_from),
+        read_fleet_keys(key_from or said.key_from),
         SchemaFingerprints(),
         provider_by_id=providers.by_id,
         tls_ca=said.tls_ca,

@@ -231,11 +231,11 @@ class Fleet:
     def mend(self, drifted: Drifted) -> Tenant:
         return mend(self.catalog, self.provider_of, drifted)
 
-    def backups(self, vault: str | None = None) -> Backups:
+    def backups(self, vault: str | None = None, *, key_from: str | None = None) -> Backups:
         """Over the vault of tenantry.toml, or this one. Raises InvalidInput, OperatorError."""
         from tenantry.fleet.backed_up import open_backups
 
-        return open_backups(self.catalog, self.providers, vault)
+        return open_backups(self.catalog, self.providers, vault, key_from=key_from)
 
     def list_backups(
         self, name: str | None, *, everything: bool = False, limit: int = 50

@@ -60,6 +60,15 @@ def test_without_regions_everything_goes_home_as_it_always_did(catalog: Catalog)
         create(catalog, "c", residency="eu")
 
 
+def test_when_the_last_that_served_a_region_is_gone_home_takes_tenants_again(catalog: Catalog) -> None:
+    other = add(catalog, "other", "eu-central-1")
+    with catalog.transaction() as connection:
+        providers.remove_provider(connection, other)
+    assert create(catalog, "b") == HOME_PROVIDER
+    with pytest.raises(InvalidInput):
+        create(catalog, "c", region="eu-central-1")
+
+
 def test_a_capacity_holds_also_when_many_are_placed_at_once(catalog: Catalog) -> None:
     one, two = add(catalog, "one", "eu-1", projects_max=3), add(catalog, "two", "eu-1", projects_max=2)
     gate = threading.Barrier(4)

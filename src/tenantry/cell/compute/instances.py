@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from typing import Final, LiteralString
 
 import structlog
@@ -122,6 +123,16 @@ class Instances:
             started_at=instance.started_at or endpoint.started_at,
             last_active=self._clock.now() if instance.leases else instance.last_active or endpoint.last_active,
         )
+
+    def last_active(self) -> dict[EndpointId, tuple[Facts, datetime]]:
+        """Of all that ran since this control process began: when somebody was last there. What is stored says so only
+        once they sleep."""
+        now = self._clock.now()
+        return {
+            endpoint_id: (instance.facts, now if instance.leases else instance.last_active)
+            for endpoint_id, instance in self._known.items()
+            if instance.facts is not None and instance.last_active is not None
+        }
 
     # -- waking ------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ async def usage_of_projects(
     now = context.clock.now()
     start, _ = period_of(now)
     running = [reading for reading in context.instances.readings() if reading.project_id in wanted]
+    here = [(facts.project.id, last) for facts, last in context.instances.last_active().values()]
 
     def look(tables: Tables) -> dict[ProjectId, Usage]:
         sums = with_running(
@@ -45,7 +46,7 @@ async def usage_of_projects(
         )
         stored = tables.meters.sizes_of_projects(project_ids)
         largest = tables.meters.largest_branches(project_ids)
-        last = tables.meters.last_active("project_id", project_ids)
+        last = _latest(tables.meters.last_active("project_id", project_ids), here)
         found = {
             project_id: replace(
                 _usage(sums.get(project_id, Amounts()), last.get(project_id)),
@@ -70,15 +71,23 @@ async def usage_of_branches(context: Context, branch_ids: Sequence[BranchId]) ->
     wanted = set(branch_ids)
     start, _ = period_of(context.clock.now())
     running = [reading for reading in context.instances.readings() if reading.branch_id in wanted]
+    here = [(facts.branch.id, last) for facts, last in context.instances.last_active().values()]
 
     def look(tables: Tables) -> dict[BranchId, Usage]:
         sums = with_running(
             tables, tables.meters.sums_of_branches(branch_ids, start), running, start, lambda found: found.branch_id
         )
-        last = tables.meters.last_active("branch_id", branch_ids)
+        last = _latest(tables.meters.last_active("branch_id", branch_ids), here)
         return {branch_id: _usage(amounts, last.get(branch_id)) for branch_id, amounts in sums.items()}
 
     return await context.state.read(look)
+
+
+def _latest(stored: Mapping[str, datetime], here: Iterable[tuple[str, datetime]]) -> dict[str, datetime]:
+    found = dict(stored)
+    for key, last in here:
+        found[key] = max(last, found.get(key, last))
+    return found
 
 
 def with_running(

@@ -35,13 +35,24 @@ def is_unchanged(then: Mapping[str, object] | None, now: Mapping[str, object] | 
 
 
 def activity_after(provider: Provider, project_id: ProjectId) -> dict[str, object] | None:
-    """What it tells now; None where it tells nothing, or not just now. Wakes nobody."""
+    """What it tells twice in a row, and so goes on to tell; None where it tells nothing, or somebody is there still.
+
+    A provider may hear of the end of a session after whoever has ended it. Wakes nobody.
+    """
     if "suspend" not in provider.features:
         return None
+    deadline = time.monotonic() + LEAVING_SECONDS_MAX
+    before = None
     try:
-        return activity_of(provider.api("suspend").get_project(project_id).compute_last_active_at)
+        while time.monotonic() < deadline:
+            now = activity_of(provider.api("suspend").get_project(project_id).compute_last_active_at)
+            if now is None or now == before:
+                return now
+            before = now
+            time.sleep(_POLL_SECONDS)
     except TenantryError:
-        return None
+        pass
+    return None
 
 
 def quiet_since(session: psycopg.Connection, transaction: str) -> bool:

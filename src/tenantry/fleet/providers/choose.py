@@ -35,6 +35,8 @@ def choose_place(connection: Connection, *, region: str | None, residency: str |
     if rule is None and not providers.regions(connection):
         return Place(ProviderId(HOME_PROVIDER), region)
     servings = providers.hold_servings(connection, region=region)
+    if rule is None and region is None and not servings:
+        return Place(ProviderId(HOME_PROVIDER), None)  # regions are defined, and nobody serves one (any more)
     if region is not None and not servings:
         # Nothing is held, and what there is makes the better refusal.
         servings = providers.servings(connection)
