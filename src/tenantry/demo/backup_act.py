@@ -10,8 +10,10 @@ from typing import Final
 from tenantry.demo.teller import Teller, connect, expect, shown
 from tenantry.fleet.backups.backups import Backups
 from tenantry.fleet.backups.keys import write_fleet_key
+from tenantry.fleet.backups.proofs import Proofs, TenantVerified
 
 VICTIM: Final = "acme-corp"
+VERIFIED: Final = (VICTIM, "payroll-inc", "finance-co", "talent-biz")
 BROUGHT_BACK: Final = "ACME Corp as it was"
 JOBS: Final = 4
 _COUNT: Final = "select count(*) from tasks"
@@ -30,8 +32,10 @@ class BackupAct:
         with tempfile.TemporaryDirectory(prefix="tenantry-demo-vault-") as folder:
             key = Path(folder) / "key"
             write_fleet_key(key)
-            backups = self._fleet.backups(f"file://{folder}/vault", key_from=f"file:{key}")
+            vault, key_from = f"file://{folder}/vault", f"file:{key}"
+            backups = self._fleet.backups(vault, key_from=key_from)
             self._take(backups)
+            self._verify(self._fleet.proofs(vault, key_from=key_from))
             self._restore(backups)
 
     def _take(self, backups: Backups) -> None:
@@ -47,6 +51,19 @@ class BackupAct:
         self._teller.note("the next night, when nobody has changed", again.seconds)
         self._teller.say(f"the next night: {again.unchanged} unchanged and left asleep  {shown(again.seconds)}")
         expect(again.unchanged == done.taken, "nobody is backed up again who has not changed")
+
+    def _verify(self, proofs: Proofs) -> None:
+        self._teller.scene("A backup counts when it was restored: into throwaway projects, everything compared")
+
+        def tell(done: TenantVerified) -> None:
+            proof = done.verified and done.verified.proof
+            expect(proof is not None, f"the backup of {done.tenant} is good: {done.error}")
+            if proof is not None:
+                self._teller.say(f"{done.tenant:<12} verified: {proof.rows} rows in {proof.tables} tables")
+
+        with self._teller.timed(f"verify {len(VERIFIED)} backups"):
+            summary = proofs.verify(VERIFIED, jobs=JOBS, tell=tell)
+        expect(summary.passed == len(VERIFIED), "every backup restores")
 
     def _restore(self, backups: Backups) -> None:
         self._teller.scene(f"{VICTIM} is lost; its backup becomes a new tenant, counted before it is called restored")

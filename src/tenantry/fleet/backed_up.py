@@ -85,7 +85,9 @@ def open_backups(
     )
 
 
-def open_proofs(catalog: Catalog, providers: Providers, vault: str | None = None) -> Proofs:
+def open_proofs(
+    catalog: Catalog, providers: Providers, vault: str | None = None, *, key_from: str | None = None
+) -> Proofs:
     """The same, for verifying. Raises InvalidInput, OperatorError."""
     from tenantry.fleet.backups.proofs import Proofs
     from tenantry.fleet.settings import load_settings
@@ -93,7 +95,7 @@ def open_proofs(catalog: Catalog, providers: Providers, vault: str | None = None
 
     said = load_settings().backups
     return Proofs(
-        open_backups(catalog, providers, vault),
+        open_backups(catalog, providers, vault, key_from=key_from),
         within=parse_span(said.verify_within),
         checks=said.verify_checks,
         provider_by_id=providers.by_id,

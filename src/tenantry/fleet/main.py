@@ -246,11 +246,11 @@ class Fleet:
         tenant_id = None if name is None else find_tenant(self.catalog, name).id
         return list_backups(self.catalog, tenant_id, everything=everything, limit=limit)
 
-    def proofs(self, vault: str | None = None) -> Proofs:
+    def proofs(self, vault: str | None = None, *, key_from: str | None = None) -> Proofs:
         """Of backups in the vault of tenantry.toml, or in this one. Raises InvalidInput, OperatorError."""
         from tenantry.fleet.backed_up import open_proofs
 
-        return open_proofs(self.catalog, self.providers, vault)
+        return open_proofs(self.catalog, self.providers, vault, key_from=key_from)
 
     def backup_report(self, slugs: builtins.list[str] | None = None) -> Report:
         """How everybody, or these, stand with their backups. Asks the catalog alone."""
