@@ -15,7 +15,7 @@ import pytest
 from tenantry.fleet.backups.keys import write_fleet_key
 
 from ..fleet.automations.runner import Runner
-from ..fleet.automations.stand_ins import GithubStandIn
+from ..fleet.automations.stand_ins import GithubStandIn, VercelStandIn
 
 if TYPE_CHECKING:
     from conftest import Operator, Query
@@ -30,6 +30,14 @@ def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[GithubStandIn]:
     with GithubStandIn() as stand_in:
         monkeypatch.setenv("GITHUB_TOKEN", stand_in.TOKEN)
         monkeypatch.setenv("GITHUB_API_URL", stand_in.url)
+        yield stand_in
+        assert stand_in.surprises == []
+
+
+@pytest.fixture
+def vercel(monkeypatch: pytest.MonkeyPatch) -> Iterator[VercelStandIn]:
+    with VercelStandIn() as stand_in:
+        monkeypatch.setenv("VERCEL_TOKEN", stand_in.TOKEN)
         yield stand_in
         assert stand_in.surprises == []
 
@@ -201,17 +209,24 @@ def test_a_merge_migrates_everybody(
 
 
 def pull_request(action: str, *, repository: str = "acme/app", user: str = "ann") -> dict[str, Any]:
-    head = {"repo": {"full_name": repository}}
+    head = {"repo": {"full_name": repository}, "ref": "feature/x"}
     return {"action": action, "pull_request": {"number": 12, "head": head, "user": {"login": user}}}
 
 
-def test_a_pull_request_has_a_branch_from_open_to_close(
-    operator: Operator, query: Query, said: Callable[..., None], github: GithubStandIn,
+def test_a_pull_request_and_its_preview_have_a_branch_from_open_to_close(
+    operator: Operator, query: Query, said: Callable[..., None], github: GithubStandIn, vercel: VercelStandIn,
     runner: Callable[[], Runner], acme: str,
 ) -> None:  # fmt: skip
     command = 'python -c "import os, psycopg; print(psycopg.connect(os.environ[\\"DATABASE_URL\\"]).info.dbname)"'
-    said(f"pull_request_tenant = {json.dumps(acme)}\npull_request_command = {json.dumps(command)}\n")
-    operator.do("generate", "github", "--secrets")
+    said(
+        f"pull_request_tenant = {json.dumps(acme)}\npull_request_command = {json.dumps(command)}\n"
+        f'[vercel]\nproject = "shop"\nteam = "{vercel.TEAM}"\napi_url = "{vercel.url}"\n'
+    )
+    assert "wrote .github/workflows/tenantry-pull-request.yml" in operator.do("generate", "vercel").stdout
+    assert "wrote .github/workflows/tenantry-migrate.yml" in operator.do("generate", "github", "--secrets").stdout
+    assert github.secrets[None]["VERCEL_TOKEN"] == vercel.TOKEN
+    operator.do("generate", "vercel", "--check")
+    vercel.deployed("feature/x")
     file, machine = "tenantry-pull-request.yml", runner()
     query(operator.do("url", acme).stdout, "create table t (n int); insert into t values (1)")
 
@@ -221,6 +236,8 @@ def test_a_pull_request_has_a_branch_from_open_to_close(
     assert "neondb" in opened.of("Use the branch").output
     url = operator.do("branch", "url", "pr-12", "--tenant", acme).stdout
     query(url, "insert into t values (2)")
+    assert vercel.of("feature/x") == {"DATABASE_URL": url.strip()}
+    assert len(vercel.deployments) == 2
     comment = github.comments[12][0]["body"]
     assert f"tenantry branch psql pr-12 --tenant {acme}" in comment
     assert url.strip() not in comment and "postgresql://" not in comment
@@ -230,6 +247,7 @@ def test_a_pull_request_has_a_branch_from_open_to_close(
     assert pushed is not None and not pushed.failed, pushed
     assert sorted(query(url, "select n from t")) == [1, 3]
     assert len(github.comments[12]) == 1
+    assert len(vercel.deployments) == 2
 
     closed = machine.run(file, "gone", pull_request("closed"))
     assert closed is not None and not closed.failed, closed
@@ -237,6 +255,7 @@ def test_a_pull_request_has_a_branch_from_open_to_close(
     assert [each["body"].partition("\n")[2] for each in github.comments[12]] == [
         "The database of this pull request, branch `pr-12`, is gone with all that was in it."
     ]
+    assert vercel.variables == []
     # Closed again, after it had expired for instance, is no failure.
     again = machine.run(file, "gone", pull_request("closed"))
     assert again is not None and not again.failed, again

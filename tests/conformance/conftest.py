@@ -135,7 +135,7 @@ def pip_install() -> Callable[..., Path]:
     """The same for packages of Python, kept apart from our own environment."""
 
     def install(*packages: str) -> Path:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile"]
         return _once(
             "site-packages",
             packages,

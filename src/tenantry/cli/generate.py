@@ -1,4 +1,7 @@
-"""``tenantry generate github|aws|drizzle``: files and secrets, so that a repository looks after the fleet."""
+"""``tenantry generate github|aws|drizzle``: files and secrets, so that a repository looks after the fleet.
+
+``vercel`` is in ``previews``.
+"""
 
 # ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
 from __future__ import annotations
@@ -95,13 +98,13 @@ def github_command(
     line you take away is yours and left alone.
     """
     from tenantry.cli.fleet import the_fleet
-    from tenantry.fleet.automations.configured import choices_of, secrets_of
+    from tenantry.fleet.automations.configured import secrets_of
     from tenantry.fleet.automations.files import plan_files
     from tenantry.fleet.automations.workflows import KEY, OURS, workflows
     from tenantry.fleet.settings import load_settings
 
     output, said, place = Output(json_wanted=json), load_settings(), the_root(root)
-    choices = choices_of(said, _cell_url(said, data))
+    choices = workflow_choices(said, data)
     setting = secrets and not check
     if not (setting or choices.by_customer):
         changes = plan_files(place, workflows(choices, ()), ours=OURS)
@@ -286,8 +289,14 @@ def _customers(fleet: Fleet) -> Sequence[Customer]:
     return customers_of(fleet.list(states=["ready"]))
 
 
+def workflow_choices(said: Settings, data: Path | None) -> Choices:
+    """Which workflows the settings ask for. Runners reach the fleet where is said for them, or for everybody."""
+    from tenantry.fleet.automations.configured import choices_of
+
+    return choices_of(said, _cell_url(said, data))
+
+
 def _cell_url(said: Settings, data: Path | None) -> str:
-    """Where runners reach the fleet: what is said for them, or what is said for everybody."""
     from tenantry.cli.target import the_target
 
     if said.github.cell_url is not None:

@@ -26,6 +26,7 @@ from tenantry.cli import (
     log,
     migrate,
     plans,
+    previews,
     providers,
     psql,
     rehearse,
@@ -103,6 +104,7 @@ for command in (status, history, lint, drift):
     command.register(migrate.migrate)
 branch_comment.register(branches.branch)
 verify.register(backup.backup)
+previews.register(branches.branch, generate.generate)
 
 
 def run(arguments: Sequence[str]) -> int:

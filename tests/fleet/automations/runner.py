@@ -70,6 +70,7 @@ class Runner:
             "matrix": matrix or {},
             "github": {
                 "event": event,
+                "head_ref": event.get("pull_request", {}).get("head", {}).get("ref"),
                 "repository": self._environment["GITHUB_REPOSITORY"],
                 "token": self._environment["GITHUB_TOKEN_OF_JOB"],
             },

@@ -1,6 +1,6 @@
-"""GitHub as far as its API is used: a real server on loopback that checks every call and opens every sealed box.
+"""GitHub and Vercel as far as their APIs are used: real servers on loopback that check every call and open every box.
 
-What it answers, and what it refuses, is as GitHub's reference says. A call that GitHub would not know is kept in
+What they answer, and what they refuse, is as their references say. A call that they would not know is kept in
 ``surprises``, which a test must find empty.
 """
 
@@ -192,3 +192,90 @@ class GithubStandIn(StandIn):
                     each["body"] = body["body"]
                     return 200, each
         return 404, {"message": "Not Found"}
+
+
+class VercelStandIn(StandIn):
+    """One project, shop, of one team."""
+
+    ROUTES: ClassVar[dict[str, str]] = {
+        "GET /v9/projects/shop": "project",
+        "GET /v10/projects/shop/env": "variables_page",
+        "POST /v10/projects/shop/env": "set_variable",
+        "DELETE /v9/projects/shop/env/{variable}": "delete_variable",
+        "GET /v6/deployments": "deployments_page",
+        "POST /v13/deployments": "deploy",
+    }
+    TEAM = "team_1"
+    PAGE = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variables: list[dict[str, Any]] = []
+        self.deployments: list[dict[str, Any]] = []
+        """The newest first, as Vercel lists them."""
+        self._next = 1
+
+    def of(self, git_branch: str | None) -> dict[str, str]:
+        """What previews of this branch of git would see of those that belong to it alone."""
+        return {each["key"]: each["value"] for each in self.variables if each.get("gitBranch") == git_branch}
+
+    def deployed(self, git_branch: str, *, target: str | None = None) -> None:
+        deployment = {"uid": f"dpl_{self._next}", "name": "shop", "target": target, "branch": git_branch}
+        self.deployments.insert(0, deployment)
+        self._next += 1
+
+    def _is_team(self, query: dict[str, str]) -> bool:
+        if query.get("teamId") != self.TEAM:
+            self.surprises.append(f"not for the team: {query}")
+        return True
+
+    def project(self, *, query: dict[str, str], **_: object) -> Reply:
+        self._is_team(query)
+        return 200, {"id": "prj_1", "name": "shop"}
+
+    def variables_page(self, *, query: dict[str, str], **_: object) -> Reply:
+        self._is_team(query)
+        start = int(query.get("until", 0))
+        shown = self.variables[start : start + self.PAGE]
+        following = start + self.PAGE if start + self.PAGE < len(self.variables) else None
+        # A sensitive value is shown to nobody.
+        hidden = [{key: value for key, value in each.items() if key != "value"} for each in shown]
+        return 200, {"envs": hidden, "pagination": {"count": len(hidden), "next": following, "prev": None}}
+
+    def set_variable(self, *, body: Any, query: dict[str, str], **_: object) -> Reply:
+        self._is_team(query)
+        if set(body) != {"key", "value", "type", "target", "gitBranch", "comment"} or body["target"] != ["preview"]:
+            return 400, {"error": {"code": "bad_request", "message": "Invalid request"}}
+        if body["type"] != "sensitive" or len(body["comment"]) > 500 or len(body["gitBranch"]) > 250:
+            return 400, {"error": {"code": "bad_request", "message": "Invalid request"}}
+        for each in self.variables:
+            if (each["key"], each.get("gitBranch")) == (body["key"], body["gitBranch"]):
+                if query.get("upsert") != "true":
+                    return 400, {"error": {"code": "ENV_CONFLICT", "message": "already exists"}}
+                each.update(body)
+                return 201, {"created": {"id": each["id"]}, "failed": []}
+        self.variables.append(body | {"id": f"env_{self._next}"})
+        self._next += 1
+        return 201, {"created": {"id": self.variables[-1]["id"]}, "failed": []}
+
+    def delete_variable(self, *, variable: str, query: dict[str, str], **_: object) -> Reply:
+        self._is_team(query)
+        known = [each for each in self.variables if each["id"] == variable]
+        if not known:
+            return 404, {"error": {"code": "not_found", "message": "not found"}}
+        self.variables.remove(known[0])
+        return 200, known[0]
+
+    def deployments_page(self, *, query: dict[str, str], **_: object) -> Reply:
+        self._is_team(query)
+        assert query["projectId"] == "prj_1"
+        shown = [each for each in self.deployments if each["branch"] == query["branch"]]
+        return 200, {"deployments": shown[: int(query["limit"])], "pagination": {"count": 1, "next": None}}
+
+    def deploy(self, *, body: Any, query: dict[str, str], **_: object) -> Reply:
+        self._is_team(query)
+        known = [each for each in self.deployments if each["uid"] == body.get("deploymentId")]
+        if not known or body.get("name") != "shop" or query.get("forceNew") != "1":
+            return 400, {"error": {"code": "bad_request", "message": "Invalid request"}}
+        self.deployed(known[0]["branch"])
+        return 200, {"id": self.deployments[0]["uid"]}

@@ -59,7 +59,9 @@ def test_a_backup_of_the_fleet_is_shared_and_goes_on_below_six_hours() -> None:
     assert jobs["backup"]["strategy"]["matrix"]["part"] == ["1/4", "2/4", "3/4", "4/4"]
     for name in ("backup", "rest"):
         assert jobs[name]["timeout-minutes"] < 6 * 60
-        assert jobs[name]["steps"][-1]["run"] == 'tenantry backup run --all --shard "$PART" --minutes 120'
+        assert (
+            jobs[name]["steps"][-1]["run"] == 'tenantry backup run --all --shard "$PART" --older-than 12h --minutes 120'
+        )
     assert jobs["rest"]["needs"] == "backup"
     assert jobs["prove"]["needs"] == "rest"
 

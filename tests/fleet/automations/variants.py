@@ -15,7 +15,9 @@ VARIANTS = {
             backup_minutes=120,
         ),
         backup_shards=4,
-        pull_requests=PullRequests(tenant="acme-corp", anonymized=True, command="npm ci\nnpx drizzle-kit migrate"),
+        pull_requests=PullRequests(
+            tenant="acme-corp", anonymized=True, command="npm ci\nnpx drizzle-kit migrate", vercel=True
+        ),
     ),
     "guide": Choices(
         jobs=Jobs(**_JOBS, environment="production", runs_on_labels=["self-hosted", "linux"]),

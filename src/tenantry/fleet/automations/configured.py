@@ -11,7 +11,14 @@ from urllib.parse import urlsplit
 from tenantry.errors import InvalidInput
 from tenantry.fleet.automations.aws import Access
 from tenantry.fleet.automations.drizzle import Layout
-from tenantry.fleet.automations.workflows import AFTER_BACKUP_SECONDS, BACKUP_KEY, Choices, Jobs, PullRequests
+from tenantry.fleet.automations.workflows import (
+    AFTER_BACKUP_SECONDS,
+    BACKUP_KEY,
+    PREVIEWS_KEY,
+    Choices,
+    Jobs,
+    PullRequests,
+)
 from tenantry.fleet.settings import Drizzle, Github, Settings
 
 _HOSTED: Final = re.compile(r"(ubuntu|macos|windows)-")
@@ -41,6 +48,7 @@ def choices_of(said: Settings, cell_url: str) -> Choices:
         anonymized=github.pull_request_anonymized,
         expires=github.pull_request_expires,
         command=github.pull_request_command,
+        vercel=said.vercel.project is not None,
     )
     return Choices(
         jobs=Jobs(
@@ -104,7 +112,9 @@ def needs_key(said: Github) -> bool:
 def secrets_of(choices: Choices) -> list[str]:
     """What is passed on as the environment of `tenantry generate` has it, beside the fleet's key."""
     backups = choices.jobs.backup_secrets if choices.backup != "off" else []
-    return [*choices.jobs.more_secrets, *backups]
+    pull = choices.pull_requests
+    previews = [PREVIEWS_KEY] if pull is not None and pull.vercel else []
+    return [*choices.jobs.more_secrets, *backups, *previews]
 
 
 def _backup_key(said: Settings) -> str:

@@ -94,14 +94,16 @@ class Rest:
         *,
         query: Mapping[str, str | int] | None = None,
         body: object = None,
+        repeatable: bool = False,
     ) -> Answer:
         """Raises Unauthorized, Forbidden, NotFound, Conflict, InvalidInput, LimitReached or Unavailable.
 
-        A ``POST`` is asked again only where it cannot have arrived, or was refused for coming too fast.
+        A ``POST`` is asked again only where it cannot have arrived, or was refused for coming too fast, unless it is
+        said to be ``repeatable``.
         """
         deadline = time.monotonic() + self._deadline_seconds
         asking = stamina.retry_context(
-            on=lambda error: self._patience(error, method, deadline),
+            on=lambda error: self._patience(error, deadline, repeatable=repeatable or method in _REPEATABLE),
             attempts=ATTEMPTS_MAX,
             timeout=self._deadline_seconds,
             wait_initial=_RETRY_SECONDS_FIRST,
@@ -160,14 +162,14 @@ class Rest:
                 return InvalidInput(message, status=status)
 
     @staticmethod
-    def _patience(error: Exception, method: str, deadline: float) -> bool | float:
+    def _patience(error: Exception, deadline: float, *, repeatable: bool) -> bool | float:
         match error:
             case LimitReached():
                 wait = error.fields.get("retry_after")
                 wait = wait if isinstance(wait, float) else _RETRY_SECONDS_MAX
                 return wait if time.monotonic() + wait < deadline else False
             case Unavailable():
-                return method in _REPEATABLE or error.fields.get("never_sent") is True
+                return repeatable or error.fields.get("never_sent") is True
             case _:
                 return False
 

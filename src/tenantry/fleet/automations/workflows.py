@@ -19,8 +19,12 @@ OURS: Final = (f"{FOLDER}/tenantry-*.yml",)
 """Where files of ours may be that are wanted no more. Each command has names of its own below it."""
 KEY: Final = "TENANTRY_API_KEY"
 """The secret that opens the fleet: one, however many customers there are."""
+PREVIEWS_KEY: Final = "VERCEL_TOKEN"
+"""The secret that opens Vercel, where previews get branches."""
 BACKUP_KEY: Final = "TENANTRY_BACKUP_KEY"
 """The secret that opens backups. Only those jobs are given it."""
+RECENT: Final = "12h"
+"""Who was backed up within this time is left alone: a job that goes on, or one that is run again, does the rest."""
 WORKFLOWS_MAX: Final = 1000
 AFTER_BACKUP_SECONDS: Final = 25 * 60
 """A job of backups is given this behind the time after which they end by themselves."""
@@ -84,6 +88,8 @@ class PullRequests:
     anonymized: bool = False
     expires: str = "14d"
     command: str | None = None
+    vercel: bool = False
+    """Whether a preview at Vercel gets the branch."""
 
     @property
     def where(self) -> str:
@@ -111,6 +117,14 @@ class PullRequests:
     @property
     def delete(self) -> str:
         return f'tenantry branch delete {self.where}--yes --missing-ok "$BRANCH"'
+
+    @property
+    def give(self) -> str:
+        return f'tenantry branch vercel {self.where}--git-branch "$GIT_BRANCH" "$BRANCH"'
+
+    @property
+    def take_away(self) -> str:
+        return f'tenantry branch vercel {self.where}--git-branch "$GIT_BRANCH" --gone "$BRANCH"'
 
     @property
     def comment(self) -> str:
@@ -169,8 +183,14 @@ def workflows(choices: Choices, customers: Sequence[Customer]) -> list[Wanted]:
             )
         wanted.extend(_backup_of_customer(choices, customer) for customer in customers)
     if choices.pull_requests is not None:
-        wanted.append(_pull_request(choices.jobs, choices.pull_requests))
+        wanted.append(pull_request_workflow(choices))
     return wanted
+
+
+def pull_request_workflow(choices: Choices) -> Wanted:
+    """Pure. Only where pull requests are wanted."""
+    assert choices.pull_requests is not None
+    return _workflow("tenantry-pull-request.yml", "pull-request.yml.j2", jobs=choices.jobs, pull=choices.pull_requests)
 
 
 def _migrate(choices: Choices, customers: Sequence[Customer]) -> Wanted:
@@ -187,7 +207,7 @@ def _migrate(choices: Choices, customers: Sequence[Customer]) -> Wanted:
 def _backup_of_fleet(choices: Choices) -> Wanted:
     shards = [f"{number}/{choices.backup_shards}" for number in range(1, choices.backup_shards + 1)]
     part = ' --shard "$PART"' if len(shards) > 1 else ""
-    run = f"tenantry backup run --all{part} --minutes {choices.jobs.backup_minutes}"
+    run = f"tenantry backup run --all{part} --older-than {RECENT} --minutes {choices.jobs.backup_minutes}"
     of_part = ", part ${{ matrix.part }}" if len(shards) > 1 else ""
     return _workflow(
         "tenantry-backup.yml",
@@ -199,11 +219,11 @@ def _backup_of_fleet(choices: Choices) -> Wanted:
         shards=shards,
         rounds=[
             _Round("backup", f"Back up{of_part}", run),
-            # GitHub ends a job after six hours. Who has their backup already costs this one nothing.
+            # GitHub ends a job after six hours.
             _Round("rest", f"Back up what is left{of_part}", run, needs="backup"),
         ],
         prove=[
-            _Step("Verify", "tenantry backup verify"),
+            _Step("Verify", f"tenantry backup verify --due --minutes {choices.jobs.backup_minutes}"),
             _Step("Prune", "tenantry backup prune --yes"),
         ],
     )
@@ -224,10 +244,6 @@ def _backup_of_customer(choices: Choices, customer: Customer) -> Wanted:
             _Step("Prune", f"tenantry backup prune {customer.slug} --yes"),
         ],
     )
-
-
-def _pull_request(jobs: Jobs, pull: PullRequests) -> Wanted:
-    return _workflow("tenantry-pull-request.yml", "pull-request.yml.j2", jobs=jobs, pull=pull)
 
 
 def spread(cron: str, slug: str) -> str:
