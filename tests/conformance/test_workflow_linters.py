@@ -1,4 +1,4 @@
-"""What we generate for GitHub and AWS, judged by the programs that others judge theirs with: actionlint and cfn-lint."""
+"""What we generate for GitHub and AWS, judged by the programs that judge others': actionlint and cfn-lint."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def test_cfn_lint_finds_nothing(infrastructure: Path, pip_install: Callable[...,
 def test_terraforms_language_has_it_as_it_is_meant(infrastructure: Path, pip_install: Callable[..., Path]) -> None:
     packages = pip_install(HCL) / "site-packages"
     read = "import hcl2, json, sys; print(json.dumps(hcl2.load(open(sys.argv[1]))['resource']))"
-    done = run(
-        [sys.executable, "-W", "ignore", "-c", read, str(infrastructure / "main.tf")], PYTHONPATH=str(packages)
-    )
+    done = run([sys.executable, "-W", "ignore", "-c", read, str(infrastructure / "main.tf")], PYTHONPATH=str(packages))
     assert done.returncode == 0, done.stderr
     resources = {kind.strip('"'): each for said in json.loads(done.stdout) for kind, each in said.items()}
     assert set(resources) == {"aws_iam_openid_connect_provider", "aws_iam_role", "aws_s3_bucket_policy"}
