@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenantry.fleet.jobs.kinds import Item
+from tenantry.fleet.main import open_fleet
+
 if TYPE_CHECKING:
     from conftest import Operator, Query
 
@@ -96,3 +99,93 @@ def test_one_failing_tenant_stops_nobody_and_leaves_nothing(
     (failed,) = operator.json("backup", "list", held, "--all")["backups"]
     assert failed["state"] == "failed"
     assert "neondb" in failed["failure"]["message"]
+
+
+def test_all_leaves_those_asleep_that_have_not_changed(
+    operator: Operator, query: Query, vault: Path, tenant: str
+) -> None:
+    operator.do("backup", "run", tenant)
+    operator.do("suspend", tenant)
+    assert _run_all(operator)[tenant] == "unchanged"
+    assert len(list((vault / tenant).iterdir())) == 1
+    assert operator.json("show", tenant)["endpoints"][0]["state"] == "idle", "it was woken"
+    (record,) = operator.json("backup", "list", tenant)["backups"]
+    assert record["unchanged_at"] > record["finished_at"]
+
+    url = operator.do("url", tenant).stdout
+    query(url, "SELECT 1")
+    assert _run_all(operator)[tenant] == "taken", "somebody was there, and nobody knows what for"
+    point = operator.json("backup", "list", tenant)["backups"][0]["started_at"]
+    operator.do("suspend", tenant)
+    assert _run_all(operator)[tenant] == "unchanged"
+    operator.do("restore", tenant, "--to", point, "--yes")
+    assert _run_all(operator)[tenant] == "taken", "it went back in time, while nobody was connected"
+
+
+def _run_all(operator: Operator) -> dict[str, str]:
+    done = operator.do("backup", "run", "--all", "--json", "--jobs", "2", code=None)
+    return {each["tenant"]: each["outcome"] for each in json.loads(done.stdout)["tenants"]}
+
+
+def test_pruning_keeps_what_the_rule_says_and_the_last_good_one_always(
+    operator: Operator, vault: Path, tenant: str
+) -> None:
+    ids = [operator.json("backup", "run", tenant)["tenants"][0]["backup"] for _ in range(3)]
+    shown = operator.json("backup", "schedule", tenant, "--cron", "0 3 * * *", "--keep", "last=1")
+    (schedule,) = shown["schedules"]
+    assert (schedule["cron"], schedule["keep"]) == ("0 3 * * *", "last=1")
+    assert "this deletes backups for good" in operator.do("backup", "prune", tenant, code=2).stderr
+    dry = operator.json("backup", "prune", tenant, "--dry-run")
+    assert {each["id"] for each in dry["deleted"]} == set(ids[:2])
+    assert {path.name for path in (vault / tenant).iterdir()} == set(ids)
+
+    done = operator.json("backup", "prune", tenant, "--yes")
+    assert ({each["id"] for each in done["deleted"]}, done["kept"]) == (set(ids[:2]), 1)
+    assert {path.name for path in (vault / tenant).iterdir()} == {ids[2]}
+    assert operator.json("backup", "prune", tenant, "--yes")["deleted"] == []
+    operator.do("backup", "restore", tenant, "--as", f"{tenant} again")
+
+
+def test_a_deleted_tenants_backups_open_for_nobody_and_go(operator: Operator, vault: Path, tenant: str) -> None:
+    operator.do("backup", "run", tenant)
+    (manifest,) = vault.glob(f"{tenant}/*/manifest.json")
+    key = vault / ".keys" / f"{json.loads(manifest.read_text())['key_id']}.json"
+    assert key.exists()
+    operator.do("delete", tenant, "--now", "--yes")
+    operator.do("backup", "prune", "--yes")
+    assert not key.exists()
+    assert not (vault / tenant).exists()
+
+
+def test_a_damaged_object_and_a_wrong_key_are_told_apart_and_nothing_is_left_of_the_restore(
+    operator: Operator, vault: Path, tenant: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.do("backup", "run", tenant)
+    (dump,) = vault.glob(f"{tenant}/*/database-0.dump")
+    whole = dump.read_bytes()
+    for spoiled in (whole[:-40], whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], whole[:90]):
+        dump.write_bytes(spoiled)
+        refused = operator.do("backup", "restore", tenant, "--as", f"{tenant} bad", code=1)
+        assert "backup" in refused.stderr
+        assert operator.projects(f"{tenant} bad") == []
+    dump.write_bytes(whole)
+    other = workdir / "another-key"
+    operator.do("vault", "key", str(other))
+    with monkeypatch.context() as patched:
+        patched.setenv("TENANTRY_BACKUPS__KEY_FROM", f"file:{other}")
+        refused = operator.do("backup", "restore", tenant, "--as", f"{tenant} bad", code=1)
+        assert "is wrapped by the fleet's key" in refused.stderr
+    operator.do("backup", "restore", tenant, "--as", f"{tenant} good")
+
+
+def test_what_is_due_becomes_a_job_and_is_due_no_more_once_taken(operator: Operator, vault: Path, tenant: str) -> None:
+    target = operator.cell.target
+    with open_fleet(target.api_url, target.api_key, target.catalog_url) as fleet:
+        for each in fleet.list(states=["ready"]):
+            fleet.set_backup_schedule(each.slug, cron="0 3 * * *" if each.slug == tenant else "never")
+        assert fleet.back_up_due() == ["1 tenants are to be backed up"]
+        # The cell's own worker knows of no vault, and says so in the job: this process is the worker that does.
+        assert [each.total for each in fleet.jobs.list() if each.kind == "backup"] == [1]
+        work = fleet.jobs.kinds["backup"].work(Item(subject=tenant))
+        assert work["rows"] == 501
+        assert fleet.back_up_due() == []

@@ -343,6 +343,8 @@ class Usage:
     synthetic_storage_size: int | None = None
     largest_branch_bytes: int | None = None
     last_active_at: datetime | None = None
+    branches_changed_at: datetime | None = None
+    """Of a project: when one of its branches was last made, restored or changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""``tenantry backup run|list|restore``: backups of tenants in the operator's own bucket."""
+"""``tenantry backup run|list|restore|schedule|prune``: backups of tenants in the operator's own bucket."""
 
 # ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tenantry.cli.failures import SOME_FAILED
-from tenantry.cli.options import Data, Json, TenantName
+from tenantry.cli.options import Data, Json, TenantName, Yes
 from tenantry.cli.output import Output, size_in_words
 
 if TYPE_CHECKING:
@@ -213,6 +213,130 @@ def restore_command(
     output.say(f"{record.id} is restored into {where}: {done.tables} tables, {done.rows} rows, counted")
     for note in done.notes:
         output.remark(f"note: {note}")
+
+
+@backup.command("schedule")
+def schedule_command(
+    tenant: Annotated[
+        str | None, typer.Argument(metavar="[TENANT]", help="Only this tenant's.", show_default=False)
+    ] = None,
+    cron: Annotated[
+        str | None,
+        typer.Option(metavar="CRON", help="When, in UTC: five fields, or `never`.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Which stay: 14d, or daily=7 weekly=4 monthly=12.", show_default=False),
+    ] = None,
+    as_plan: Annotated[bool, typer.Option("--as-plan", help="Both as its plan says, again.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Show when tenants are backed up and what stays; or set it for one, over what its plan says.
+
+    A worker takes what is due (`tenantry up` has one). For all tenants of a plan: `tenantry plan set`.
+    """
+    from datetime import UTC, datetime
+
+    from tenantry.cli.fleet import the_fleet
+    from tenantry.errors import InvalidInput
+    from tenantry.fleet.backups.list import schedules
+    from tenantry.fleet.backups.schedule import next_time
+    from tenantry.fleet.settings import load_settings
+
+    output = Output(json_wanted=json)
+    changes = cron is not None or keep is not None or as_plan
+    if changes and tenant is None:
+        raise InvalidInput("a schedule is set for one tenant", next_step="for all of a plan: `tenantry plan set`")
+    if as_plan and (cron is not None or keep is not None):
+        raise InvalidInput("--as-plan and a schedule of its own are two different things", next_step="give one")
+    with the_fleet(data) as fleet:
+        if changes and tenant is not None:
+            fleet.set_backup_schedule(tenant, cron=cron, keep=keep, as_plan=as_plan)
+        found = schedules(fleet.catalog, None if tenant is None else fleet.slug_of(tenant))
+    usual, now = load_settings().backups.keep, datetime.now(UTC)
+    output.document(
+        {
+            "schedules": [
+                {
+                    "tenant": each.slug,
+                    "cron": each.cron,
+                    "keep": each.keep or usual,
+                    "next_at": next_time(each.cron, now),
+                    "last_good_at": None if each.good is None else each.good.started_at,
+                    "unchanged_at": None if each.good is None else each.good.unchanged_at,
+                }
+                for each in found
+            ]
+        }
+    )
+    output.table(
+        ["TENANT", "PLAN", "WHEN (UTC)", "NEXT", "KEEP", "LAST GOOD", "UNCHANGED"],
+        [
+            (
+                *(each.slug, each.plan, each.cron, next_time(each.cron, now), each.keep or usual),
+                *((each.good.started_at, each.good.unchanged_at) if each.good else (None, None)),
+            )
+            for each in found[: ROWS_MAX if tenant is None else 1]
+        ],
+    )
+    if len(found) > ROWS_MAX and not json:
+        output.say(f"and {len(found) - ROWS_MAX} more: --json has all")
+
+
+@backup.command("prune")
+def prune_command(
+    tenant: Annotated[
+        str | None, typer.Argument(metavar="[TENANT]", help="Only this tenant's.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and change nothing.")] = False,
+    yes: Yes = False,
+    vault: VaultUrl = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Delete backups that need not stay; never a tenant's last good one, and never the last that is verified."""
+    from tenantry.cli.confirm import confirm
+    from tenantry.cli.fleet import the_fleet
+    from tenantry.fleet.settings import load_settings
+
+    output = Output(json_wanted=json)
+    with the_fleet(data) as fleet:
+        backups = fleet.backups(vault)
+        plan = backups.plan_prune(tenant, default_keep=load_settings().backups.keep)
+        going = [*plan.delete, *plan.of_deleted_tenants]
+        output.table(
+            ["GOES", "TENANT", "SIZE", "WHY"],
+            [
+                (each.id, each.slug, size_in_words(each.size_bytes or 0), "its tenant was deleted" if orphan else "old")
+                for each, orphan in [
+                    *((each, False) for each in plan.delete[:ROWS_MAX]),
+                    *((each, True) for each in plan.of_deleted_tenants[:ROWS_MAX]),
+                ]
+            ],
+        )
+        gone: list[BackupRecord] = []
+        said: list[str] = []
+        if not dry_run:
+            if going and not yes:
+                confirm(
+                    f"Delete {len(going)} backups for good?",
+                    refusal="this deletes backups for good",
+                    json_wanted=json,
+                )
+            gone = backups.prune(plan)
+            said = backups.tidy() if tenant is None else []
+    output.document(
+        {
+            "dry_run": dry_run,
+            "deleted": [_document(each) for each in (going if dry_run else gone)],
+            "kept": plan.kept,
+            "tidied": said,
+        }
+    )
+    for sentence in said:
+        output.remark(sentence)
+    output.say(f"{len(going)} would go, {plan.kept} stay" if dry_run else f"{len(gone)} are gone, {plan.kept} stay")
 
 
 def _document(record: BackupRecord) -> dict[str, Any]:

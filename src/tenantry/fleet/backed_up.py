@@ -3,8 +3,9 @@
 # ruff: noqa: PLC0415 - storages and ciphers take longer to import than most commands to run
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol
 
 import psycopg
 
@@ -21,6 +22,25 @@ from tenantry.neon.ids import ProjectId
 if TYPE_CHECKING:
     from tenantry.fleet.backups.backups import Backups
     from tenantry.fleet.backups.proofs import Proofs
+    from tenantry.fleet.catalog.jobs import Job
+
+JOBS_LOOKED_AT: Final = 200
+"""The newest jobs, among which is every one that is under way and was begun by the schedule."""
+
+
+class _Jobs(Protocol):
+    def list(self, *, limit: int) -> Sequence[Job]: ...
+
+    def start(self, kind: str, subjects: Mapping[str, Mapping[str, object]]) -> object: ...
+
+
+class BackedUp(Protocol):
+    """What of a fleet the passes over backups call."""
+
+    @property
+    def jobs(self) -> _Jobs: ...
+
+    def backups(self, vault: str | None = None) -> Backups: ...
 
 
 class BackedUpTenants:
@@ -100,3 +120,35 @@ def open_proofs(
         checks=said.verify_checks,
         provider_by_id=providers.by_id,
     )
+
+
+def back_up_due(fleet: BackedUp, now: datetime) -> list[str]:
+    """Begins a job for those whose time has come; where no vault is configured nothing is due."""
+    from tenantry.fleet.settings import load_settings
+
+    if load_settings().backups.vault is None:
+        return []
+    backups: Backups = fleet.backups()
+    said = backups.sweep()
+    due, unchanged = backups.due(now)
+    if unchanged:
+        said.append(f"{unchanged} tenants are unchanged since their last good backup, and were left asleep")
+    jobs = fleet.jobs.list(limit=JOBS_LOOKED_AT)
+    if due and any(job.kind == "backup" and job.finished_at is None for job in jobs):
+        said.append(f"{len(due)} tenants are to be backed up once the job before them has ended")
+    elif due:
+        fleet.jobs.start("backup", {each.slug: {} for each in due})
+        said.append(f"{len(due)} tenants are to be backed up")
+    return said
+
+
+def prune_backups(fleet: BackedUp) -> list[str]:
+    """By the rules of plans and tenants; where no vault is configured there is nothing."""
+    from tenantry.fleet.settings import load_settings
+
+    settings = load_settings().backups
+    if settings.vault is None:
+        return []
+    backups = fleet.backups()
+    done = backups.prune(backups.plan_prune(None, default_keep=settings.keep))
+    return [*([f"{len(done)} backups that need not stay are gone"] if done else []), *backups.tidy()]

@@ -10,7 +10,7 @@ import builtins
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -274,6 +274,22 @@ class Fleet:
 
         return self.proofs().pass_() if load_settings().backups.vault else []
 
+    def back_up(self, name: str) -> BackupRecord:
+        """Takes one tenant's backup, whether or not it has changed."""
+        return self.backups().take(name)
+
+    def set_backup_schedule(
+        self, name: str, *, cron: str | None = None, keep: str | None = None, as_plan: bool = False
+    ) -> None:
+        """What is said is the tenant's own from now on; ``as_plan``: neither is any more. Raises InvalidInput."""
+        from tenantry.fleet.backups.own_schedule import set_own_schedule
+
+        set_own_schedule(self.catalog, find_tenant(self.catalog, name), cron=cron, keep=keep, as_plan=as_plan)
+
+    def slug_of(self, name: str) -> str:
+        """Raises NotFound."""
+        return find_tenant(self.catalog, name).slug
+
     # -- passes: each looks at the whole state, and can be run at any time and by anybody --------------------
 
     def finish_unfinished(self) -> builtins.list[str]:
@@ -296,6 +312,16 @@ class Fleet:
 
     def forget_old_events(self) -> builtins.list[str]:
         return forget_old(self.catalog)
+
+    def back_up_due(self) -> builtins.list[str]:
+        from tenantry.fleet.backed_up import back_up_due
+
+        return back_up_due(self, datetime.now(UTC))
+
+    def prune_backups(self) -> builtins.list[str]:
+        from tenantry.fleet.backed_up import prune_backups
+
+        return prune_backups(self)
 
     def collect_usage(self) -> builtins.list[str]:
         return self.usage.collect_pass()

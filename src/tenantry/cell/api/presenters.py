@@ -45,7 +45,7 @@ def project(site: Site, record: model.Project, usage: model.Usage, now: datetime
         creation_source=SOURCE,
         history_retention_seconds=record.history_retention_seconds,
         created_at=record.created_at,
-        updated_at=record.updated_at,
+        updated_at=_updated_at(record, usage),
         consumption_period_start=period_start,
         consumption_period_end=period_end,
         quota_reset_at=period_end,
@@ -58,6 +58,11 @@ def project(site: Site, record: model.Project, usage: model.Usage, now: datetime
         synthetic_storage_size=usage.synthetic_storage_size,
         compute_last_active_at=usage.last_active_at,
     )
+
+
+def _updated_at(record: model.Project, usage: model.Usage) -> datetime:
+    """A project changes with its branches, also where nobody was connected: backups go by this."""
+    return max(record.updated_at, usage.branches_changed_at or record.updated_at)
 
 
 def project_list_item(site: Site, record: model.Project, usage: model.Usage, now: datetime) -> shapes.ProjectListItem:
@@ -78,7 +83,7 @@ def project_list_item(site: Site, record: model.Project, usage: model.Usage, now
         cpu_used_sec=usage.compute_time_seconds,
         creation_source=SOURCE,
         created_at=record.created_at,
-        updated_at=record.updated_at,
+        updated_at=_updated_at(record, usage),
         owner_id=str(site.account.id),
         org_id=site.organization.id,
         default_endpoint_settings=_default_endpoint_settings(record),

@@ -47,14 +47,16 @@ async def usage_of_projects(
         stored = tables.meters.sizes_of_projects(project_ids)
         largest = tables.meters.largest_branches(project_ids)
         last = _latest(tables.meters.last_active("project_id", project_ids), here)
+        changed = tables.meters.branches_changed(project_ids)
         found = {
             project_id: replace(
                 _usage(sums.get(project_id, Amounts()), last.get(project_id)),
+                branches_changed_at=changed.get(project_id),
                 synthetic_storage_size=stored.get(project_id),
                 largest_branch_bytes=largest.get(project_id),
             )
             for project_id in project_ids
-            if project_id in sums or project_id in stored or project_id in last
+            if project_id in sums or project_id in stored or project_id in last or project_id in changed
         }
         if not byte_hours_too:
             return found

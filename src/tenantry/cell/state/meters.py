@@ -222,6 +222,15 @@ class Meters:
         )
         return {str(key): datetime.fromisoformat(last) for key, last in rows}
 
+    def branches_changed(self, keys: Sequence[ProjectId]) -> dict[ProjectId, datetime]:
+        """When a branch of each project last became another one: was made, restored, or took another's place."""
+        rows = self._connection.execute(
+            "select project_id, max(updated_at) from branch where project_id in (select value from json_each(?))"
+            " group by 1",
+            (json.dumps(list(keys)),),
+        )
+        return {ProjectId(key): datetime.fromisoformat(last) for key, last in rows}
+
     def amounts(
         self, project_id: ProjectId, grain: Grain, begin: datetime, end: datetime
     ) -> dict[BranchId, dict[datetime, Amounts]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Final
 
 import psycopg
@@ -18,15 +17,20 @@ from tenantry.errors import TenantryError
 from tenantry.fleet.backups import questions
 from tenantry.fleet.providers.ports import Provider
 from tenantry.neon.ids import ProjectId
+from tenantry.neon.shapes import Project, ProjectListItem
 
 LEAVING_SECONDS_MAX: Final = 1.0
 """How long the sessions of our own programs may take to be gone, after they have ended."""
 _POLL_SECONDS: Final = 0.02
 
 
-def activity_of(last_active: datetime | None) -> dict[str, object] | None:
-    """What the provider tells, as the catalog keeps it; None where it does not."""
-    return None if last_active is None else {"last_active": last_active.isoformat()}
+def activity_of(project: Project | ProjectListItem) -> dict[str, object] | None:
+    """What the provider tells, as the catalog keeps it; None where it does not.
+
+    That somebody was connected, and that a branch was restored or took another's place.
+    """
+    last = project.compute_last_active_at
+    return None if last is None else {"last_active": last.isoformat(), "updated": project.updated_at.isoformat()}
 
 
 def is_unchanged(then: Mapping[str, object] | None, now: Mapping[str, object] | None) -> bool:
@@ -45,7 +49,7 @@ def activity_after(provider: Provider, project_id: ProjectId) -> dict[str, objec
     before = None
     try:
         while time.monotonic() < deadline:
-            now = activity_of(provider.api("suspend").get_project(project_id).compute_last_active_at)
+            now = activity_of(provider.api("suspend").get_project(project_id))
             if now is None or now == before:
                 return now
             before = now

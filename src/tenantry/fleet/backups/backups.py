@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
@@ -13,11 +13,21 @@ from typing import Final, Literal
 from tenantry.errors import InvalidInput, NotFound, TenantryError
 from tenantry.fleet.backups.activity import activity_of, is_unchanged
 from tenantry.fleet.backups.keys import FleetKeys
+from tenantry.fleet.backups.list import schedules
 from tenantry.fleet.backups.many import JOBS_MAX, Done, beating, work_on
 from tenantry.fleet.backups.opened import OpenedBackup, open_backup
 from tenantry.fleet.backups.ports import Fingerprints, Tenants
+from tenantry.fleet.backups.prune import (
+    Pruning,
+    carry_out,
+    destroy_shredded_keys,
+    forget,
+    plan_prune,
+    remove_leftovers,
+)
 from tenantry.fleet.backups.restore import Restored, restore_into, target_of_dsn, target_of_project
 from tenantry.fleet.backups.restore_branch import empty_branch
+from tenantry.fleet.backups.schedule import is_due
 from tenantry.fleet.backups.sweep import sweep
 from tenantry.fleet.backups.take import Living, Surroundings, take_backup
 from tenantry.fleet.backups.tenant_keys import TenantKeys
@@ -30,7 +40,6 @@ from tenantry.fleet.catalog.records import ProviderId, Tenant
 from tenantry.fleet.providers.ports import Provider
 from tenantry.runtime.failpoints import failpoint
 
-PAGE: Final = 1_000
 LISTED_BY_PROVIDER_MIN: Final = 20
 """From so many tenants of a provider on it is asked for all of its projects at once."""
 PROJECTS_PAGE: Final = 400
@@ -173,24 +182,22 @@ class Backups:
     def _standings(self, slugs: Sequence[str] | None) -> list[Standing]:
         if slugs is not None:
             slugs = [self.around.tenants.ready(slug)[0].slug for slug in slugs]
-        return list(self.standings(slugs))
+        return self.standings(slugs)
 
-    def standings(self, slugs: Sequence[str] | None = None) -> Iterator[Standing]:
+    def standings(self, slugs: Sequence[str] | None = None) -> list[Standing]:
         """How ready tenants stand, in the order of their slugs."""
-        after = ""
-        while True:
-            with self.around.catalog.transaction() as connection:
-                page = rows.standings_page(connection, slugs=slugs, after=after, limit=PAGE)
-            yield from page
-            if len(page) < PAGE:
-                return
-            after = page[-1].slug
+        if slugs is None:
+            return schedules(self.around.catalog, None)
+        return [each for slug in slugs for each in schedules(self.around.catalog, slug)]
 
     def _unchanged(self, chosen: Sequence[Standing]) -> dict[str, BackupRecord]:
         """Tenants that are as they are in their last good backup here, by what providers tell. Wakes nobody."""
         by_provider: dict[ProviderId, list[Standing]] = {}
         for each in chosen:
-            if each.good is not None and each.good.activity is not None and each.good.vault == self.around.vault.url:
+            good = each.good
+            if good is None or good.activity is None or good.doubted_at is not None:
+                continue  # one that a proof has found bad is none to rest upon
+            if good.vault == self.around.vault.url:
                 by_provider.setdefault(each.provider_id, []).append(each)
         found: dict[str, BackupRecord] = {}
         for provider_id, some in by_provider.items():
@@ -208,14 +215,8 @@ class Backups:
                 return {}
             client = provider.api("suspend")
             if len(some) < LISTED_BY_PROVIDER_MIN:
-                return {
-                    each.project_id: activity_of(client.get_project(each.project_id).compute_last_active_at)
-                    for each in some
-                }
-            return {
-                project.id: activity_of(project.compute_last_active_at)
-                for project in client.projects(limit=PROJECTS_PAGE)
-            }
+                return {each.project_id: activity_of(client.get_project(each.project_id)) for each in some}
+            return {project.id: activity_of(project) for project in client.projects(limit=PROJECTS_PAGE)}
         except TenantryError:
             return {}  # whoever cannot be asked is backed up, or says then what is wrong
 
@@ -248,6 +249,39 @@ class Backups:
                 next_step="say which with --vault",
             )
         return open_backup(self.around.vault, self.around.keys, record.place, manifest_sha256=record.manifest_sha256)
+
+    # -- schedule, prune -------------------------------------------------------------------------------------------
+
+    def due(self, now: datetime) -> tuple[list[Standing], int]:
+        """Tenants whose time has come and who are to be backed up; and how many were left asleep, unchanged."""
+        due = [each for each in self.standings() if is_due(each, now)]
+        unchanged = self._unchanged(due)
+        if unchanged:
+            with self.around.catalog.transaction() as connection:
+                rows.mark_unchanged(connection, [good.id for good in unchanged.values()])
+        return sorted((each for each in due if each.slug not in unchanged), key=_longest_first), len(unchanged)
+
+    def plan_prune(self, name: str | None, *, default_keep: str, now: datetime | None = None) -> Pruning:
+        """Of one tenant, or of all."""
+        slugs = None if name is None else [self.around.tenants.ready(name)[0].slug]
+        pruning = plan_prune(
+            self.around, self.standings(slugs), default_keep=default_keep, now=now or datetime.now(UTC)
+        )
+        return pruning if name is None else replace(pruning, of_deleted_tenants=())
+
+    def prune(self, pruning: Pruning, tell: Callable[[BackupRecord], None] = lambda _: None) -> list[BackupRecord]:
+        """What was planned. Those that are gone."""
+        return carry_out(self.around, pruning, tell)
+
+    def tidy(self) -> list[str]:
+        """What killed processes and deleted tenants have left in the vault goes; a sentence for each."""
+        said = [*sweep(self.around), *remove_leftovers(self.around), *destroy_shredded_keys(self.around)]
+        forget(self.around)
+        return said
+
+    def sweep(self) -> list[str]:
+        """Finishes what killed processes have begun; a sentence for each."""
+        return sweep(self.around)
 
     # -- restore -----------------------------------------------------------------------------------------------------
 

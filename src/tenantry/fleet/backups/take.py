@@ -175,17 +175,16 @@ class _Taking:
         self._objects: list[Object] = []
 
     def take(self) -> tuple[Manifest, dict[str, object] | None]:
-        before = activity_after(self._provider, self._project_id)
         owned = belongings(self._provider, self._project_id, self._home)
         uri = self._provider.operator_uri(self._project_id, self._home)
         with way_to(uri, self._around.tls_ca) as dsn, connect(dsn) as session:
             try:
-                return self._with_session(dsn, session, owned, before)
+                return self._with_session(dsn, session, owned)
             except psycopg.Error as error:
                 raise in_our_words(error, f"reading {self._home.database_name} failed") from error
 
     def _with_session(
-        self, dsn: Dsn, session: psycopg.Connection, owned: Belongings, before: dict[str, object] | None
+        self, dsn: Dsn, session: psycopg.Connection, owned: Belongings
     ) -> tuple[Manifest, dict[str, object] | None]:
         started = datetime.now(UTC)
         server = session.info.server_version // 10_000
@@ -215,7 +214,7 @@ class _Taking:
             )
         counted = replace(counted, withheld=withheld)
         self._write(CONTENTS, CONTENTS, None, [counted.to_json()])
-        quiet = before is not None and quiet_since(session, str(transaction))
+        quiet = quiet_since(session, str(transaction))
         session.close()
         manifest = self._manifest(counted, client, str(server_version), server, started)
         failpoint("backup.objects")

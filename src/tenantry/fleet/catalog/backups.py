@@ -115,6 +115,12 @@ def shred_keys(connection: Connection, tenant_id: TenantId) -> list[KeyId]:
     ]
 
 
+def shredded_among(connection: Connection, key_ids: Collection[KeyId]) -> list[KeyId]:
+    """Those of these keys that were shredded, whose copies elsewhere are to go too."""
+    query = select(TenantKey.id).where(TenantKey.id.in_(key_ids), TenantKey.shredded_at.is_not(None))
+    return [KeyId(each) for each in connection.execute(query).scalars()]
+
+
 def _key(row: RowMapping | None) -> SealedKey | None:
     if row is None:
         return None
@@ -239,15 +245,17 @@ def mark_unchanged(connection: Connection, backup_ids: Collection[BackupId]) -> 
 def mark_deleting(connection: Connection, backup_id: BackupId) -> bool:
     """From here on it counts for nothing, and its objects may go. False when it is not one that is done.
 
-    Refuses the tenant's newest good one, whoever asks: the last way back is never taken away.
+    Refuses the tenant's newest good one in its vault, and the newest that is verified, whoever asks: the last way back
+    is never taken away.
     """
-    tenant_id = connection.execute(select(Backup.project_id).where(Backup.id == backup_id)).scalar_one_or_none()
-    if tenant_id is None:
+    asked = select(Backup.project_id, Backup.vault).where(Backup.id == backup_id)
+    found = connection.execute(asked).one_or_none()
+    if found is None:
         return False
     # All good ones of the tenant are held, so that two who prune at once cannot delete each other's last one.
     good = connection.execute(
         select(Backup.id, Backup.verified_at, Backup.doubted_at)
-        .where(Backup.project_id == tenant_id, Backup.state == "done")
+        .where(Backup.project_id == found.project_id, Backup.vault == found.vault, Backup.state == "done")
         .order_by(Backup.started_at.desc())
         .with_for_update()
     ).all()
@@ -262,6 +270,33 @@ def mark_deleting(connection: Connection, backup_id: BackupId) -> bool:
         .returning(Backup.id)
     )
     return done.one_or_none() is not None
+
+
+def backups_of_deleted_tenants(connection: Connection, *, vault: str, limit: int) -> list[BackupRecord]:
+    """Good ones, as far as anybody can say who has no key for them any more; the oldest first."""
+    gone = select(models.Project.id).where(models.Project.state == "deleted")
+    query = select(_BACKUP).where(Backup.state == "done", Backup.vault == vault, Backup.project_id.in_(gone))
+    return [_record(row) for row in connection.execute(query.order_by(Backup.started_at).limit(limit)).mappings()]
+
+
+def mark_orphan_deleting(connection: Connection, backup_id: BackupId) -> bool:
+    """The same for one whose tenant was deleted: there also the last one goes."""
+    gone = select(models.Project.id).where(models.Project.state == "deleted")
+    done = connection.execute(
+        update(Backup)
+        .where(Backup.id == backup_id, Backup.state == "done", Backup.project_id.in_(gone))
+        .values(state="deleting", seen_at=func.now())
+        .returning(Backup.id)
+    )
+    return done.one_or_none() is not None
+
+
+def dead_places(connection: Connection, *, vault: str, places: Collection[str]) -> list[str]:
+    """Those of these places of a vault that hold what failed, or was deleted."""
+    query = select(Backup.place).where(
+        Backup.vault == vault, Backup.place.in_(places), Backup.state.in_(["failed", "deleted"])
+    )
+    return list(connection.execute(query).scalars())
 
 
 def mark_deleted(connection: Connection, backup_id: BackupId) -> None:

@@ -28,6 +28,7 @@ _PLAN: Final = select(
     models.Plan.quota_logical_bytes,
     models.Plan.backup_cron,
     models.Plan.backup_keep_days,
+    models.Plan.backup_keep,
 )
 
 

@@ -85,6 +85,8 @@ class Plan:
     quota_logical_bytes: int | None = None
     backup_cron: str | None = None
     backup_keep_days: int | None = None
+    backup_keep: str | None = None
+    """Before ``backup_keep_days``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

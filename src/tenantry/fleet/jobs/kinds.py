@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, cast
 
+from tenantry.fleet.catalog.backups import BackupRecord
 from tenantry.fleet.catalog.jobs import QUEUE_DEFAULT, QUEUE_PASSES
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.tenants.create import Created
@@ -15,6 +16,7 @@ MIGRATE_SECONDS_MAX: Final = 24 * 3600.0
 """A worker's part in a run of migrations; who has more to do is given a new one by `tenantry migrate resume`."""
 VERIFY_SECONDS_MAX: Final = 6 * 3600.0
 """A large tenant's restore, from its vault to the last index."""
+BACKUP_SECONDS_MAX: Final = 24 * 3600.0
 SAID_MAX: Final = 100
 """Sentences that a pass's record keeps."""
 
@@ -98,6 +100,8 @@ class Verbs(Protocol):
 
     def verify_due(self) -> list[str]: ...
 
+    def back_up(self, name: str) -> BackupRecord: ...
+
     def work_on(self, run_id: str) -> Mapping[str, object]: ...
 
     def finish_unfinished(self) -> list[str]: ...
@@ -112,6 +116,10 @@ class Verbs(Protocol):
 
     def collect_usage(self) -> list[str]: ...
 
+    def back_up_due(self) -> list[str]: ...
+
+    def prune_backups(self) -> list[str]: ...
+
 
 def kinds(fleet: Verbs) -> tuple[Kind, ...]:
     return (
@@ -124,6 +132,14 @@ def kinds(fleet: Verbs) -> tuple[Kind, ...]:
             of_tenants=True,
             batch_items=1,
             seconds_max=VERIFY_SECONDS_MAX,
+        ),
+        Kind(
+            name="backup",
+            work=lambda item: _backed_up(fleet.back_up(item.subject)),
+            of_tenants=True,
+            batch_items=4,
+            seconds_max=BACKUP_SECONDS_MAX,
+            attempts_max=3,
         ),
         Kind(
             name="migrate",
@@ -144,6 +160,8 @@ def passes(fleet: Verbs) -> tuple[Pass, ...]:
         Pass("forget_old_events", "41 3 * * *", fleet.forget_old_events),
         Pass("collect_usage", "7 * * * *", fleet.collect_usage),
         Pass("verify_backups", "*/30 * * * *", fleet.verify_due, seconds_max=VERIFY_SECONDS_MAX),
+        Pass("back_up_due", "*/5 * * * *", fleet.back_up_due),
+        Pass("prune_backups", "37 4 * * *", fleet.prune_backups, seconds_max=BACKUP_SECONDS_MAX),
         Pass("prune_jobs", "17 * * * *", fleet.jobs.prune),
     )
 
@@ -164,3 +182,7 @@ def _create(fleet: Verbs, item: Item) -> Mapping[str, object]:
 
 def _named(tenant: Tenant) -> dict[str, object]:
     return {"tenant": tenant.slug, "project_id": tenant.project_id}
+
+
+def _backed_up(record: BackupRecord) -> dict[str, object]:
+    return {"tenant": record.slug, "backup": record.id, "size_bytes": record.size_bytes, "rows": record.rows}

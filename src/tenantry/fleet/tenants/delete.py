@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tenantry.errors import TenantryError
-from tenantry.fleet.catalog import events, queries
+from tenantry.fleet.catalog import backups, events, queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.providers.ports import Provider, ProviderOf
@@ -115,6 +115,7 @@ def finish_deletion(catalog: Catalog, provider_of: ProviderOf, marked: Tenant) -
             provider.delete_project(project_id, for_good=True)
         failpoint("delete_tenant.called")
         queries.record_deletion(connection, tenant, projects)
+        backups.shred_keys(connection, tenant.id)  # nobody reads its backups any more, wherever copies of them are
         events.record(connection, "purge", tenant, projects=projects)
         queries.mark_deleted(connection, tenant.id)
     failpoint("delete_tenant.committed")

@@ -19,6 +19,7 @@ NOTHING: Final = "none"
 _SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(B|KiB|MiB|GiB|TiB)?", re.IGNORECASE)
 _UNITS: Final = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _BIGGEST: Final = 2**62
+_KEPT: Final = re.compile(r"[1-9][0-9]{0,4}[dh]|(last|hourly|daily|weekly|monthly|yearly)=[1-9][0-9]{0,3}")
 _A_DAY: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """Any will do, to see whether a schedule is one."""
 
@@ -139,6 +140,12 @@ def _cron(key: str, text: str) -> object:
     return text
 
 
+def _keep(key: str, text: str) -> object:
+    if not text or not all(_KEPT.fullmatch(word) for word in text.split()):
+        raise InvalidInput(f"{key}: {text!r} does not say what stays", next_step="14d, or daily=7 weekly=4 monthly=12")
+    return " ".join(text.split())
+
+
 def _or_nothing(reader: Callable[[str, str], object]) -> Callable[[str, str], object]:
     return lambda key, text: None if text == NOTHING else reader(key, text)
 
@@ -159,6 +166,7 @@ _READERS: Final[dict[str, Callable[[str, str], object]]] = {
     "quota_logical_bytes": _or_nothing(_bytes),
     "backup_cron": _or_nothing(_cron),
     "backup_keep_days": _or_nothing(_days),
+    "backup_keep": _or_nothing(_keep),
 }
 KEYS: Final = tuple(_READERS)
 
