@@ -72,9 +72,13 @@ def test_of_two_workers_one_is_killed_and_the_other_does_the_rest(installation: 
     installation.begin(tenants=8)
     installation.write(1, PLAIN.replace("0.05", "0.5"))
     command = installation.command("run", "--dir", str(installation.folder), "--workers", "2", "--jobs", "2", "--json")
-    installation.until(lambda: len(installation.carriers()) == 2, "both are at work")
     victim = installation.workers[0]
-    assert any(f"/{victim.pid}/" in carrier for carrier in installation.carriers())
+
+    def both() -> bool:
+        carriers = installation.carriers()
+        return len(carriers) == 2 and any(f"/{victim.pid}/" in carrier for carrier in carriers)
+
+    installation.until(both, "both are at work")
     victim.kill()
     victim.wait()
     assert command.wait(ROUND_SECONDS_MAX) == 0, installation.said(command)

@@ -7,6 +7,7 @@ Where the catalog is, and how it comes to be, is told in ``prepare``.
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -34,7 +35,7 @@ from tenantry.fleet.tenants.change_plan import PlanChange, change_plan, plan_cha
 from tenantry.fleet.tenants.create import Created, Wish, create_tenant, wish
 from tenantry.fleet.tenants.delete import GRACE, Deleted, Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.drift import Drifted
-from tenantry.fleet.tenants.find import find_ready, find_tenant
+from tenantry.fleet.tenants.find import find_ready, find_tenant, usable
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.fleet.tenants.log import forget_old
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.verdict import Verdict as RehearsalVerdict
     from tenantry.runtime.findings import Finding
 
+MET_MAX: Final = 1_000
+"""Tenants that were looked up and not asked for: a run that was broken off leaves some."""
+MET_SECONDS_MAX: Final = 30.0
 FILES_NOTED_MAX: Final = 100
 """Files that one event names."""
 
@@ -487,7 +491,16 @@ class Fleet:
 
         points = self.migrating.points(OPTIONS.validate_python(run.plan.get("options", {})).restore_point)
         with folder_of_run(self.catalog, run, folder) as migrations:
-            work = Work(self.catalog, self.migrating, run, migrations, golden=golden, points=points, on_event=on_event)
+            work = Work(
+                self.catalog,
+                self.migrating,
+                run,
+                migrations,
+                golden=golden,
+                points=points,
+                met=self.migrating.met,
+                on_event=on_event,
+            )
             return work.execute()
 
     def hand_out(self, run: Run, workers: int) -> None:
@@ -544,6 +557,15 @@ class MigratedTenants:
         self._catalog = catalog
         self._provider_of = provider_of
         self._points: ProviderPoints | None = None
+        self._met: dict[str, tuple[float, Tenant]] = {}
+        """By slugs, and when; each is used once, so that whoever asks again gets what is true then."""
+
+    def met(self, tenants: Sequence[Tenant]) -> None:
+        """Spares ``dsn`` a question to the catalog for each of these, that were looked up together just now."""
+        if len(self._met) > MET_MAX:
+            self._met.clear()
+        now = time.monotonic()
+        self._met.update((tenant.slug, (now, tenant)) for tenant in tenants)
 
     def points(self, wish: Keeping | Literal["none"] = "lsn") -> ProviderPoints | None:
         """Who keeps the state that a tenant had before its migration (``migrations.restore_point.Points``)."""
@@ -575,7 +597,11 @@ class MigratedTenants:
 
     def dsn(self, slug: TenantSlug) -> str:
         # A migration must get in also where the tenant has used up its quotas.
-        tenant, project_id, home = find_ready(self._catalog, slug)
+        at, known = self._met.pop(slug, (0.0, None))
+        if known is None or time.monotonic() - at > MET_SECONDS_MAX:
+            tenant, project_id, home = find_ready(self._catalog, slug)
+        else:
+            tenant, project_id, home = usable(known)
         if self._points is not None:
             self._points.saw(tenant)
         return self._provider_of(tenant).operator_uri(project_id, home)

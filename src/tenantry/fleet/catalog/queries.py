@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Final, cast
 
@@ -10,7 +12,15 @@ from sqlalchemy import Connection, Executable, RowMapping, delete, func, select,
 from sqlalchemy.dialects.postgresql import insert
 
 from tenantry.fleet.catalog import models
-from tenantry.fleet.catalog.records import CustomerId, DeletionRecord, ProviderId, Tenant, TenantId, TenantState
+from tenantry.fleet.catalog.records import (
+    CustomerId,
+    DeletionRecord,
+    KnownSchema,
+    ProviderId,
+    Tenant,
+    TenantId,
+    TenantState,
+)
 from tenantry.neon.ids import ProjectId
 
 _TENANT: Final = select(
@@ -415,6 +425,26 @@ def record_schema(connection: Connection, slug: str, *, version: str | None, for
         )
     )
     return changed.rowcount == 1
+
+
+def record_schemas(connection: Connection, known: Sequence[KnownSchema]) -> None:
+    """The same for many tenants, in one statement; those that are not there (any more) are passed over."""
+    if not known:
+        return
+    connection.execute(
+        text(
+            """
+            UPDATE project SET
+                schema_version = told.version, schema_format = told.format, schema_fingerprint = told.fingerprint,
+                schema_seen_at = now(), updated_at = now()
+            FROM jsonb_to_recordset(CAST(:known AS jsonb)) AS told (
+                slug text, version text, format text, fingerprint text
+            ) JOIN customer ON customer.slug = told.slug AND customer.deleted_at IS NULL
+            WHERE project.customer_id = customer.id AND project.state <> 'deleted'
+            """
+        ),
+        {"known": json.dumps([asdict(each) for each in known])},
+    )
 
 
 def forget_schema(connection: Connection, tenant: TenantId) -> None:

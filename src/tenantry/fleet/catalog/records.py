@@ -250,6 +250,16 @@ class Done:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class KnownSchema:
+    """What the ledger of the slug's tenant says."""
+
+    slug: str
+    version: str | None
+    format: str
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTenant:
     """One tenant of a run."""

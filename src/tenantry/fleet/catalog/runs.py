@@ -8,14 +8,14 @@ twice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, text, update
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.types import Text
 
 from tenantry.fleet.catalog import models
 from tenantry.fleet.catalog.records import (
@@ -452,47 +452,28 @@ def workers_of(connection: Connection, run_id: str, *, stalled_seconds: float) -
 
 def record_done(connection: Connection, run_id: str, done: Sequence[Done]) -> int:
     """What became of tenants; returns how many were refused, because another has claimed them since."""
-    table = models.MigrationTenant
     if not done:
         return 0
-    statement = (
-        update(table)
-        .where(
-            table.run_id == run_id,
-            table.project_id == bindparam("b_tenant"),
-            table.fence == bindparam("b_fence"),
-            table.outcome.is_(None),
-        )
-        .values(
-            outcome=bindparam("b_outcome", type_=Text()),
-            applied=bindparam("b_applied", type_=ARRAY(Text())),
-            to_version=bindparam("b_to_version", type_=Text()),
-            failure=bindparam("b_failure", type_=JSONB(none_as_null=True)),
-            notes=bindparam("b_notes", type_=ARRAY(Text())),
-            restore_point=bindparam("b_restore_point", type_=JSONB(none_as_null=True)),
-            seconds=bindparam("b_seconds"),
-            worker=None,
-            claimed_at=None,
-            finished_at=func.now(),
-        )
-        .execution_options(synchronize_session=False)
-    )
-    written = 0
-    for each in done:
-        written += connection.execute(
-            statement,
-            {
-                "b_tenant": each.tenant_id,
-                "b_fence": each.fence,
-                "b_outcome": each.outcome,
-                "b_applied": list(each.applied),
-                "b_to_version": each.to_version,
-                "b_failure": each.failure,
-                "b_notes": list(each.notes),
-                "b_restore_point": each.restore_point,
-                "b_seconds": each.seconds,
-            },
-        ).rowcount
+    # One statement for all of them: a statement for each was a third of what a runner computes.
+    written = connection.execute(
+        text(
+            """
+            UPDATE migration_tenant tenant SET
+                outcome = told.outcome, to_version = told.to_version, failure = told.failure,
+                restore_point = told.restore_point, seconds = told.seconds,
+                applied = ARRAY(SELECT jsonb_array_elements_text(told.applied)),
+                notes = ARRAY(SELECT jsonb_array_elements_text(told.notes)),
+                worker = NULL, claimed_at = NULL, finished_at = now()
+            FROM jsonb_to_recordset(CAST(:done AS jsonb)) AS told (
+                tenant_id uuid, fence bigint, outcome text, applied jsonb, to_version text, failure jsonb, notes jsonb,
+                restore_point jsonb, seconds double precision
+            )
+            WHERE tenant.run_id = :run_id AND tenant.project_id = told.tenant_id AND tenant.fence = told.fence
+                AND tenant.outcome IS NULL
+            """
+        ),
+        {"run_id": run_id, "done": json.dumps([asdict(each) for each in done], default=str)},
+    ).rowcount
     return len(done) - written
 
 

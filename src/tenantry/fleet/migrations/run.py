@@ -333,11 +333,13 @@ def is_alive(worker: str) -> bool:
     return True
 
 
-def release_dead(connection: Connection, run_id: str) -> None:
-    """What workers had in hand that are known to be dead need not be waited for."""
-    for worker in runs.workers_of(connection, run_id, stalled_seconds=STALLED_SECONDS):
-        if not is_alive(worker):
-            runs.release_claims(connection, run_id, worker)
+def release_dead(connection: Connection, run_id: str) -> bool:
+    """What workers had in hand that are known to be dead need not be waited for; whether there were any."""
+    workers = runs.workers_of(connection, run_id, stalled_seconds=STALLED_SECONDS)
+    dead = [worker for worker in workers if not is_alive(worker)]
+    for worker in dead:
+        runs.release_claims(connection, run_id, worker)
+    return bool(dead)
 
 
 def bundle_of(catalog: Catalog, run: Run) -> Bundle | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from tenantry.errors import Conflict, TenantryError, Unavailable
 from tenantry.fleet.catalog import queries, runs
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.events import actor, record
-from tenantry.fleet.catalog.records import Claimed, Done, Run, Wave
+from tenantry.fleet.catalog.records import Claimed, Done, KnownSchema, Run, Tenant, Wave
 from tenantry.fleet.migrations import gates
 from tenantry.fleet.migrations.apply import Halt, Migrator
 from tenantry.fleet.migrations.bundle import unpacked
@@ -112,12 +112,13 @@ class Work:
         *,
         golden: Callable[[], AbstractContextManager[str]] | None = None,
         points: Points | None = None,
+        met: Callable[[Sequence[Tenant]], None] = lambda _: None,
         on_event: Callable[[Event], None] = lambda _: None,
         clock: Clock | None = None,
         wait_for_windows: bool = False,
     ) -> None:
         """``golden`` gives the DSN of an empty database for a moment; without it that wave passes untried. ``points``
-        keeps the state of tenants before their first change.
+        keeps the state of tenants before their first change. ``met`` is told of tenants that are about to be visited.
 
         ``on_event`` is called in the thread of ``execute`` only.
         """
@@ -127,6 +128,7 @@ class Work:
         self._folder = folder
         self._golden = golden
         self._points = points
+        self._met = met
         self._on_event = on_event
         self._clock = clock or SystemClock()
         self._wait_for_windows = wait_for_windows
@@ -208,9 +210,11 @@ class Work:
             for tenant, window in runs.missed_windows(connection, run.id, limit=TENANTS_AT_ONCE):
                 opens, closes = parse_window(window).next(self._clock.now()) if window else (None, None)
                 runs.set_window(connection, run.id, tenant, opens, closes)
-            step = next_step(run, runs.waves(connection, run.id, stalled_seconds=STALLED_SECONDS))
+            step = self._next(connection, run)
             if isinstance(step, Finish) and not run.plan.get("selection") and self._born_meanwhile(connection, run):
-                step = next_step(run, runs.waves(connection, run.id, stalled_seconds=STALLED_SECONDS))
+                step = self._next(connection, run)
+            if isinstance(step, Others) and release_dead(connection, run.id):
+                step = self._next(connection, run)
             match step:
                 case Begin(wave):
                     runs.set_wave(connection, run.id, wave.number, "running")
@@ -223,6 +227,9 @@ class Work:
             return step
 
         return self._ask(ask)
+
+    def _next(self, connection: Connection, run: Run) -> Step:
+        return next_step(run, runs.waves(connection, run.id, stalled_seconds=STALLED_SECONDS))
 
     def _born_meanwhile(self, connection: Connection, run: Run) -> bool:
         """Whoever was created while the run ran gets a wave at its end, unless each has a folder of its own."""
@@ -339,7 +346,9 @@ class Work:
             runs.record_done(
                 connection, run.id, [Done(tenant_id=each.tenant_id, fence=each.fence, outcome="gone") for each in gone]
             )
-            return [each for each in claimed if each.ready]
+            ready = [each for each in claimed if each.ready]
+            self._met(queries.tenants_called(connection, [each.slug for each in ready]) if ready else [])
+            return ready
 
         self._claimed.extend(self._ask(ask))
         failpoint("migrate.claimed")
@@ -368,18 +377,13 @@ class Work:
             return
 
         def ask(connection: Connection) -> None:
+            known: list[KnownSchema] = []
             for claimed, result in self._results:
                 if result.outcome == "not_started":
                     runs.release_tenant(connection, self._run.id, claimed.tenant_id, claimed.fence)
-                elif result.state is not None and result.state != _known(claimed):
-                    state = result.state
-                    queries.record_schema(
-                        connection,
-                        claimed.slug,
-                        version=state.version,
-                        format=state.format,
-                        fingerprint=state.fingerprint,
-                    )
+                elif (state := result.state) is not None and state != _known(claimed):
+                    known.append(KnownSchema(claimed.slug, state.version, state.format, state.fingerprint))
+            queries.record_schemas(connection, known)
             done = [_done(claimed, result) for claimed, result in self._results if result.outcome != "not_started"]
             runs.record_done(connection, self._run.id, done)
 

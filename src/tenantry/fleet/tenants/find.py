@@ -23,7 +23,11 @@ def find_tenant(catalog: Catalog, name: str) -> Tenant:
 
 def find_ready(catalog: Catalog, name: str) -> tuple[Tenant, ProjectId, Home]:
     """A tenant that can be used, its project and where its data lives. Raises NotFound, or Conflict when unfinished."""
-    tenant = find_tenant(catalog, name)
+    return usable(find_tenant(catalog, name))
+
+
+def usable(tenant: Tenant) -> tuple[Tenant, ProjectId, Home]:
+    """The same for one that was found. Raises Conflict when it is unfinished."""
     if tenant.state == "leaving":
         raise Conflict(
             f"{tenant.slug} was deleted, and is purged on {tenant.purge_at:%Y-%m-%d %H:%M}Z",
