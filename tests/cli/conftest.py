@@ -24,6 +24,9 @@ from tenantry.neon.shapes import ProjectListItem
 from tenantry.testing.throwaway import ThrowawayCell
 
 from ..forks import Nurseries
+from ..seaweed import s3
+
+__all__ = ["s3"]
 
 COMMAND_SECONDS_MAX = 60
 Query = Callable[[str, str], list[Any]]

