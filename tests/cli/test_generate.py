@@ -261,6 +261,40 @@ def test_a_pull_request_and_its_preview_have_a_branch_from_open_to_close(
     assert again is not None and not again.failed, again
 
 
+def test_a_night_backs_up_what_is_due_and_proves_it(
+    operator: Operator, query: Query, repository: Path, said: Callable[..., None], github: GithubStandIn,
+    runner: Callable[[], Runner], acme: str,
+) -> None:  # fmt: skip
+    said("backup_shards = 2\nbackup_minutes = 5\n")
+    operator.do("generate", "github", "--secrets")
+    query(operator.do("url", acme).stdout, "create table t (n int); insert into t values (1), (2)")
+    file = repository / WORKFLOWS / "tenantry-backup.yml"
+    # The fleet of this test is one customer: the cell has those of other tests too.
+    file.write_text(file.read_text().replace(" --all ", f" {acme} ").replace(" --due ", f" {acme} "))
+    taken = [runner().run(file.name, "backup", {}, matrix={"part": part}) for part in ("1/2", "2/2")]
+    assert not any(job is None or job.failed for job in taken), taken
+    rest = [runner().run(file.name, "rest", {}, matrix={"part": part}) for part in ("1/2", "2/2")]
+    assert not any(job is None or job.failed for job in rest), rest
+    (backup,) = [each for each in operator.json("backup", "list")["backups"] if each["tenant"] == acme]
+    manifest = repository.parent / "vault" / acme / backup["id"] / "manifest.json"
+    assert json.loads(manifest.read_text())["rows"] == 2
+
+    said('backup = "customer"\nmigrate_with = "off"\npull_requests = false\n')
+    wrote = operator.json("generate", "github")["files"]
+    assert {"path": f".github/workflows/tenantry-backup-{acme}.yml", "state": "new"} in wrote
+    assert {"path": ".github/workflows/tenantry-backup.yml", "state": "gone"} in wrote
+    again = runner().run(f"tenantry-backup-{acme}.yml", "backup", {})
+    assert again is not None and not again.failed, again
+    prove = runner().run(f"tenantry-backup-{acme}.yml", "prove", {})
+    assert prove is not None and not prove.failed, prove
+    assert f"{acme}: verified: 2 rows in 1 tables" in prove.of("Verify").output
+    # Without the key for backups, which no other job is given, nothing is taken.
+    del github.secrets[None]["TENANTRY_BACKUP_KEY"]
+    without = runner().run(f"tenantry-backup-{acme}.yml", "backup", {})
+    assert without is not None and without.of("Back up").status == "failed"
+    assert "TENANTRY_BACKUP_KEY" in without.of("Back up").output
+
+
 @pytest.mark.parametrize(
     ("event", "job"),
     [
