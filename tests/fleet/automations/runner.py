@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,17 @@ class Runner:
     """A machine with the program installed, and a checkout of the repository."""
 
     def __init__(
-        self, checkout: Path, *, programs: Path, secrets: Mapping[str, str], environment: Mapping[str, str]
+        self,
+        checkout: Path,
+        *,
+        programs: Path,
+        secrets: Mapping[str, str],
+        environment: Mapping[str, str],
+        done_already: Collection[str] = (),
     ) -> None:
         self.checkout = checkout
         self.secrets = secrets
+        self._done_already = done_already
         self._environment = {
             "PATH": f"{programs}:{os.environ['PATH']}",
             "HOME": str(checkout.parent),
@@ -82,7 +89,7 @@ class Runner:
             name = step["name"]
             if job.failed or not holds(step.get("if", "true"), known):
                 job.steps.append(Step(name, "skipped"))
-            elif "uses" in step:
+            elif "uses" in step or step["run"] in self._done_already:
                 job.steps.append(Step(name, "action"))
             else:
                 job.steps.append(self._step(name, step, known))
