@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tenantry.demo.backup_act import BackupAct
-from tenantry.demo.first_act import SUSPEND_SECONDS, FirstAct
-from tenantry.demo.rollout_act import RolloutAct
-from tenantry.demo.second_act import SecondAct
+from tenantry.demo.backups import BackupsAct
+from tenantry.demo.branches import BranchesAct
+from tenantry.demo.customers import SUSPEND_SECONDS, CustomersAct
+from tenantry.demo.growth import GrowthAct
+from tenantry.demo.rollout import RolloutAct
 from tenantry.demo.teller import Teller
-from tenantry.demo.third_act import ThirdAct
 from tenantry.errors import OperatorError
 from tenantry.fleet.main import open_fleet
 from tenantry.testing.throwaway import ThrowawayCell
@@ -27,7 +27,13 @@ def tell(*, keep: bool) -> None:
         with open_fleet(target.api_url, target.api_key, target.catalog_url, api_ca=target.api_ca) as fleet:
             teller = Teller(console, fleet, folder)
             teller.note("a cell and its catalog from nothing (first start ever)", stage.ready_seconds)
-            for act in (FirstAct(teller), RolloutAct(teller), SecondAct(teller), ThirdAct(teller), BackupAct(teller)):
+            for act in (
+                CustomersAct(teller),
+                RolloutAct(teller),
+                BranchesAct(teller),
+                GrowthAct(teller),
+                BackupsAct(teller),
+            ):
                 for scene in act.scenes:
                     scene()
             teller.summary()

@@ -1,4 +1,4 @@
-"""The first act: four customers get a database each, take a first migration, write, sleep, and wake."""
+"""The act of the customers: four customers get a database each, take a first migration, write, sleep, and wake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUSPEND_SECONDS: Final = 1
 TASKS: Final = 250
 
 
-class FirstAct:
+class CustomersAct:
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
         self._fleet = teller.fleet

@@ -1,4 +1,4 @@
-"""The last act: backups of all tenants in a vault, proved by restoring them, and a customer brought back from one."""
+"""The act of the backups: backups of all tenants in a vault, proved by restoring them, and a customer brought back from one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JOBS: Final = 4
 _COUNT: Final = "select count(*) from tasks"
 
 
-class BackupAct:
+class BackupsAct:
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
         self._fleet = teller.fleet

@@ -1,4 +1,4 @@
-"""The second act: a branch for every developer, and a customer who gets a dropped table back while others write."""
+"""The act of the branches: a branch for every developer, and a customer who gets a dropped table back while others write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIRST_WRITE_SECONDS_MAX: Final = 30.0
 _COUNT: Final = "select count(*) from tasks"
 
 
-class SecondAct:
+class BranchesAct:
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
         self._fleet = teller.fleet

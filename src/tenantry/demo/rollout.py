@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tenantry.demo.first_act import CUSTOMERS, UNLUCKY
+from tenantry.demo.customers import CUSTOMERS, UNLUCKY
 from tenantry.demo.teller import Teller, connect, expect
 from tenantry.fleet.catalog.records import Run
 from tenantry.fleet.migrations.formats.folders import open_folder

@@ -1,4 +1,4 @@
-"""The third act: sign-ups from a file, a customer who pays for more, a second cell in another region, and a bill."""
+"""The act of growth: sign-ups from a file, a customer who pays for more, a second cell in another region, and a bill."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Fjord Foods,,launch
 ROWS_SHOWN_MAX: Final = 4
 
 
-class ThirdAct:
+class GrowthAct:
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
         self._fleet = teller.fleet
