@@ -1,4 +1,4 @@
-"""The act of the backups: backups of all tenants in a vault, proved by restoring them, and a customer brought back from one."""
+"""The act of the backups: all tenants in a vault, proved by restoring them, and a customer brought back from one."""
 
 from __future__ import annotations
 

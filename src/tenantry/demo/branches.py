@@ -1,4 +1,4 @@
-"""The act of the branches: a branch for every developer, and a customer who gets a dropped table back while others write."""
+"""The act of the branches: one for each developer, and a customer who gets a table back while others write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The act of growth: sign-ups from a file, a customer who pays for more, a second cell in another region, and a bill."""
+"""The act of growth: sign-ups from a file, a larger plan, a second cell in another region, and a bill."""
 
 from __future__ import annotations
 
