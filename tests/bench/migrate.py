@@ -49,7 +49,7 @@ _DDL = "alter table tasks add column note_{number} text"
 
 
 def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
-    count, rounds, peers = (12, 2, 2) if quick else (48, 4, 4)
+    count, rounds, peers = (12, 2, 2) if quick else (96, 4, 4)
     installation.restart(spares=0)
     folder = installation.directory / "drizzle"
     shutil.copytree(_EXAMPLE, folder)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg
@@ -308,6 +308,12 @@ def installation(make_cell: CellMaker, workdir: Path, nurseries: Any) -> Iterato
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return cast("int", listener.getsockname()[1])
+    """Below those that the kernel gives to outgoing connections: nobody has it while its listener is dead."""
+    while True:
+        with socket.socket() as listener:
+            port = random.randrange(20_000, 32_000)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
