@@ -27,6 +27,7 @@ from tenantry.errors import (
     TenantryError,
     Unavailable,
     VaultError,
+    WrongKey,
 )
 from tenantry.fleet.backups import proof_sql
 from tenantry.fleet.backups.opened import OpenedBackup, open_backup
@@ -119,7 +120,7 @@ def verify_backup(
             )
             if counts:
                 events.record(
-                    connection, f"verify backup: {done.state}", tenant, backup=record.id, seconds=done.seconds
+                    connection, "verify backup", tenant, backup=record.id, outcome=done.state, seconds=done.seconds
                 )
         failpoint("verify.recorded")
         if not counts:
@@ -154,7 +155,7 @@ def state_of(error: TenantryError) -> VerificationState:
     """Whether the backup has failed, or whatever was needed to find out. Pure."""
     if isinstance(error, DamagedBackup | NotAsSaid | NotFound):
         return "failed"
-    if isinstance(error, Unavailable | VaultError | LimitReached | Locked | DiskFull):
+    if isinstance(error, Unavailable | VaultError | LimitReached | Locked | DiskFull | WrongKey | InvalidInput):
         return "broken"
     return "failed"
 

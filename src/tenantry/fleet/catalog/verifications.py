@@ -141,6 +141,11 @@ def uncleared_verifications(connection: Connection, *, silent_seconds: float, li
     return [_record(row) for row in connection.execute(query).mappings()]
 
 
+def projects_there(connection: Connection) -> set[UUID]:
+    """What the names of projects end with that are restored into now, or that a sweep will delete."""
+    return set(connection.execute(select(BackupVerification.id).where(~BackupVerification.cleared)).scalars())
+
+
 def clear_verification(connection: Connection, verification_id: VerificationId) -> None:
     """Its project is gone. One that died is over now, and proves nothing."""
     table = BackupVerification

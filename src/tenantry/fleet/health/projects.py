@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tenantry.errors import TenantryError
 from tenantry.fleet.catalog import health as rows
-from tenantry.fleet.catalog import ready, usage
+from tenantry.fleet.catalog import ready, usage, verifications
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.health import KnownProject
 from tenantry.fleet.catalog.records import ProviderRecord
@@ -96,7 +96,7 @@ def _list(provider: Provider, *, everything: bool) -> Listed:
 def _read(catalog: Catalog, record: ProviderRecord, listed: Sequence[ProviderProject]) -> _Sides:
     with catalog.transaction() as connection:
         # Before the tenants: what is claimed in between is found there.
-        waiting = {each.id for each in ready.ready_projects(connection)}
+        waiting = {each.id for each in ready.ready_projects(connection)} | verifications.projects_there(connection)
     known: list[KnownProject] = []
     while True:
         after = known[-1].project_id if known else None
