@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+import backups
 import branches
 import create
 import customers
@@ -53,6 +54,7 @@ _MEASURES: dict[str, _Measure] = {
     "migrate": migrate.measure,
     "footprint": footprint.measure,
     "customers": customers.measure,
+    "backups": backups.measure,
     "sign_ups": sign_ups.measure,  # late: it leaves very many tenants
     "registered": registered.measure,  # the last one: it leaves rows that nothing else should see
 }

@@ -85,33 +85,41 @@ def test_killed_at_each_point(operator: Operator, query: Query, vault: Path, ten
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("seed", [int(os.environ.get("TENANTRY_SEED", "1"))])
 def test_fifty_rounds_of_random_kills(operator: Operator, query: Query, vault: Path, tenant: str, seed: int) -> None:
-    """Of the runner and of pg_dump, at any moment of a backup or a prune."""
+    """Of the runner, of its programs and of the cell, at any moment of a backup, a verification or a prune."""
     random_ = random.Random(seed)
     query(operator.do("url", tenant).stdout, "INSERT INTO t SELECT i FROM generate_series(1, 300000) AS i")
     operator.do("backup", "run", tenant)
-    environment = os.environ | {"TENANTRY_DATA": str(operator.cell.data)}
-    with _fleet(operator) as fleet:
-        for number in range(ROUNDS_SOAK):
-            verb = ["prune", tenant, "--yes"] if random_.random() < 0.3 else ["run", tenant]
-            running = subprocess.Popen(
-                [sys.executable, "-m", "tenantry", "backup", *verb],
-                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            deadline = time.monotonic() + random_.uniform(0.5, 4.0)
-            whom = random_.choice(["runner", "pg_dump"])
-            while time.monotonic() < deadline and running.poll() is None:
-                time.sleep(0.01)
-            for victim in [running.pid] if whom == "runner" else _children(running.pid):
-                try:
-                    os.kill(victim, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            running.wait(120)
+    for number in range(ROUNDS_SOAK):
+        verb = random_.choice([["run", tenant], ["verify", tenant], ["prune", tenant, "--yes"]])
+        running = subprocess.Popen(
+            [sys.executable, "-m", "tenantry", "backup", *verb],
+            env=os.environ | {"TENANTRY_DATA": str(operator.cell.data)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + random_.uniform(0.5, 4.0)
+        whom = random_.choice(["runner", "programs", "cell"])
+        while time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.01)
+        if whom == "cell":
+            operator.cell.kill()
+            operator.cell.start()
+        for victim in {"runner": [running.pid], "programs": _children(running.pid), "cell": []}[whom]:
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        running.wait(300)
+        with _fleet(operator) as fleet:
             good = _look_after(fleet.backups(), vault, tenant)
-            assert good >= 1, f"seed {seed}, round {number}: the last good one is gone"
-    operator.do("backup", "restore", tenant, "--as", f"{tenant} again")
+        assert good >= 1, f"seed {seed}, round {number}, {verb} and a killed {whom}: the last good one is gone"
+    verified = [each for each in operator.json("backup", "list", tenant)["backups"] if each["verified_at"]]
+    for each in verified:
+        again = f"{tenant} again {each['id'][-8:]}"
+        operator.do("backup", "restore", tenant, "--backup", each["id"], "--as", again)
+    operator.do("backup", "verify", tenant)
 
 
 def _children(pid: int) -> list[int]:

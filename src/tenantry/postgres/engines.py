@@ -220,6 +220,16 @@ def _candidates(extra_dirs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         yield from _with_postgres(Path(answer.strip()), SYSTEM)
 
 
+def bin_directories() -> Iterator[Path]:
+    """Where builds of this machine have their programs; nothing of them was executed or read yet."""
+    seen: set[Path] = set()
+    for bin_dir, _ in _candidates(()):
+        place = bin_dir.resolve()
+        if place not in seen:
+            seen.add(place)
+            yield place
+
+
 def _with_postgres(bin_dir: Path, source: str) -> Iterator[tuple[Path, str]]:
     if (bin_dir / "postgres").is_file():
         yield bin_dir, source

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import threading
 from collections import deque
@@ -20,11 +21,12 @@ from typing import IO, Final
 
 from tenantry.errors import OperatorError, TenantryError, Unavailable
 from tenantry.postgres.dsn import Dsn
-from tenantry.postgres.engines import discover
+from tenantry.postgres.engines import bin_directories
 
 CHUNK_BYTES: Final = 256 * 1024
 SECONDS_MAX: Final = 24 * 3600.0
 """What runs longer is ended."""
+VERSION_SECONDS_MAX: Final = 20.0
 END_SECONDS_MAX: Final = 30.0
 """What a program has, once it was told to end, before it is killed."""
 LINES_KEPT: Final = 40
@@ -39,6 +41,10 @@ class Client:
     major: int
     version: str
 
+    @property
+    def minor(self) -> int:
+        return int(self.version.split(".")[1])
+
     def program(self, name: str) -> str:
         return str(self.bin_dir / name)
 
@@ -46,12 +52,27 @@ class Client:
 @cache
 def clients() -> tuple[Client, ...]:
     """Builds of this machine that have these programs, the oldest first. Looked for once."""
-    found = [
-        Client(engine.bin_dir, engine.major, engine.version)
-        for engine in discover()
-        if all((engine.bin_dir / name).exists() for name in ("pg_dump", "pg_restore", "psql"))
-    ]
-    return tuple(sorted(found, key=lambda client: client.major))
+    found: list[Client] = []
+    for bin_dir in bin_directories():
+        if not all((bin_dir / name).exists() for name in ("pg_dump", "pg_restore", "psql")):
+            continue
+        version = _version(bin_dir / "pg_dump")
+        if version is not None:
+            found.append(Client(bin_dir, int(version.split(".")[0]), version))
+    return tuple(sorted(found, key=lambda client: (client.major, -client.minor)))
+
+
+def _version(program: Path) -> str | None:
+    """None for one that does not run here."""
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_SECONDS_MAX,
+            stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, cwd="/",
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\d+\.\d+", done.stdout)
+    return None if found is None else found[0]
 
 
 def fitting(known: Sequence[Client], major: int) -> Client:
