@@ -100,7 +100,9 @@ def github_command(
     from tenantry.cli.fleet import the_fleet
     from tenantry.fleet.automations.configured import secrets_of
     from tenantry.fleet.automations.files import plan_files
+    from tenantry.fleet.automations.github_secrets import out_of_reach
     from tenantry.fleet.automations.workflows import KEY, OURS, workflows
+    from tenantry.fleet.providers.manage import overview
     from tenantry.fleet.settings import load_settings
 
     output, said, place = Output(json_wanted=json), load_settings(), the_root(root)
@@ -114,7 +116,7 @@ def github_command(
             _warn(output, said)
         return
     with the_fleet(data) as fleet:
-        customers = _customers(fleet)
+        customers = _customers(fleet) if choices.by_customer or said.github.secret_per_customer else ()
         changes = plan_files(place, workflows(choices, customers), ours=OURS)
         if not setting:
             write_out(output, place, changes, check=check, dry_run=dry_run)
@@ -123,6 +125,8 @@ def github_command(
             output, fleet, said, choices, customers, repository=repository, key_file=key_file, token_file=token_file,
             rotate=rotate, dry_run=dry_run,
         )  # fmt: skip
+        for sentence in out_of_reach(overview(fleet.catalog).providers, secrets_of(choices)):
+            output.remark(f"warning: {sentence}")
     write_out(output, place, changes, check=False, dry_run=dry_run, secrets=planned, rotate=rotate)
     _warn(output, said)
 

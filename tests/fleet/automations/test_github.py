@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 
 from tenantry.errors import Forbidden, InvalidInput, NotFound, Unauthorized, Unavailable
 from tenantry.fleet.automations.customers import Customer
 from tenantry.fleet.automations.github_api import Github
-from tenantry.fleet.automations.github_secrets import key_name, plan_secrets, set_secrets
+from tenantry.fleet.automations.github_secrets import key_name, out_of_reach, plan_secrets, set_secrets
 from tenantry.fleet.automations.pull_requests import say
+from tenantry.fleet.catalog.records import ProviderId, ProviderRecord
 
 from .stand_ins import GithubStandIn
 
@@ -158,6 +161,31 @@ def test_a_comment_is_found_among_many_and_changed(stand_in: GithubStandIn, gith
     assert 8 not in stand_in.comments
 
 
+def test_providers_that_jobs_would_not_reach_are_named() -> None:
+    def provider(name: str, secret_from: str, removed_at: datetime | None = None) -> ProviderRecord:
+        return ProviderRecord(
+            id=ProviderId(uuid4()), name=name, kind="neon", api_url=None, api_ca=None, secret_from=secret_from,
+            created_at=datetime.now(UTC), removed_at=removed_at,
+        )  # fmt: skip
+
+    said = out_of_reach(
+        [
+            provider("home", "home"),
+            provider("neon", "env:NEON_API_KEY"),
+            provider("eu", "env:EU_KEY"),
+            provider("old", "env:OLD_KEY", datetime.now(UTC)),
+            provider("plain", "file:/etc/plain.key"),
+        ],
+        ["NEON_API_KEY"],
+    )
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "jobs do not reach provider eu",
+        "jobs do not reach provider plain",
+    ]
+
+
 def test_a_keys_name_fits_where_names_are_bounded() -> None:
-    assert key_name("acme/app") == "github acme/app"
-    assert len(key_name("o" * 39 + "/" + "n" * 100)) <= 64
+    assert key_name("acme/app", None) == "github acme/app"
+    assert key_name("acme/app", "production") == "github acme/app production"
+    long = [key_name("o" * 39 + "/" + "n" * 100, environment) for environment in (None, "a", "b")]
+    assert len(set(long)) == 3 and max(map(len, long)) <= 64

@@ -7,7 +7,8 @@ a secret back, so a key that is there is left as it is until it is asked to be r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -15,6 +16,7 @@ from tenantry.errors import InvalidInput, NotFound, OperatorError, TenantryError
 from tenantry.fleet.automations.customers import Customer
 from tenantry.fleet.automations.github_api import SECRET_BYTES_MAX, SECRETS_MAX, Github
 from tenantry.fleet.automations.workflows import KEY
+from tenantry.fleet.catalog.records import ProviderRecord
 from tenantry.neon.client import NeonClient
 from tenantry.runtime.failpoints import failpoint
 
@@ -108,6 +110,23 @@ def plan_secrets(
     return planned
 
 
+def out_of_reach(providers: Iterable[ProviderRecord], passed_on: Collection[str]) -> list[str]:
+    """Providers whose key a runner would not have, each as a sentence. Pure."""
+    said: list[str] = []
+    for each in providers:
+        kind, _, place = each.secret_from.partition(":")
+        if each.removed_at is not None or kind == "home" or (kind == "env" and place in passed_on):
+            continue
+        if kind == "env":
+            said.append(f"jobs do not reach provider {each.name}: list {place} in secrets of [github]")
+        else:
+            said.append(
+                f"jobs do not reach provider {each.name}: its key is in a file, which runners do not have; "
+                f"see `tenantry provider add {each.name} --change --key-env NAME`"
+            )
+    return said
+
+
 def set_secrets(
     github: Github,
     secrets: Sequence[Secret],
@@ -147,13 +166,19 @@ def set_secrets(
         on_set(secret)
 
 
-def key_name(repository: str) -> str:
-    """What the repository's key is called in the fleet."""
-    return f"github {repository}"[:KEY_NAME_MAX]
+def key_name(repository: str, environment: str | None) -> str:
+    """What the key of a repository, or of an environment of it, is called in the fleet: each its own, to be renewed alone.
+
+    One that is too long ends in a digest of the whole, so that two of them never fall together.
+    """
+    name = f"github {repository}" if environment is None else f"github {repository} {environment}"
+    if len(name) <= KEY_NAME_MAX:
+        return name
+    return f"{name[: KEY_NAME_MAX - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _hand_out_key(github: Github, environment: str | None, keys: Keys) -> None:
-    name = key_name(github.repository)
+    name = key_name(github.repository, environment)
     old = keys.named(name)
     key_id, key = keys.make(name)
     failpoint("github_key.made")
