@@ -167,7 +167,7 @@ def set_secrets(
 
 
 def key_name(repository: str, environment: str | None) -> str:
-    """What the key of a repository, or of an environment of it, is called in the fleet: each its own, to be renewed alone.
+    """What the key of a repository, or of an environment of it, is called in the fleet; it is renewed alone.
 
     One that is too long ends in a digest of the whole, so that two of them never fall together.
     """

@@ -223,7 +223,7 @@ def _backup_of_fleet(choices: Choices) -> Wanted:
             _Round("rest", f"Back up what is left{of_part}", run, needs="backup"),
         ],
         prove=[
-            _Step("Verify", f"tenantry backup verify --due --minutes {choices.jobs.backup_minutes}"),
+            _Step("Verify", f"tenantry backup verify --minutes {choices.jobs.backup_minutes}"),
             _Step("Prune", "tenantry backup prune --yes"),
         ],
     )
