@@ -1,4 +1,4 @@
-"""``tenantry vault check|key``: where backups go, and the key that they are sealed under."""
+"""``tenantry vault check|key|list|restore``: where backups go, the key that they are sealed under, what lies there."""
 
 # ruff: noqa: PLC0415 - what is heavy is imported by the commands that need it
 from __future__ import annotations
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenantry.cli.options import Json
-from tenantry.cli.output import Output
+from tenantry.cli.options import Data, Json
+from tenantry.cli.output import Output, size_in_words
 
 if TYPE_CHECKING:
     from tenantry.fleet.backups.check import Proof
@@ -85,6 +85,85 @@ def key_command(
     output.document({"key": key_id, "file": file.absolute()})
     output.say(f"{file} holds the new key {key_id}")
     output.remark(f'next: keep a copy elsewhere; key_from = "file:{file.absolute()}" under [backups]')
+
+
+@vault.command("list")
+def list_command(
+    customer: Annotated[
+        str | None, typer.Argument(metavar="[CUSTOMER]", help="Only this one's, by its slug.", show_default="all")
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--vault", metavar="URL", help="Another vault than that of [backups].", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List what the vault holds by its own account. Needs no catalog, no cell and no key."""
+    from tenantry.cli.failures import SOME_FAILED
+    from tenantry.fleet.backups.manifest import Manifest
+    from tenantry.fleet.backups.open import open_configured
+    from tenantry.fleet.backups.without_catalog import manifests
+    from tenantry.fleet.settings import load_settings
+
+    output = Output(json_wanted=json)
+    found = list(manifests(open_configured(load_settings().backups, url), customer))
+    whole = sorted((each for each in found if isinstance(each, Manifest)), key=lambda each: each.place)
+    damaged = [each for each in found if not isinstance(each, Manifest)]
+    output.document({"backups": whole, "damaged": [each.message for each in damaged]})
+    output.table(
+        ["PLACE", "CUSTOMER", "AS OF", "POSTGRES", "SIZE", "ROWS", "KEY"],
+        [
+            (
+                each.place,
+                each.customer,
+                each.started_at,
+                each.server_major,
+                size_in_words(each.size_bytes),
+                each.rows,
+                each.key_id,
+            )
+            for each in whole
+        ],
+    )
+    for each in damaged:
+        output.remark(str(each))
+    if not found:
+        output.remark("the vault holds no backup")
+    if damaged:
+        raise typer.Exit(SOME_FAILED)
+
+
+@vault.command("restore")
+def restore_command(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="As `vault list` shows it.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="The new tenant's.", show_default="the customer's then")
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--vault", metavar="URL", help="Another vault than that of [backups].", show_default=False),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Restore a backup that no catalog knows any more into a new tenant, with the fleet's key and the vault alone.
+
+    Where the catalog knows it use `tenantry backup restore`, which also knows what the manifest has to be.
+    """
+    from tenantry.cli.fleet import the_fleet
+    from tenantry.fleet.backups.without_catalog import restore_place
+
+    output = Output(json_wanted=json)
+    with the_fleet(data) as fleet:
+        tenant, done = restore_place(fleet.backups(url).around, place, name)
+    output.document(
+        {"tenant": tenant, "databases": done.databases, "tables": done.tables, "rows": done.rows, "notes": done.notes}
+    )
+    output.say(
+        f"{place} is restored into the new tenant {tenant.slug}: {done.tables} tables, {done.rows} rows, counted"
+    )
+    for note in done.notes:
+        output.remark(f"note: {note}")
 
 
 def register(app: typer.Typer) -> None:
