@@ -54,5 +54,5 @@ def restore_place(around: Surroundings, place: str, name: str | None) -> tuple[T
             around.tenants.discard(made)
         raise
     with around.catalog.transaction() as connection:
-        events.record(connection, "restore backup", tenant, backup=said.id, rows=done.rows, place=place)
+        events.record(connection, "restore backup", tenant, backup=opened.manifest.id, rows=done.rows, place=place)
     return tenant, done
