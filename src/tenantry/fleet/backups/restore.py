@@ -222,9 +222,10 @@ def _load(
         for warning in load_dump(client, backup.read(dump), dsn, server_major=major, options=options):
             done.note(warning)
         failpoint("restore.loaded")
-        with connect(dsn) as session:
-            session.execute(questions.BEGIN)
-            found = count_tables(session)
+    # Asked for anew: what it was loaded by may have run out meanwhile.
+    with way_to(target.uri_of(name), target.tls_ca) as dsn, connect(dsn) as session:
+        session.execute(questions.BEGIN)
+        found = count_tables(session)
     wanted = {table: count for table, count in database.tables.items() if not chosen or table in chosen}
     wrong = [table for table, count in wanted.items() if found.get(table) != count]
     if wrong:
