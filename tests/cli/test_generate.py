@@ -237,7 +237,7 @@ def test_a_pull_request_and_its_preview_have_a_branch_from_open_to_close(
     operator: Operator, query: Query, said: Callable[..., None], github: GithubStandIn, vercel: VercelStandIn,
     runner: Callable[[], Runner], acme: str,
 ) -> None:  # fmt: skip
-    command = 'python -c "import os, psycopg; print(psycopg.connect(os.environ[\\"DATABASE_URL\\"]).info.dbname)"'
+    command = 'python -c "import os, psycopg; print(psycopg.connect(os.environ[\\"DATABASE_URL\\"]).info.dbname)"; env'
     said(
         f"pull_request_tenant = {json.dumps(acme)}\npull_request_command = {json.dumps(command)}\n"
         f'[vercel]\nproject = "shop"\nteam = "{vercel.TEAM}"\napi_url = "{vercel.url}"\n'
@@ -253,7 +253,8 @@ def test_a_pull_request_and_its_preview_have_a_branch_from_open_to_close(
     opened = machine.run(file, "branch", pull_request("opened"))
     assert opened is not None and not opened.failed, opened
     assert opened.of("Make it anew after a push").status == "skipped"
-    assert "neondb" in opened.of("Use the branch").output
+    used = opened.of("Use the branch").output
+    assert "neondb" in used and github.secrets[None]["TENANTRY_API_KEY"] not in used
     url = operator.do("branch", "url", "pr-12", "--tenant", acme).stdout
     query(url, "insert into t values (2)")
     assert vercel.of("feature/x") == {"DATABASE_URL": url.strip()}
