@@ -189,20 +189,3 @@ def test_what_is_due_becomes_a_job_and_is_due_no_more_once_taken(operator: Opera
         work = fleet.jobs.kinds["backup"].work(Item(subject=tenant))
         assert work["rows"] == 501
         assert fleet.back_up_due() == []
-
-
-def test_where_the_catalog_is_lost_the_vault_and_the_fleets_key_are_enough(
-    operator: Operator, query: Query, vault: Path, tenant: str
-) -> None:
-    taken = operator.json("backup", "run", tenant)["tenants"][0]["backup"]
-    target = operator.cell.target
-    assert target.catalog_url is not None
-    lost = f"DELETE FROM backup WHERE slug = '{tenant}' RETURNING key_id"
-    (key_id,) = query(target.catalog_url, lost)
-    query(target.catalog_url, f"DELETE FROM tenant_key WHERE id = '{key_id}'")
-    assert operator.json("backup", "list", tenant)["backups"] == []
-
-    (found,) = operator.json("backup", "list", tenant, "--in-vault")["backups"]
-    assert (found["id"], found["rows"]) == (taken, 501)
-    operator.do("backup", "restore", "nobody any more", "--place", found["place"], "--as", f"{tenant} again")
-    assert query(operator.do("url", f"{tenant} again").stdout, "SELECT count(*) FROM users") == [500]

@@ -130,24 +130,16 @@ def list_command(
         str | None, typer.Argument(metavar="[TENANT]", help="Only this tenant's.", show_default=False)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also those that failed or were deleted.")] = False,
-    in_vault: Annotated[
-        bool, typer.Option("--in-vault", help="What lies in the vault, whatever the catalog knows.")
-    ] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=10_000, help="The newest N.")] = 50,
-    vault: VaultUrl = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """List backups, the newest first. Asks the catalog alone, or the vault alone."""
+    """List backups, the newest first. Asks the catalog alone."""
     from tenantry.cli.fleet import the_fleet
 
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
-        found = (
-            fleet.backups(vault).in_vault(tenant)[:limit]
-            if in_vault
-            else fleet.list_backups(tenant, everything=everything, limit=limit)
-        )
+        found = fleet.list_backups(tenant, everything=everything, limit=limit)
     output.document({"backups": [_document(each) for each in found]})
     output.table(
         ["BACKUP", "TENANT", "STATE", "SIZE", "ROWS", "UNCHANGED", "VERIFIED"],
@@ -168,15 +160,6 @@ def list_command(
 def restore_command(
     tenant: TenantName,
     name: BackupName = None,
-    place: Annotated[
-        str | None,
-        typer.Option(
-            "--place",
-            metavar="FOLDER",
-            help="A folder of the vault (see `list --in-vault`), where the catalog is lost.",
-            show_default=False,
-        ),
-    ] = None,
     into: Annotated[
         str,
         typer.Option(
@@ -203,11 +186,12 @@ def restore_command(
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
         backups = fleet.backups(vault)
-        record = backups.find(tenant, name) if place is None else backups.at_place(place)
+        record = backups.find(tenant, name)
         if into == "new":
-            like = fleet.find(tenant)
-            usual = f"{tenant if like is None else like.name} restored {record.id[:19]}"
-            made, done = backups.restore_to_tenant(record, called or usual, like, tables=tables or ())
+            like, _, _ = backups.around.tenants.ready(tenant)
+            made, done = backups.restore_to_tenant(
+                record, called or f"{like.name} restored {record.id[:19]}", like, tables=tables or ()
+            )
             where = f"the new tenant {made.slug}"
         elif into == "branch":
             branch, done = backups.restore_to_branch(record, tenant, called, tables=tables or ())

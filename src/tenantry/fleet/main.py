@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from tenantry.errors import NotFound
 from tenantry.fleet.catalog import events, plans, queries
 from tenantry.fleet.catalog.catalog import CONNECTIONS_MAX, Catalog
 from tenantry.fleet.catalog.models import HOME_PROVIDER
@@ -290,13 +289,6 @@ class Fleet:
         from tenantry.fleet.backups.own_schedule import set_own_schedule
 
         set_own_schedule(self.catalog, find_tenant(self.catalog, name), cron=cron, keep=keep, as_plan=as_plan)
-
-    def find(self, name: str) -> Tenant | None:
-        """The living tenant of this slug or name, as the catalog knows it."""
-        try:
-            return find_tenant(self.catalog, name)
-        except NotFound:
-            return None
 
     def slug_of(self, name: str) -> str:
         """Raises NotFound."""

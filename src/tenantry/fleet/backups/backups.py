@@ -14,7 +14,6 @@ from tenantry.errors import InvalidInput, NotFound, TenantryError
 from tenantry.fleet.backups.activity import activity_of, is_unchanged
 from tenantry.fleet.backups.keys import FleetKeys
 from tenantry.fleet.backups.list import schedules
-from tenantry.fleet.backups.manifest import NAME, from_manifest, read_manifest
 from tenantry.fleet.backups.many import JOBS_MAX, Done, beating, work_on
 from tenantry.fleet.backups.opened import OpenedBackup, open_backup
 from tenantry.fleet.backups.ports import Fingerprints, Tenants
@@ -241,19 +240,6 @@ class Backups:
         if backup is not None and len(found) > 1 and found[0].id != backup:
             raise InvalidInput(f"{backup} is the beginning of {len(found)} backups", next_step="say more of it")
         return found[0] if backup is not None else next((each for each in found if each.doubted_at is None), found[0])
-
-    def in_vault(self, slug: str | None) -> list[BackupRecord]:
-        """What lies in the vault, of one folder or of all, whatever the catalog knows; the newest first."""
-        found = [
-            from_manifest(read_manifest(self.around.vault, each.key.removesuffix(f"/{NAME}")), self.around.vault.url)
-            for each in self.around.vault.list(slug or "")
-            if each.key.endswith(f"/{NAME}")
-        ]
-        return sorted(found, key=lambda each: each.started_at, reverse=True)
-
-    def at_place(self, place: str) -> BackupRecord:
-        """The backup in this folder of the vault, where the catalog is lost. Raises NotFound, DamagedBackup."""
-        return from_manifest(read_manifest(self.around.vault, place.strip("/")), self.around.vault.url)
 
     def open(self, record: BackupRecord) -> OpenedBackup:
         """Raises NotFound, WrongKey, DamagedBackup, VaultError."""

@@ -12,14 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
-from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
 from tenantry.errors import DamagedBackup, NotFound
 from tenantry.fleet.backups.vault import Vault
-from tenantry.fleet.catalog.backups import BackupId, BackupRecord, KeyId
-from tenantry.fleet.catalog.records import TenantId
 
 FORMAT: Final = 1
 NAME: Final = "manifest.json"
@@ -132,28 +129,3 @@ def read_object(vault: Vault, manifest: Manifest, thing: Object) -> Iterator[byt
     if digest.hexdigest() != thing.sha256:
         how = "is not what was written" if size == thing.size_bytes else f"has {size} of {thing.size_bytes} bytes"
         raise DamagedBackup(f"{manifest.key_of(thing)} in {vault.url} {how}", next_step="restore from another backup")
-
-
-def from_manifest(manifest: Manifest, vault: str) -> BackupRecord:
-    """As the catalog would know it, had it not been lost."""
-    return BackupRecord(
-        id=BackupId(manifest.id),
-        tenant_id=TenantId(UUID(manifest.tenant_id)),
-        slug=manifest.tenant,
-        vault=vault,
-        place=manifest.place,
-        key_id=KeyId(manifest.key_id),
-        state="done",
-        started_at=manifest.started_at,
-        started_by="",
-        finished_at=manifest.finished_at,
-        manifest_sha256=None,
-        size_bytes=manifest.size_bytes,
-        rows=manifest.rows,
-        fingerprint=manifest.fingerprint,
-        activity=None,
-        unchanged_at=None,
-        failure=None,
-        verified_at=None,
-        doubted_at=None,
-    )
