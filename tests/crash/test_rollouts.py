@@ -29,7 +29,7 @@ from tenantry.fleet.catalog.records import Run
 from tenantry.fleet.main import Fleet, open_fleet
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.gates import Gates
-from tenantry.fleet.migrations.run import RunOptions, resume_run
+from tenantry.fleet.migrations.run import RunOptions, is_alive, resume_run
 from tenantry.fleet.migrations.selection import Selection
 from tenantry.runtime import child
 from tenantry.testing.throwaway import ThrowawayCell
@@ -39,17 +39,18 @@ if TYPE_CHECKING:
 
 WORKER = Path(__file__).with_name("hurried_worker.py")
 ROUND_SECONDS_MAX = 120.0
+WORK_SECONDS_MAX = 20.0
 OPTIONS = RunOptions(jobs=3, golden=True, gates=Gates(failures_percent=100))
 PLAIN = """\
 ALTER TABLE t ADD COLUMN c_{number} int;
 INSERT INTO applied VALUES ('{version}');
-SELECT pg_sleep(0.05);
+SELECT pg_sleep(0.2);
 """
 STEPWISE = """\
 ALTER TABLE t ADD COLUMN c_{number} int;
 INSERT INTO applied VALUES ('{version}');
 CREATE INDEX CONCURRENTLY i_{number} ON t (c_{number});
-SELECT pg_sleep(0.05);
+SELECT pg_sleep(0.2);
 """
 
 
@@ -60,7 +61,7 @@ pytestmark = pytest.mark.timeout(600)
 def test_random_kills_during_runs_apply_everything_once(
     installation: Installation, chance: random.Random, rounds: int
 ) -> None:
-    installation.begin(tenants=5)
+    installation.begin(tenants=8)
     for number in range(1, rounds + 1):
         for said in installation.one_round(number, chance):
             print(f"round {number}: {said}")
@@ -70,7 +71,7 @@ def test_random_kills_during_runs_apply_everything_once(
 def test_of_two_workers_one_is_killed_and_the_other_does_the_rest(installation: Installation) -> None:
     """``migrate run --workers 2``, as the operator types it."""
     installation.begin(tenants=8)
-    installation.write(1, PLAIN.replace("0.05", "0.5"))
+    installation.write(1, PLAIN.replace("0.2", "0.5"))
     command = installation.command("run", "--dir", str(installation.folder), "--workers", "2", "--jobs", "2", "--json")
     victim = installation.workers[0]
 
@@ -163,9 +164,26 @@ class Installation:
             with self.fleet() as fleet:
                 fleet.hand_out(run, 2)
         for _ in range(chance.randint(1, 3)):
+            if chance.random() < 0.8:
+                self._until_at_work(run, runner)
             time.sleep(chance.random() * 1.2)
             yield self.strike(chance, runner)
         yield from self._until_finished(run, runner)
+
+    def _until_at_work(self, run: Run, runner: Any | None) -> None:
+        """Until tenants are in hand: earlier a kill proves little. Returns also where nobody is left to come to it."""
+        deadline = time.monotonic() + WORK_SECONDS_MAX
+        while time.monotonic() < deadline and (runner is None or runner.poll() is None):
+            try:
+                with self.fleet() as fleet, fleet.catalog.transaction() as connection:
+                    in_hand = any(wave.in_hand for wave in runs.waves(connection, run.id, stalled_seconds=45))
+                if in_hand and any(map(is_alive, self.carriers())):
+                    return
+            except Unavailable:
+                pass
+            if (now := self._state(run)) is not None and now.state != "running":
+                return
+            time.sleep(0.02)
 
     def strike(self, chance: random.Random, runner: Any | None) -> str:
         """Kills one thing, and lets it be started again as whoever watches over it would."""
