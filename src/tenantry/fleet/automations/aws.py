@@ -168,6 +168,7 @@ def next_commands(access: Access, directory: PurePosixPath) -> Sequence[str]:
         f"aws cloudformation deploy --stack-name {access.role} --capabilities CAPABILITY_NAMED_IAM "
         f"--region {access.region} --template-file {directory / CLOUDFORMATION}",
         f"terraform -chdir={directory} init && terraform -chdir={directory} apply",
+        f"aws iam create-open-id-connect-provider --url https://{ISSUER} --client-id-list {AUDIENCE} && "
         f"aws iam create-role --role-name {access.role} --max-session-duration {access.role_seconds} "
         f"--assume-role-policy-document file://{directory / TRUST_POLICY} && "
         f"aws s3api put-bucket-policy --bucket {access.bucket} --policy file://{directory / BUCKET_POLICY}",
