@@ -39,7 +39,7 @@ def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
     if quick:
         yield skipped(what, "--quick")
         return
-    with _fleet(installation) as fleet:
+    with fleet_of_its_own(installation) as fleet:
         began = time.perf_counter()
         fill(fleet.catalog.url, _CUSTOMERS)
         filled = time.perf_counter() - began
@@ -81,7 +81,7 @@ def _row(what: str, part: str, slugs: list[str], ask: Callable[[str], object], f
 
 
 @contextmanager
-def _fleet(installation: Installation) -> Generator[Fleet]:
+def fleet_of_its_own(installation: Installation) -> Generator[Fleet]:
     """Over a catalog of its own, that goes afterwards."""
     installation.restart(spares=0)
     target = installation.target

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 from installation import Installation, Tenant
@@ -69,6 +70,7 @@ def _register(installation: Installation, like: Tenant) -> None:
         assert project is not None
         assert head is not None
         connection.execute("begin immediate")
+        now = datetime.now(UTC)
         for number in range(_PROJECTS):
             here, there, where = new_project_id(), new_branch_id(), new_head_id()
             name, uid = f"registered {number}", Uid(_UID_FIRST + number)
@@ -76,7 +78,7 @@ def _register(installation: Installation, like: Tenant) -> None:
                 dataclasses.replace(project, id=here, name=name, uid=uid),
                 dataclasses.replace(branch, id=there, project_id=here, head_id=where),
                 dataclasses.replace(head, id=where, project_id=here, branch_id=there),
-                dataclasses.replace(endpoint, id=new_endpoint_id(), project_id=here, branch_id=there),
+                dataclasses.replace(endpoint, id=new_endpoint_id(), project_id=here, branch_id=there, last_active=now),
             ):
                 tables.insert(record)
             for role in tables.roles(branch.id):
