@@ -34,7 +34,7 @@ def test_a_saved_plan_is_carried_out_and_only_while_it_is_true(operator: Operato
 
     operator.do("migrate", "plan", *where, "--canaries", "1", "--save", str(plan))
     done = operator.do("migrate", "run", "--plan-file", str(plan))
-    assert "wave canary: 1 tenants" in done.stderr
+    assert "wave canary: 1 tenant\n" in done.stderr
     assert done.stdout.startswith("2 migrated, 1 current by the catalog, not woken in")
     assert [operator.json("show", slug)["tenant"]["schema_version"] for slug in slugs] == ["0001"] * 3
     assert "not to be visited any more" in operator.do("migrate", "run", "--plan-file", str(plan), code=1).stderr

@@ -194,9 +194,15 @@ async def test_a_cancelled_start_leaves_nothing(data: Path, start: StartInstance
         await until((data / "postmaster.pid").exists)
     else:
         await asyncio.sleep(0.004 * moment)
+    early = not starting.done()  # on a quiet machine the last moments are after its end
     starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
+    try:
+        running = await starting
+    except asyncio.CancelledError:
+        pass
+    else:
+        assert not early or moment > 2
+        await postmaster.stop(running, mode="fast", timeout_seconds=30)
     await all_gone(data)
 
 
