@@ -125,7 +125,9 @@ class Installation:
     def new_worker(self) -> subprocess.Popen[bytes]:
         log = self.folder.parent / "workers.log"
         with log.open("ab") as out:
-            command = [sys.executable, str(WORKER), "worker", "--data", str(self.cell.data), "--queues", "tenants"]
+            # One part of a run each: with more at a time one worker may take all of them.
+            options = ["--data", str(self.cell.data), "--queues", "tenants", "--concurrency", "1"]
+            command = [sys.executable, str(WORKER), "worker", *options]
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=log.parent)
 
     def command(self, *arguments: str) -> Any:
