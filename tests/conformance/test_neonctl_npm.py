@@ -32,15 +32,18 @@ def newest(npm_install: Callable[..., Path]) -> Path:
 
 
 def neonctl_at(home: Path, address: Any) -> Neonctl:
+    own = home / f"at-{os.getpid()}"  # the packages are shared between workers; what neonctl remembers is not
+    own.mkdir(exist_ok=True)
+
     def run(*arguments: str, fails: bool = False, environment: dict[str, str] | None = None) -> Any:
         """The parsed output, or with ``fails`` what it complains of."""
         done = subprocess.run(
             [
                 *("node", str(home / "node_modules/.bin/neonctl"), "--output", "json", "--no-analytics"),
-                *("--api-host", address.api_url, "--api-key", address.api_key, "--config-dir", str(home)),
+                *("--api-host", address.api_url, "--api-key", address.api_key, "--config-dir", str(own)),
                 *arguments,
             ],
-            cwd=home,
+            cwd=own,
             env={**os.environ, **(environment or {})},
             capture_output=True,
             text=True,
@@ -88,7 +91,9 @@ def projects_roles_databases_and_connection_strings(neonctl: Neonctl) -> None:
 
 def test_the_organization_and_keys_of_one_project(newest: Path, fake_cell: Any) -> None:
     neonctl = neonctl_at(newest, fake_cell)
-    [organization] = neonctl("orgs", "list")
+    organizations = neonctl("orgs", "list")
+    assert len(organizations) == 1, organizations
+    [organization] = organizations
     project = neonctl("projects", "create", "--name", "ACME Corp")["project"]["id"]
     assert [one["id"] for one in neonctl("projects", "list", "--org-id", organization["id"])] == [project]
     assert neonctl("branches", "list")[0]["project_id"] == project, "it finds the only project of the organization"
