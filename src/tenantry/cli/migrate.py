@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from tenantry.cli.failures import FAILED
-from tenantry.cli.options import Allow, Data, Directory, Json, Tenants
+from tenantry.cli.options import Allow, Data, Directory, Json, Tenants, slugs_of
 from tenantry.cli.output import Output
 from tenantry.cli.summary import Markdown, Summary, summarize
 
@@ -66,10 +66,6 @@ RunName = Annotated[
 ]
 
 
-def _slugs(tenants: list[str] | None) -> list[str] | None:
-    return [slug for item in tenants for slug in item.split(",") if slug] if tenants else None
-
-
 @migrate.command("plan")
 def plan_command(
     directory: Directory = None,
@@ -106,7 +102,7 @@ def plan_command(
     output = Output(json_wanted=json)
     said = load_settings().migrations
     folder = open_folder(directory or said.dir, through=through)
-    chosen = Selection(tenants=_slugs(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
+    chosen = Selection(tenants=slugs_of(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
     options = run_options(said)
     if canaries is not None:
         options = replace(options, rules=replace(options.rules, canaries=canaries))
@@ -216,7 +212,7 @@ def run_command(
 
     output = Output(json_wanted=json)
     said = load_settings().migrations
-    chosen = Selection(tenants=_slugs(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
+    chosen = Selection(tenants=slugs_of(tenants), plan=plan, region=region, ring=ring, percent=percent, limit=limit)
     saved = None
     if plan_file is not None:
         if chosen != Selection() or through is not None or accept_edited or canaries is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Final, LiteralString
@@ -124,15 +124,13 @@ class Instances:
             last_active=self._clock.now() if instance.leases else instance.last_active or endpoint.last_active,
         )
 
-    def last_active(self) -> dict[EndpointId, tuple[Facts, datetime]]:
+    def last_active(self) -> Iterator[tuple[Facts, datetime]]:
         """Of all that ran since this control process began: when somebody was last there. What is stored says so only
         once they sleep."""
         now = self._clock.now()
-        return {
-            endpoint_id: (instance.facts, now if instance.leases else instance.last_active)
-            for endpoint_id, instance in self._known.items()
-            if instance.facts is not None and instance.last_active is not None
-        }
+        for instance in self._known.values():
+            if instance.facts is not None and instance.last_active is not None:
+                yield instance.facts, now if instance.leases else instance.last_active
 
     # -- waking ------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ async def usage_of_projects(
     now = context.clock.now()
     start, _ = period_of(now)
     running = [reading for reading in context.instances.readings() if reading.project_id in wanted]
-    here = [(facts.project.id, last) for facts, last in context.instances.last_active().values()]
+    here = [(i, last) for facts, last in context.instances.last_active() if (i := facts.project.id) in wanted]
 
     def look(tables: Tables) -> dict[ProjectId, Usage]:
         sums = with_running(
@@ -73,7 +73,7 @@ async def usage_of_branches(context: Context, branch_ids: Sequence[BranchId]) ->
     wanted = set(branch_ids)
     start, _ = period_of(context.clock.now())
     running = [reading for reading in context.instances.readings() if reading.branch_id in wanted]
-    here = [(facts.branch.id, last) for facts, last in context.instances.last_active().values()]
+    here = [(i, last) for facts, last in context.instances.last_active() if (i := facts.branch.id) in wanted]
 
     def look(tables: Tables) -> dict[BranchId, Usage]:
         sums = with_running(

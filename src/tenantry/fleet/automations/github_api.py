@@ -76,9 +76,6 @@ class Github:
         body = {"encrypted_value": base64.b64encode(encrypted).decode(), "key_id": key_id}
         self._rest.ask("PUT", f"{self._secrets(environment)}/{quote(name, safe='')}", body=body)
 
-    def delete_secret(self, name: str, environment: str | None = None) -> None:
-        self._rest.ask("DELETE", f"{self._secrets(environment)}/{quote(name, safe='')}")
-
     def make_environment(self, environment: str) -> None:
         """Safe for one that is there; its rules stay."""
         self._rest.ask("PUT", f"{self._path}/environments/{quote(environment, safe='')}")

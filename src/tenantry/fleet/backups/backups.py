@@ -163,7 +163,7 @@ class Backups:
                 )
             )
 
-        with beating(self.around.catalog, living.ids):
+        with beating(self.around.catalog, "backups", living.ids, rows.beat_backups):
             left = work_on(
                 (each.slug for each in waiting),
                 lambda slug: take_backup(self.around, slug, living),
@@ -176,7 +176,7 @@ class Backups:
     def take(self, slug: str) -> BackupRecord:
         """One tenant's, for a worker."""
         living = Living()
-        with beating(self.around.catalog, living.ids):
+        with beating(self.around.catalog, "backups", living.ids, rows.beat_backups):
             return take_backup(self.around, slug, living)
 
     def _standings(self, slugs: Sequence[str] | None) -> list[Standing]:

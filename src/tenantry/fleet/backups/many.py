@@ -15,10 +15,9 @@ from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
 import structlog
+from sqlalchemy import Connection
 
 from tenantry.errors import TenantryError
-from tenantry.fleet.catalog import backups as rows
-from tenantry.fleet.catalog.backups import BackupId
 from tenantry.fleet.catalog.catalog import Catalog
 
 JOBS_DEFAULT: Final = 4
@@ -29,6 +28,7 @@ SILENT_SECONDS: Final = 120.0
 _TICK_SECONDS: Final = 0.2
 
 T = TypeVar("T")
+Id = TypeVar("Id")
 _log: Final = structlog.get_logger("backups")
 
 
@@ -109,22 +109,24 @@ def work_on(
 
 
 @contextmanager
-def beating(catalog: Catalog, living: Callable[[], list[BackupId]]) -> Generator[None]:
-    """Says meanwhile that those backups are worked on."""
+def beating(
+    catalog: Catalog, what: str, living: Callable[[], list[Id]], beat: Callable[[Connection, list[Id]], None]
+) -> Generator[None]:
+    """Says meanwhile that those (``what``: backups, verifications) are worked on."""
     ended = threading.Event()
 
-    def beat() -> None:
+    def go_on() -> None:
         while not ended.wait(BEAT_SECONDS):
             ids = living()
             if not ids:
                 continue
             try:
                 with catalog.transaction() as connection:
-                    rows.beat_backups(connection, ids)
+                    beat(connection, ids)
             except TenantryError as error:
-                _log.warning("the catalog did not hear that backups are under way", reason=str(error))
+                _log.warning(f"the catalog did not hear that {what} are under way", reason=str(error))
 
-    thread = threading.Thread(target=beat, name="backup-beat", daemon=True)
+    thread = threading.Thread(target=go_on, name=f"{what}-beat", daemon=True)
     thread.start()
     try:
         yield

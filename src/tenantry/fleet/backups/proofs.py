@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -14,7 +12,7 @@ import structlog
 
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.fleet.backups.backups import Backups
-from tenantry.fleet.backups.many import BEAT_SECONDS, JOBS_MAX, SILENT_SECONDS, Done, work_on
+from tenantry.fleet.backups.many import JOBS_MAX, SILENT_SECONDS, Done, beating, work_on
 from tenantry.fleet.backups.report import Report, report_of
 from tenantry.fleet.backups.rotation import due_now
 from tenantry.fleet.backups.verify import Verified, delete_project, verify_backup
@@ -117,7 +115,7 @@ class Proofs:
             )
 
         living: set[VerificationId] = set()
-        with _beating(self._around.catalog, living):
+        with beating(self._around.catalog, "verifications", lambda: list(living.copy()), rows.beat_verifications):
             left = work_on(
                 slugs,
                 lambda slug: self._one(slug, backup, living),
@@ -210,28 +208,3 @@ def make_report(
             page = rows.passed_verifications(connection, verified[start : start + PAGE])
         found |= {each.backup_id: each for each in page}
     return report_of(tenants, found, now=datetime.now(UTC), within=within, vault=vault)
-
-
-@contextmanager
-def _beating(catalog: Catalog, living: set[VerificationId]) -> Generator[None]:
-    """Says meanwhile that those verifications are worked on."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(BEAT_SECONDS):
-            ids = list(living.copy())
-            if not ids:
-                continue
-            try:
-                with catalog.transaction() as connection:
-                    rows.beat_verifications(connection, ids)
-            except TenantryError as error:
-                _log.warning("the catalog did not hear that verifications are under way", reason=str(error))
-
-    thread = threading.Thread(target=beat, name="verify-beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

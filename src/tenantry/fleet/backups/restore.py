@@ -27,7 +27,6 @@ from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.failpoints import failpoint
 
 NOTES_MAX: Final = 200
-RESTORED_SECONDS_MAX: Final = 600.0
 
 
 @dataclass(slots=True)

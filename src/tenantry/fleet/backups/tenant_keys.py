@@ -12,7 +12,6 @@ from tenantry.fleet.backups.keys import (
     DataKey,
     FleetKeys,
     WrappedKey,
-    destroy_in_vault,
     from_vault,
     keep_in_vault,
     key_object,
@@ -65,11 +64,3 @@ class TenantKeys:
         if key.id != key_id:
             raise WrongKey(f"the data key {key_id} is kept under another one's name")
         return key
-
-    def shred(self, tenant_id: TenantId) -> int:
-        """Nobody reads this tenant's backups from now on, in no copy; says how many keys there were. Safe twice."""
-        with self._catalog.transaction() as connection:
-            ids = rows.shred_keys(connection, tenant_id)
-        for key_id in ids:
-            destroy_in_vault(self._vault, key_id)
-        return len(ids)

@@ -231,12 +231,6 @@ def good_backups(connection: Connection, tenant_ids: Collection[TenantId]) -> li
     return [_record(row) for row in connection.execute(query.order_by(Backup.started_at.desc())).mappings()]
 
 
-def newest_good(connection: Connection, tenant_id: TenantId) -> BackupRecord | None:
-    query = select(_BACKUP).where(Backup.state == "done", Backup.project_id == tenant_id)
-    row = connection.execute(query.order_by(Backup.started_at.desc()).limit(1)).mappings().one_or_none()
-    return None if row is None else _record(row)
-
-
 def mark_unchanged(connection: Connection, backup_ids: Collection[BackupId]) -> None:
     """Their tenants are still as they are in these backups."""
     connection.execute(update(Backup).where(Backup.id.in_(backup_ids)).values(unchanged_at=func.now()))

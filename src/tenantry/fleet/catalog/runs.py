@@ -573,13 +573,6 @@ def seconds_before(connection: Connection, versions: Sequence[str], target: str 
     ).scalar_one()
 
 
-def failures_before(connection: Connection, run_id: str) -> list[Mapping[str, object]]:
-    """Failures of a run of the release before this one, which wrote nothing else of its tenants."""
-    failure = models.MigrationFailure
-    query = select(failure.result).where(failure.run_id == run_id).order_by(failure.slug)
-    return list(connection.execute(query).scalars())
-
-
 # -- rows to records -----------------------------------------------------------------------------------------
 
 

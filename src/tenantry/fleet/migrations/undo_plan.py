@@ -138,16 +138,7 @@ def assess(
     provider and the tenant itself say, or why they do not.
     """
     point = RestorePoint.of(left.restore_point) if left.restore_point else None
-    step = Step(
-        run_id=left.run_id,
-        slug=TenantSlug(left.slug),
-        tenant_id=left.tenant_id,
-        standing="refused",
-        from_version=left.to_version,
-        to_version=left.from_version,
-        applied=tuple(left.applied),
-        point=point,
-    )
+    step = _step(left, point)
     ours = next((each for each in known if each.run_id == left.run_id), None)
     if (early := _without_looking(step, left, ours)) is not None:
         return early
@@ -165,6 +156,20 @@ def assess(
         return refusal
     reason = "" if isinstance(seen, Seen) else f"it could not be asked: {seen.message}" if seen else ""
     return replace(step, standing="to_undo", reason=reason)
+
+
+def _step(left: Left, point: RestorePoint | None) -> Step:
+    """As it stands until a reason is found to undo it."""
+    return Step(
+        run_id=left.run_id,
+        slug=TenantSlug(left.slug),
+        tenant_id=left.tenant_id,
+        standing="refused",
+        from_version=left.to_version,
+        to_version=left.from_version,
+        applied=tuple(left.applied),
+        point=point,
+    )
 
 
 def _without_looking(step: Step, left: Left, ours: UndoRecord | None) -> Step | None:
@@ -240,16 +245,7 @@ def assess_down(
     seen: Seen | Failure | None,
 ) -> Step:
     """The same by the migrations' own ways back. Pure; ``folder`` is the tenant's."""
-    step = Step(
-        run_id=left.run_id,
-        slug=TenantSlug(left.slug),
-        tenant_id=left.tenant_id,
-        standing="refused",
-        from_version=left.to_version,
-        to_version=left.from_version,
-        applied=tuple(left.applied),
-        point=None,
-    )
+    step = _step(left, None)
     ours = next((each for each in known if each.run_id == left.run_id), None)
     if (early := _without_looking(step, left, ours)) is not None:
         return early
