@@ -75,8 +75,12 @@ def test_a_wave_in_which_too_many_fail_is_not_gone_on_with(
     assert "tenants failed, and 2 may" in str(result.run.reason)
     # What was under way ended; most were spared.
     assert len(fleet.asked) < 9
-    waiting = [each.slug for each in tenants_of(fleet.catalog, result.run, outcomes=["waiting"])]
-    assert len(waiting) == 12 - len(fleet.asked)
+    # (A tenant whose DSN was asked for when the run stopped is given back untried, so not all that were asked failed.)
+    failed = {each.slug for each in tenants_of(fleet.catalog, result.run, outcomes=["failed"])}
+    waiting = {each.slug for each in tenants_of(fleet.catalog, result.run, outcomes=["waiting"])}
+    assert failed | waiting == set(fleet.dsns)
+    assert 2 < len(failed)
+    assert failed <= set(fleet.asked)
     assert all(each.worker is None for each in tenants_of(fleet.catalog, result.run))
 
 
