@@ -64,7 +64,7 @@ def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
         ours=f"{shown(done.seconds)} s",
         goal=f"< {_GOAL_SECONDS:g} s",
         met=done.unchanged == count >= _TENANTS and done.seconds < _GOAL_SECONDS,
-        note=f"{done.unchanged:,} left asleep, {done.taken + done.left + done.failed} not; nobody was woken",
+        note=f"{done.unchanged:,} left asleep, {done.taken + len(done.left) + done.failed} not; nobody was woken",
         numbers={"tenants": count, "unchanged": done.unchanged, "seconds": done.seconds},
     )
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tenantry.cli.failures import SOME_FAILED
+from tenantry.cli.failures import FAILED, SOME_FAILED
 from tenantry.cli.options import Data, Json, TenantName, Yes
 from tenantry.cli.output import Output, size_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
+    from tenantry.errors import TenantryError
     from tenantry.fleet.backups.backups import TenantOutcome
     from tenantry.fleet.catalog.backups import BackupRecord
 
@@ -81,7 +82,7 @@ def run_command(
     if bool(tenants) == everybody:
         raise InvalidInput("name tenants, or say --all")
     outcomes: list[TenantOutcome] = []
-    with the_fleet(data, at_a_time=8) as fleet, _progress(output) as (begun, tell):
+    with the_fleet(data, at_a_time=8, logs=True) as fleet, _progress(output) as (begun, tell):
 
         def keep(outcome: TenantOutcome) -> None:
             outcomes.append(outcome)
@@ -102,7 +103,9 @@ def run_command(
             "taken": done.taken,
             "unchanged": done.unchanged,
             "failed": done.failed,
-            "left": done.left,
+            "left": len(done.left),
+            "not_begun": done.left,
+            "vault_away": None if done.vault_away is None else failure_document(done.vault_away),
             "seconds": round(done.seconds, 3),
             "swept": done.swept,
             "tenants": [_outcome_document(each) for each in outcomes],
@@ -118,8 +121,10 @@ def run_command(
         )
     said = f"{done.taken} backed up, {done.unchanged} unchanged and left asleep, {done.failed} failed"
     if done.left:
-        said += f", {done.left} left for the next run"
+        said += f", {len(done.left)} left for the next run"
     output.say(f"{said} ({done.seconds:.1f} s)")
+    if done.vault_away is not None:
+        tell_vault_away(output, done.vault_away, done.left, "to back up the others: the same command again")
     if done.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -184,7 +189,7 @@ def restore_command(
     from tenantry.cli.fleet import the_fleet
 
     output = Output(json_wanted=json)
-    with the_fleet(data) as fleet:
+    with the_fleet(data, logs=True) as fleet:
         backups = fleet.backups(vault)
         record = backups.find(tenant, name)
         if into == "new":
@@ -301,7 +306,7 @@ def prune_command(
     from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
-    with the_fleet(data) as fleet:
+    with the_fleet(data, logs=True) as fleet:
         backups = fleet.backups(vault)
         plan = backups.plan_prune(tenant, default_keep=load_settings().backups.keep)
         going = [*plan.delete, *plan.of_deleted_tenants]
@@ -315,8 +320,9 @@ def prune_command(
                 ]
             ],
         )
-        gone: list[BackupRecord] = []
-        said: list[str] = []
+        gone: Sequence[BackupRecord] = ()
+        said: Sequence[str] = ()
+        failure: TenantryError | None = None
         if not dry_run:
             if going and not yes:
                 confirm(
@@ -324,19 +330,24 @@ def prune_command(
                     refusal="this deletes backups for good",
                     json_wanted=json,
                 )
-            gone = backups.prune(plan)
-            said = backups.tidy() if tenant is None else []
+            done = backups.prune(plan, tidy=tenant is None)
+            gone, said, failure = done.gone, done.said, done.failure
     output.document(
         {
             "dry_run": dry_run,
             "deleted": [_document(each) for each in (going if dry_run else gone)],
             "kept": plan.kept,
             "tidied": said,
+            "failure": None if failure is None else failure_document(failure),
         }
     )
     for sentence in said:
         output.remark(sentence)
     output.say(f"{len(going)} would go, {plan.kept} stay" if dry_run else f"{len(gone)} are gone, {plan.kept} stay")
+    if failure is not None:
+        output.remark(f"{len(going) - len(gone)} are left: {failure.message}")
+        output.remark(f"  -> {failure.next_step}; then prune again")
+        raise typer.Exit(FAILED)
 
 
 def _document(record: BackupRecord) -> dict[str, Any]:
@@ -358,6 +369,19 @@ def _document(record: BackupRecord) -> dict[str, Any]:
     }
 
 
+def failure_document(error: TenantryError) -> dict[str, str]:
+    return {"message": error.message, "next_step": error.next_step}
+
+
+def tell_vault_away(output: Output, error: TenantryError, left: Sequence[str], then: str) -> None:
+    """Who was not begun, and how to go on."""
+    output.remark(f"it ended early, since the vault cannot be used: {error.message}")
+    if left:
+        more = f" and {len(left) - ROWS_MAX} more (--json has all)" if len(left) > ROWS_MAX else ""
+        output.remark(f"not begun: {', '.join(left[:ROWS_MAX])}{more}")
+    output.remark(f"  -> {error.next_step}; {then}")
+
+
 def _outcome_document(outcome: TenantOutcome) -> dict[str, Any]:
     error = outcome.error
     return {
@@ -366,7 +390,7 @@ def _outcome_document(outcome: TenantOutcome) -> dict[str, Any]:
         "backup": None if outcome.backup is None else outcome.backup.id,
         "size_bytes": None if outcome.backup is None else outcome.backup.size_bytes,
         "seconds": round(outcome.seconds, 3),
-        "error": None if error is None else {"message": error.message, "next_step": error.next_step},
+        "error": None if error is None else failure_document(error),
     }
 
 

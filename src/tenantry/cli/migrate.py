@@ -240,7 +240,7 @@ def run_command(
         ignore_windows=ignore_windows,
         restore_point="none" if no_restore_point else options.restore_point,
     )
-    with the_fleet(data) as fleet:
+    with the_fleet(data, logs=True) as fleet:
         behind = plan_tenants(Ways(folder), fleet.select(chosen, folder), accept_edited=accept_edited)
         if pending := {version for each in behind for version in each.pending}:
             checked(output, fleet, folder, said.lint, pending, allow)
@@ -269,7 +269,7 @@ def resume_command(
     from tenantry.fleet.migrations.run import find_run, resume_run
 
     output = Output(json_wanted=json)
-    with the_fleet(data) as fleet:
+    with the_fleet(data, logs=True) as fleet:
         resumed = resume_run(fleet.catalog, find_run(fleet.catalog, run, failed_too=True), retry=not skip_failed)
         _carry_out(output, fleet, resumed, None, workers=workers, detach=detach, summary=summary)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from tenantry.cli.backup import failure_document, tell_vault_away
 from tenantry.cli.failures import FAILED, SOME_FAILED
 from tenantry.cli.options import Data, Json
 from tenantry.cli.output import Output
@@ -76,7 +77,7 @@ def verify_command(
             if done.error.next_step:
                 output.say(f"  -> {done.error.next_step}")
 
-    with the_fleet(data, at_a_time=8) as fleet:
+    with the_fleet(data, at_a_time=8, logs=True) as fleet:
         proofs = fleet.proofs(vault)
         chosen = tenants or (proofs.everybody() if everybody else proofs.due())
         summary = proofs.verify(chosen, backup=backup, jobs=jobs, minutes=minutes, tell=tell)
@@ -85,7 +86,9 @@ def verify_command(
             "passed": summary.passed,
             "failed": summary.failed,
             "broken": summary.broken,
-            "left": summary.left,
+            "left": len(summary.left),
+            "not_begun": summary.left,
+            "vault_away": None if summary.vault_away is None else failure_document(summary.vault_away),
             "seconds": round(summary.seconds, 3),
             "swept": summary.swept,
             "tenants": [_document(each) for each in results],
@@ -95,8 +98,10 @@ def verify_command(
         output.remark(sentence)
     said = f"{summary.passed} verified, {summary.failed} not good, {summary.broken} not tried to the end"
     if summary.left:
-        said += f", {summary.left} not begun"
+        said += f", {len(summary.left)} not begun"
     output.say(f"{said}, in {summary.seconds:.1f} s" if chosen else "nobody is due")
+    if summary.vault_away is not None:
+        tell_vault_away(output, summary.vault_away, summary.left, "to verify the others: the same command again")
     if summary.failed or summary.broken:
         raise typer.Exit(SOME_FAILED if summary.passed else FAILED)
 

@@ -150,5 +150,7 @@ def prune_backups(fleet: BackedUp) -> list[str]:
     if settings.vault is None:
         return []
     backups = fleet.backups()
-    done = backups.prune(backups.plan_prune(None, default_keep=settings.keep))
-    return [*([f"{len(done)} backups that need not stay are gone"] if done else []), *backups.tidy()]
+    done = backups.prune(backups.plan_prune(None, default_keep=settings.keep), tidy=True)
+    if done.failure is not None:
+        raise done.failure
+    return [*([f"{len(done.gone)} backups that need not stay are gone"] if done.gone else []), *done.said]

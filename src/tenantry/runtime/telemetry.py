@@ -61,6 +61,19 @@ def _level(said: str | None) -> LogLevel:
     return next((level for level in get_args(LogLevel) if level == said), "warning")
 
 
+def log_to_stderr() -> None:
+    """For commands whose work is logged: stdout stays free, also where nobody has configured any logs.
+
+    Warnings and worse, unless TENANTRY_LOG_LEVEL says otherwise.
+    """
+    import structlog  # noqa: PLC0415 - as above
+
+    # Asked of our own: structlog also counts as configured where somebody else has only looked into it, and its lines
+    # would then go to stdout, among a document of JSON.
+    if structlog.get_config()["logger_factory"] is not _ours:
+        configure_logs(level=_level(os.environ.get("TENANTRY_LOG_LEVEL")))
+
+
 def tell_of_retries() -> None:
     """For commands: what is asked again is told on stderr, also where nobody has configured any logs; a wait that
     nobody notices only with TENANTRY_LOG_LEVEL=info.
@@ -72,10 +85,7 @@ def tell_of_retries() -> None:
     def hook() -> stamina.RetryHook:
         import structlog  # noqa: PLC0415 - as above
 
-        # Asked of our own: structlog also counts as configured where somebody else has only looked into it, and its
-        # lines would then go to stdout, among a document of JSON.
-        if structlog.get_config()["logger_factory"] is not _ours:
-            configure_logs(level=_level(os.environ.get("TENANTRY_LOG_LEVEL")))
+        log_to_stderr()
         log = structlog.get_logger("retries")
 
         def tell(details: stamina.RetryDetails) -> None:

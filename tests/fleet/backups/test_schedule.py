@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 
 from tenantry.errors import InvalidInput
-from tenantry.fleet.backups.schedule import checked_cron, is_due, next_time
-from tenantry.fleet.catalog.backups import Standing
+from tenantry.fleet.backups.schedule import AGAIN_AFTER, checked_cron, is_due, next_time
+from tenantry.fleet.catalog.backups import BackupId, BackupRecord, KeyId, Standing
 from tenantry.fleet.catalog.records import ProviderId, TenantId
 from tenantry.neon.ids import ProjectId
 
@@ -21,13 +21,35 @@ NEVER_TRIED = Standing(
 )  # fmt: skip
 
 
-def test_a_tenant_is_due_until_something_was_tried() -> None:
+def backed_up(at: datetime) -> Standing:
+    good = BackupRecord(
+        id=BackupId("b"), tenant_id=NEVER_TRIED.tenant_id, slug="t", vault="file:///v", place="t/b", key_id=KeyId("d"),
+        state="done", started_at=at, started_by="worker", finished_at=at, manifest_sha256="0", size_bytes=1, rows=0,
+        fingerprint=None, activity=None, unchanged_at=None, failure=None, verified_at=None, doubted_at=None,
+    )  # fmt: skip
+    return replace(NEVER_TRIED, good=good, tried_at=at)
+
+
+def test_a_tenant_is_due_until_it_has_a_backup() -> None:
     assert is_due(NEVER_TRIED, NIGHT)
-    yesterday = replace(NEVER_TRIED, tried_at=NIGHT - timedelta(hours=23))
+    yesterday = backed_up(NIGHT - timedelta(hours=23))
     assert not is_due(yesterday, NIGHT - timedelta(minutes=1))
     assert is_due(yesterday, NIGHT)
     assert is_due(yesterday, NIGHT + timedelta(hours=20)), "a night without a worker is made up for"
-    assert not is_due(replace(yesterday, tried_at=NIGHT + timedelta(minutes=4)), NIGHT + timedelta(hours=20))
+    assert not is_due(backed_up(NIGHT + timedelta(minutes=4)), NIGHT + timedelta(hours=20))
+    assert yesterday.good is not None
+    asleep = replace(yesterday, good=replace(yesterday.good, unchanged_at=NIGHT + timedelta(minutes=4)))
+    assert not is_due(asleep, NIGHT + timedelta(hours=20))
+
+
+def test_what_came_to_nothing_is_tried_again_but_not_at_once() -> None:
+    """The vault was away in the night, say."""
+    for standing in (NEVER_TRIED, backed_up(NIGHT - timedelta(hours=23))):
+        failed = replace(standing, tried_at=NIGHT)
+        assert not is_due(failed, NIGHT + timedelta(minutes=5))
+        assert is_due(failed, NIGHT + AGAIN_AFTER)
+        failed_again = replace(standing, tried_at=NIGHT + AGAIN_AFTER)
+        assert not is_due(failed_again, NIGHT + AGAIN_AFTER + timedelta(minutes=5))
 
 
 def test_never_and_nothing_said_are_never() -> None:

@@ -10,14 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
-from tenantry.errors import InvalidInput, NotFound, TenantryError
+from tenantry.errors import InvalidInput, NotFound, TenantryError, VaultError
 from tenantry.fleet.backups.activity import activity_of, is_unchanged
 from tenantry.fleet.backups.keys import FleetKeys
 from tenantry.fleet.backups.list import schedules
-from tenantry.fleet.backups.many import JOBS_MAX, Done, beating, work_on
+from tenantry.fleet.backups.many import JOBS_MAX, Done, VaultWatch, beating, work_on
 from tenantry.fleet.backups.opened import OpenedBackup, open_backup
 from tenantry.fleet.backups.ports import Fingerprints, Tenants
 from tenantry.fleet.backups.prune import (
+    Pruned,
     Pruning,
     carry_out,
     destroy_shredded_keys,
@@ -64,10 +65,12 @@ class RunSummary:
     taken: int
     unchanged: int
     failed: int
-    left: int
-    """Not begun, since the time was over."""
+    left: Sequence[str]
+    """Not begun, since the time was over, or the vault away."""
     seconds: float
     swept: Sequence[str]
+    vault_away: TenantryError | None = None
+    """Why it ended early: every backup failed by it, one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +157,11 @@ class Backups:
                 count(TenantOutcome(tenant=slug, outcome="unchanged", backup=good, seconds=0.0))
         waiting = sorted((each for each in chosen if each.slug not in unchanged), key=_longest_first)
         living = Living()
+        at_a_time = min(jobs, max(1, len(waiting)))
+        watch = VaultWatch(at_a_time)
 
         def finished(done: Done[BackupRecord]) -> None:
+            watch.saw(done.error)
             outcome: Outcome = "failed" if done.error is not None else "taken"
             count(
                 TenantOutcome(
@@ -167,11 +173,13 @@ class Backups:
             left = work_on(
                 (each.slug for each in waiting),
                 lambda slug: take_backup(self.around, slug, living),
-                jobs=min(jobs, max(1, len(waiting))),
+                jobs=at_a_time,
                 tell=finished,
                 until=None if minutes is None else began + minutes * 60,
+                in_vain=lambda: watch.away is not None,
             )
-        return RunSummary(**counts, left=left, seconds=time.monotonic() - began, swept=swept)
+        seconds = time.monotonic() - began
+        return RunSummary(**counts, left=left, seconds=seconds, swept=swept, vault_away=watch.away)
 
     def take(self, slug: str) -> BackupRecord:
         """One tenant's, for a worker."""
@@ -269,9 +277,14 @@ class Backups:
         )
         return pruning if name is None else replace(pruning, of_deleted_tenants=())
 
-    def prune(self, pruning: Pruning, tell: Callable[[BackupRecord], None] = lambda _: None) -> list[BackupRecord]:
-        """What was planned. Those that are gone."""
-        return carry_out(self.around, pruning, tell)
+    def prune(self, pruning: Pruning, *, tidy: bool = False) -> Pruned:
+        """What was planned, and ``tidy`` after it. Where the vault goes away it says how far it came."""
+        gone: list[BackupRecord] = []
+        try:
+            carry_out(self.around, pruning, gone.append)
+            return Pruned(gone=gone, said=self.tidy() if tidy else ())
+        except VaultError as error:
+            return Pruned(gone=gone, said=(), failure=error)
 
     def tidy(self) -> list[str]:
         """What killed processes and deleted tenants have left in the vault goes; a sentence for each."""

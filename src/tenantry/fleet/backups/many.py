@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 import structlog
 from sqlalchemy import Connection
 
-from tenantry.errors import TenantryError
+from tenantry.errors import TenantryError, VaultError
 from tenantry.fleet.catalog.catalog import Catalog
 
 JOBS_DEFAULT: Final = 4
@@ -25,6 +25,8 @@ JOBS_MAX: Final = 64
 BEAT_SECONDS: Final = 10.0
 SILENT_SECONDS: Final = 120.0
 """Whoever works on a backup and was not heard of for so long is dead."""
+VAULT_FAILURES_MIN: Final = 3
+"""So many in a row, and as many as work at a time, and the vault is taken to be away."""
 _TICK_SECONDS: Final = 0.2
 
 T = TypeVar("T")
@@ -42,6 +44,25 @@ class Done(Generic[T]):
     error: TenantryError | None
 
 
+class VaultWatch:
+    """Whether the vault is away: then nobody else is begun, who would wait as long and be woken for nothing. Pure."""
+
+    def __init__(self, jobs: int) -> None:
+        self._failures_max: Final = max(jobs, VAULT_FAILURES_MIN)
+        self._in_a_row = 0
+        self.away: VaultError | None = None
+        """What it said last; None: it answers, as far as anybody knows."""
+
+    def saw(self, error: TenantryError | None) -> None:
+        """What came of one tenant. What failed by itself says nothing about the vault."""
+        if error is None:
+            self._in_a_row = 0
+        elif isinstance(error, VaultError):
+            self._in_a_row += 1
+            if self._in_a_row >= self._failures_max:
+                self.away = error
+
+
 def work_on(
     slugs: Iterable[str],
     work: Callable[[str], T],
@@ -49,8 +70,9 @@ def work_on(
     jobs: int,
     tell: Callable[[Done[T]], None],
     until: float | None = None,
-) -> int:
-    """Begins no other once ``until`` (monotonic) has come; says how many were left.
+    in_vain: Callable[[], bool] = lambda: False,
+) -> list[str]:
+    """Begins no other once ``until`` (monotonic) has come, or it is ``in_vain``; says who was left.
 
     An interrupt lets what is under way end, and is raised then.
     """
@@ -61,7 +83,7 @@ def work_on(
 
     def take() -> str | None:
         with turn:
-            if stop.is_set() or (until is not None and time.monotonic() >= until):
+            if stop.is_set() or in_vain() or (until is not None and time.monotonic() >= until):
                 return None
             return next(waiting, None)
 
@@ -105,7 +127,7 @@ def work_on(
             raise
     if interrupted is not None:
         raise interrupted
-    return sum(1 for _ in waiting)
+    return list(waiting)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import structlog
 
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.fleet.backups.backups import Backups
-from tenantry.fleet.backups.many import JOBS_MAX, SILENT_SECONDS, Done, beating, work_on
+from tenantry.fleet.backups.many import JOBS_MAX, SILENT_SECONDS, Done, VaultWatch, beating, work_on
 from tenantry.fleet.backups.report import Report, report_of
 from tenantry.fleet.backups.rotation import due_now
 from tenantry.fleet.backups.verify import Verified, delete_project, verify_backup
@@ -41,10 +41,12 @@ class VerifySummary:
     """The backups' fault."""
     broken: int
     """Could not be tried to the end."""
-    left: int
-    """Not begun, since the time was over."""
+    left: Sequence[str]
+    """Not begun, since the time was over, or the vault away."""
     seconds: float
     swept: Sequence[str]
+    vault_away: TenantryError | None = None
+    """Why it ended early."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +101,11 @@ class Proofs:
         began = time.monotonic()
         swept = self.sweep()
         counts = {"passed": 0, "failed": 0, "broken": 0}
+        at_a_time = min(jobs, max(1, len(slugs)))
+        watch = VaultWatch(at_a_time)
 
         def finished(done: Done[Verified]) -> None:
+            watch.saw(done.error if done.result is None else done.result.error)
             state = "broken" if done.result is None else done.result.state
             counts[state] += 1
             result = done.result
@@ -119,9 +124,10 @@ class Proofs:
             left = work_on(
                 slugs,
                 lambda slug: self._one(slug, backup, living),
-                jobs=min(jobs, max(1, len(slugs))),
+                jobs=at_a_time,
                 tell=finished,
                 until=None if minutes is None else began + minutes * 60,
+                in_vain=lambda: watch.away is not None,
             )
         return VerifySummary(
             passed=counts["passed"],
@@ -130,6 +136,7 @@ class Proofs:
             left=left,
             seconds=time.monotonic() - began,
             swept=swept,
+            vault_away=watch.away,
         )
 
     def _one(self, slug: str, backup: str | None, living: set[VerificationId]) -> Verified:
@@ -165,7 +172,8 @@ class Proofs:
         if done.passed:
             said.insert(0, f"{done.passed} backups were restored and are what they should be")
         if done.left:
-            said.append(f"{done.left} are left for the next pass")
+            why = "" if done.vault_away is None else ", since the vault cannot be used"
+            said.append(f"{len(done.left)} are left for the next pass{why}")
         return [*done.swept, *said]
 
     def sweep(self, *, silent_seconds: float = SILENT_SECONDS) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
+from tenantry.errors import VaultError
 from tenantry.fleet.backups.keys import KEYS_FOLDER, destroy_in_vault
 from tenantry.fleet.backups.retention import parse_keep, to_delete
 from tenantry.fleet.backups.take import Surroundings, remove_objects
@@ -39,6 +40,17 @@ class Pruning:
     kept: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """How far a prune came."""
+
+    gone: Sequence[BackupRecord]
+    said: Sequence[str]
+    """What else was cleared up."""
+    failure: VaultError | None = None
+    """What ended it. The backup that it had come to counts for nothing any more, and goes with a later one."""
+
+
 def plan_prune(around: Surroundings, standings: Iterable[Standing], *, default_keep: str, now: datetime) -> Pruning:
     """Wakes nobody and changes nothing. Raises InvalidInput for a rule that is none, naming whose."""
     going: list[BackupRecord] = []
@@ -58,11 +70,8 @@ def plan_prune(around: Surroundings, standings: Iterable[Standing], *, default_k
     return Pruning(delete=going, of_deleted_tenants=orphans, kept=kept)
 
 
-def carry_out(
-    around: Surroundings, pruning: Pruning, tell: Callable[[BackupRecord], None] = lambda _: None
-) -> list[BackupRecord]:
-    """Those that are gone. One that has become a tenant's last good one meanwhile stays."""
-    done: list[BackupRecord] = []
+def carry_out(around: Surroundings, pruning: Pruning, gone: Callable[[BackupRecord], None]) -> None:
+    """Tells of each that is gone. One that has become a tenant's last good one meanwhile stays."""
     for each, orphan in [*((b, False) for b in pruning.delete), *((b, True) for b in pruning.of_deleted_tenants)]:
         with around.catalog.transaction() as connection:
             mine = rows.mark_orphan_deleting(connection, each.id) if orphan else rows.mark_deleting(connection, each.id)
@@ -75,9 +84,7 @@ def carry_out(
             rows.mark_deleted(connection, each.id)
             tenant = None if orphan else queries.tenant_by_slug(connection, each.slug)
             events.record(connection, "prune backup", tenant, backup=each.id, of=each.slug)
-        done.append(each)
-        tell(each)
-    return done
+        gone(each)
 
 
 def remove_leftovers(around: Surroundings) -> list[str]:

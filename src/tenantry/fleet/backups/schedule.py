@@ -1,7 +1,7 @@
 """When a tenant is to be backed up: decided from its schedule, what it has, and what was tried. Pure.
 
-Nothing is made up for twice: a tenant whose time has come is due until something was tried for it, and a night in which
-no worker ran is one backup late, not several.
+Nothing is made up for twice: a tenant whose time has come is due until it has a backup, and a night in which no worker
+ran is one backup late, not several. What came to nothing is tried again after a while: a vault may have been away.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tenantry.errors import InvalidInput
 from tenantry.fleet.catalog.backups import Standing
 
 NEVER: Final = "never"
+AGAIN_AFTER: Final = timedelta(hours=1)
+"""Behind the beginning of a backup that has not succeeded."""
 
 
 def checked_cron(text: str) -> str:
@@ -31,15 +33,17 @@ def checked_cron(text: str) -> str:
 
 
 def is_due(standing: Standing, now: datetime) -> bool:
-    """Whether the last time of its schedule came after everything that was tried or seen since."""
+    """Whether the last time of its schedule came after all that is good, and nothing was tried just now."""
     if standing.cron in (None, NEVER):
         return False
     assert standing.cron is not None
     due_at = _previous(standing.cron, now)
     good = standing.good
-    seen = [standing.tried_at, good and good.started_at, good and good.unchanged_at]
+    seen = [good and good.started_at, good and good.unchanged_at]
     latest = max((each for each in seen if each is not None), default=None)
-    return latest is None or latest < due_at
+    if latest is not None and latest >= due_at:
+        return False
+    return standing.tried_at is None or standing.tried_at < due_at or now - standing.tried_at >= AGAIN_AFTER
 
 
 def next_time(cron: str | None, now: datetime) -> datetime | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tenantry.errors import DamagedBackup, NotFound, TenantryError
+from tenantry.errors import DamagedBackup, NotFound, TenantryError, VaultError
 from tenantry.fleet.backups.manifest import Manifest, read_manifest
 from tenantry.fleet.backups.many import SILENT_SECONDS
 from tenantry.fleet.backups.take import Surroundings, remove_objects
@@ -24,7 +24,7 @@ def sweep(around: Surroundings, *, silent_seconds: float = SILENT_SECONDS) -> li
     with around.catalog.transaction() as connection:
         silent = rows.silent_backups(connection, silent_seconds=silent_seconds, limit=SWEPT_MAX)
     said: list[str] = []
-    for each in silent:
+    for number, each in enumerate(silent):
         if each.vault != around.vault.url:
             said.append(f"{each.id} of {each.slug} is in {each.vault}, which is not the vault that is configured")
             continue
@@ -32,6 +32,11 @@ def sweep(around: Surroundings, *, silent_seconds: float = SILENT_SECONDS) -> li
             said.append(_finish(around, each))
         except TenantryError as error:
             said.append(f"{each.id} of {each.slug} cannot be cleared up yet: {error.message}")
+            if isinstance(error, VaultError):  # each of the others would wait for it as long
+                said += (
+                    [f"{len(silent) - number - 1} more are left for the same reason"] if silent[number + 1 :] else []
+                )
+                break
     return said
 
 
