@@ -79,7 +79,7 @@ def test_a_wave_in_which_too_many_fail_is_not_gone_on_with(
     failed = {each.slug for each in tenants_of(fleet.catalog, result.run, outcomes=["failed"])}
     waiting = {each.slug for each in tenants_of(fleet.catalog, result.run, outcomes=["waiting"])}
     assert failed | waiting == set(fleet.dsns)
-    assert 2 < len(failed)
+    assert len(failed) > 2
     assert failed <= set(fleet.asked)
     assert all(each.worker is None for each in tenants_of(fleet.catalog, result.run))
 
