@@ -61,8 +61,16 @@ class Nurseries:
         self._all: list[subprocess.Popen[bytes]] = []
 
     def give_birth(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, out: Path, err: Path, directory: Path
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        out: Path,
+        err: Path,
+        directory: Path,
+        script: Path | None = None,
     ) -> Born:
+        """The program, or ``script`` in its place."""
         try:
             nursery = self._free.pop()
         except IndexError:
@@ -73,7 +81,7 @@ class Nurseries:
         assert nursery.stdin is not None
         order: dict[str, Any] = {
             "arguments": list(arguments), "environment": dict(environment), "directory": str(directory),
-            "out": str(out), "err": str(err),
+            "out": str(out), "err": str(err), "script": script and str(script),
         }  # fmt: skip
         nursery.stdin.write(json.dumps(order).encode() + b"\n")
         return Born(nursery, self)

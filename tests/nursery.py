@@ -1,16 +1,17 @@
 """Gives birth to one ``tenantry`` after another, each a fork of this process, which has imported what they need.
 
 Importing is two thirds of what a start costs, and the tests start hundreds. Reads one line for each birth,
-``{"arguments", "environment", "directory", "out", "err"}``, and answers with the child's pid, and, when that has died,
-with how: its exit code, or the negative number of a signal. The child is ``tenantry`` as it would have been called.
+``{"arguments", "environment", "directory", "out", "err", "script"}``, and answers with the child's pid, and, when that
+has died, with how: its exit code, or the negative number of a signal. The child is ``tenantry`` as it would have been
+called, or the script, if there is one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
+import runpy
 import sys
 from typing import Any
 
@@ -42,6 +43,10 @@ def live(order: dict[str, Any]) -> int:
     os.environ.clear()
     os.environ.update(order["environment"])
     failpoints.arm(order["environment"].get(failpoints.VARIABLE, ""))
+    if order.get("script") is not None:
+        sys.argv = [order["script"], *order["arguments"]]
+        runpy.run_path(order["script"], run_name="__main__")
+        return 0
     return tenantry.cli.main.run(order["arguments"])
 
 
@@ -52,8 +57,10 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             code = 1
-            with contextlib.suppress(SystemExit):
+            try:
                 code = live(json.loads(line))
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

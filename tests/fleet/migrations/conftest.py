@@ -9,10 +9,11 @@ import secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import psycopg
 import pytest
@@ -28,6 +29,11 @@ from tenantry.fleet.migrations.results import TenantResult, exit_code, run_docum
 from tenantry.fleet.migrations.run import Begun, RunOptions, begin_run
 from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
 from tenantry.fleet.migrations.work import Work, folder_of_run
+
+if TYPE_CHECKING:
+    from ...forks import Born, Nurseries
+
+_RUNNER = Path(__file__).with_name("runner.py")
 
 
 def no_provider(_tenant: object) -> Any:
@@ -177,6 +183,55 @@ def new_fleet(new_database: Callable[[], str], catalog: Catalog) -> Callable[[in
         return fleet
 
     return make
+
+
+class Runner:
+    """``runner.py`` in a process of its own."""
+
+    def __init__(self, born: Born, stdout: TextIO, errors: Path) -> None:
+        self._born = born
+        self._errors = errors
+        self.pid = born.pid
+        self.stdout = stdout
+        """A pipe: what it says is there at once, and ends with it."""
+        self.wait = born.wait
+        self.poll = born.poll
+        self.kill = born.kill
+        self.send_signal = born.send_signal
+
+    def end(self) -> int:
+        """Waits for it, and returns how it ended; what it said and nobody read is shown when the test fails."""
+        print(self.stdout.read())
+        code = self.wait(60)
+        print(self._errors.read_text())
+        return code
+
+
+StartRunner = Callable[..., AbstractContextManager[Runner]]
+
+
+@pytest.fixture
+def start_runner(nurseries: Nurseries, workdir: Path) -> StartRunner:
+    """A runner of a run on tenants whose DSNs, and the catalog's, are files of one directory."""
+
+    @contextmanager
+    def start(run: str, fleet: Path, failpoints: str = "") -> Iterator[Runner]:
+        name = secrets.token_hex(4)
+        pipe, errors = workdir / f"{name}.out", workdir / f"{name}.err"
+        os.mkfifo(pipe)
+        born = nurseries.give_birth(
+            [str(fleet), str(fleet / "catalog"), run],
+            {**os.environ, "TENANTRY_FAILPOINTS": failpoints},
+            out=pipe, err=errors, directory=workdir, script=_RUNNER,
+        )  # fmt: skip
+        with pipe.open() as stdout:
+            try:
+                yield Runner(born, stdout, errors)
+            finally:
+                born.kill()
+                born.wait(60)
+
+    return start
 
 
 def tenant_refs(known: Sequence[SchemaState | None]) -> list[TenantRef]:

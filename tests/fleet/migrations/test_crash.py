@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -24,7 +21,9 @@ from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import states_of
 from tenantry.fleet.migrations.run import RunOptions
 
-RUNNER = Path(__file__).with_name("runner.py")
+if TYPE_CHECKING:
+    from conftest import Runner, StartRunner
+
 POINTS = ["migrate.claimed", "migrate.judged", "migrate.applied", "migrate.committed", "migrate.recorded"]
 MIGRATIONS = [(f"{number:04}_m", number + 1, f"insert into applied values ('{number:04}_m')") for number in range(3)]
 # Between two breakpoints, so that a kill finds a transaction half done.
@@ -34,9 +33,10 @@ SLOW = "--> statement-breakpoint\nselect pg_sleep(0.01)"
 class Killed:
     """Five tenants whose migrations count themselves, and runners of theirs that die."""
 
-    def __init__(self, fleet: Any, directory: Path) -> None:
+    def __init__(self, fleet: Any, directory: Path, start_runner: StartRunner) -> None:
         self.fleet = fleet
         self.directory = directory
+        self._start = start_runner
         (directory / "catalog").write_text(fleet.catalog.url)
         for slug, dsn in fleet.dsns.items():
             fleet.sql(slug, "create table applied (tag text)")
@@ -45,20 +45,12 @@ class Killed:
     def begin(self, folder: Path, jobs: int = 2) -> str:
         return self.fleet.begin(folder, options=RunOptions(jobs=jobs)).run.id
 
-    @contextmanager
-    def started(self, run: str, failpoints: str = "") -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, str(RUNNER), str(self.directory), str(self.directory / "catalog"), run]
-        environment = {**os.environ, "TENANTRY_FAILPOINTS": failpoints}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+    def started(self, run: str, failpoints: str = "") -> AbstractContextManager[Runner]:
+        return self._start(run, self.directory, failpoints)
 
     def run_to_the_end(self, run: str, failpoints: str = "") -> int:
-        with self.started(run, failpoints=failpoints) as process:
-            process.communicate(timeout=150)
-            return process.returncode
+        with self.started(run, failpoints) as runner:
+            return runner.end()
 
     def ended(self, run: str) -> Run:
         """What the catalog says of the run; nobody has anything of it in hand."""
@@ -70,10 +62,10 @@ class Killed:
 
 
 @pytest.fixture
-def killed(new_fleet: Callable[[int], Any], tmp_path: Path) -> Killed:
+def killed(new_fleet: Callable[[int], Any], tmp_path: Path, start_runner: StartRunner) -> Killed:
     directory = tmp_path / "fleet"
     directory.mkdir()
-    return Killed(new_fleet(5), directory)
+    return Killed(new_fleet(5), directory, start_runner)
 
 
 def applied(dsn: str) -> list[str]:
@@ -130,7 +122,6 @@ def test_kill_9_at_any_point_then_going_on_applies_everything_once(
 def test_kill_9_from_outside_while_transactions_are_open(killed: Killed, drizzle_folder: Callable[..., Path]) -> None:
     run = killed.begin(drizzle_folder(*[(tag, when, f"{text}{SLOW}") for tag, when, text in MIGRATIONS]))
     with killed.started(run) as process:
-        assert process.stdout is not None
         # When the first tenant is done, the transaction of another is open.
         next(line for line in process.stdout if json.loads(line)["event"] == "tenant_finished")
         process.kill()
@@ -151,7 +142,6 @@ def test_ctrl_c_ends_what_is_under_way_and_exits_1(
         killed.started(run) as process,
         psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection,
     ):
-        assert process.stdout is not None
         while connection.execute(asleep).fetchone() != (2,):
             assert process.poll() is None, "it ended before two tenants were seen at work"
         process.send_signal(signal.SIGINT)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -26,7 +23,9 @@ from tenantry.fleet.migrations.run import RunOptions
 from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.fleet.migrations.work import Work, folder_of_run
 
-RUNNER = Path(__file__).with_name("runner.py")
+if TYPE_CHECKING:
+    from conftest import StartRunner
+
 MIXED = """\
 set search_path = app;
 insert into counted values ('before');
@@ -113,7 +112,11 @@ POINTS = ["migrate.step_begun", "migrate.step_ran", "migrate.step_done", "migrat
 @pytest.mark.crash
 @pytest.mark.parametrize("point", POINTS)
 def test_kill_9_at_each_step_goes_on_there(
-    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], tmp_path: Path, point: str
+    new_fleet: Callable[[int], Any],
+    sql_folder: Callable[..., Path],
+    tmp_path: Path,
+    start_runner: StartRunner,
+    point: str,
 ) -> None:
     """Kills at the first passage of the point, goes on and kills at the next, until nothing is left to kill."""
     fleet, directory, home = new_fleet(1), write_mixed(sql_folder), tmp_path / "fleet"
@@ -122,7 +125,7 @@ def test_kill_9_at_each_step_goes_on_there(
     (home / "catalog").write_text(fleet.catalog.url)
     run_id = fleet.begin(directory).run.id
     kills = 0
-    while kill(run_id, home, f"{point}=kill:{1 if kills == 0 else 2}"):
+    while killed(start_runner, run_id, home, f"{point}=kill:{1 if kills == 0 else 2}"):
         kills += 1
         assert kills < 20
         with psycopg.connect(fleet.dsns["t0"]) as connection:
@@ -131,14 +134,12 @@ def test_kill_9_at_each_step_goes_on_there(
     all_is_done_once(fleet)
 
 
-def kill(run_id: str, home: Path, failpoints: str) -> bool:
+def killed(start_runner: StartRunner, run_id: str, home: Path, failpoints: str) -> bool:
     """Whether the runner was killed; otherwise it is done."""
-    command = [sys.executable, str(RUNNER), str(home), str(home / "catalog"), run_id]
-    done = subprocess.run(
-        command, env={**os.environ, "TENANTRY_FAILPOINTS": failpoints}, capture_output=True, timeout=60, check=False
-    )
-    assert done.returncode in {0, -signal.SIGKILL}, done.stdout.decode() + done.stderr.decode()
-    return done.returncode != 0
+    with start_runner(run_id, home, failpoints) as runner:
+        code = runner.end()
+    assert code in {0, -signal.SIGKILL}
+    return code != 0
 
 
 INDEX_ONLY = "create table t (x int); insert into t values (1), (2);"
@@ -304,7 +305,7 @@ def test_a_server_killed_within_an_index_leaves_it_invalid_and_the_next_run_buil
 
 @pytest.mark.crash
 def test_kill_9_within_an_index_lets_the_server_end_it_and_it_is_not_built_again(
-    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], tmp_path: Path
+    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], tmp_path: Path, start_runner: StartRunner
 ) -> None:
     fleet, home = new_fleet(1), tmp_path / "fleet"
     directory = sql_folder(_0001_a=INDEX_ONLY, _0002_b="create index concurrently i on t (x); insert into t values (3)")
@@ -312,9 +313,8 @@ def test_kill_9_within_an_index_lets_the_server_end_it_and_it_is_not_built_again
     (home / "t0.dsn").write_text(fleet.dsns["t0"])
     (home / "catalog").write_text(fleet.catalog.url)
     run_id = fleet.begin(directory, options=RunOptions(bounds=Bounds(lock_seconds=60))).run.id
-    command = [sys.executable, str(RUNNER), str(home), str(home / "catalog"), run_id]
     with open_transaction(fleet.dsns["t0"], *OLD_SNAPSHOT):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as runner:
+        with start_runner(run_id, home) as runner:
             while not fleet.sql("t0", WAITS_FOR_SNAPSHOTS):
                 assert runner.poll() is None
             runner.kill()
@@ -324,7 +324,7 @@ def test_kill_9_within_an_index_lets_the_server_end_it_and_it_is_not_built_again
         connection.execute("select pg_advisory_xact_lock(x'74656E616E747279'::bigint)")
         assert connection.execute(INVALID.encode()).fetchall() == []
         made = connection.execute("select 'i'::regclass::oid").fetchone()
-    assert not kill(run_id, home, "")
+    assert not killed(start_runner, run_id, home, "")
     assert fleet.sql("t0", "select count(*) from t") == [(3,)]
     assert fleet.sql("t0", "select 'i'::regclass::oid") == [made]
 

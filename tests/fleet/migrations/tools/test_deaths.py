@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,13 @@ import psutil
 import psycopg
 import pytest
 
-from tenantry.fleet.catalog.records import Run
 from tenantry.fleet.migrations.run import RunOptions
 from tenantry.fleet.migrations.tenant_sql import ADVISORY_LOCK_KEY
 
 if TYPE_CHECKING:
     from conftest import AlembicHome, DjangoHome
+
+    from ..conftest import StartRunner
 
 RUNNER = Path(__file__).parents[1] / "runner.py"
 WAIT_SECONDS_MAX = 60
@@ -64,17 +64,6 @@ def fleet_directory(new_fleet: Callable[[int], Any], tmp_path: Path) -> Callable
         return fleet, directory
 
     return make
-
-
-@contextmanager
-def started(run: Run, fleet: Path, failpoints: str = "") -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(RUNNER), str(fleet), str(fleet / "catalog"), run.id]
-    environment = {**os.environ, "TENANTRY_FAILPOINTS": failpoints}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def children_of(pid: int) -> list[psutil.Process]:
@@ -131,11 +120,12 @@ def test_kill_9_of_the_runner_takes_the_tool_with_it_and_the_next_run_ends_what_
     fleet_directory: Callable[[int], tuple[Any, Path]],
     roll_out: Callable[..., Any],
     watching: Callable[[str], Any],
+    start_runner: StartRunner,
 ) -> None:
     project = new_alembic()
     fleet, directory = fleet_directory(1)
     project.revise("r3", SLEEPS, after="r2")
-    with started(fleet.begin(project.directory).run, directory) as process:
+    with start_runner(fleet.begin(project.directory).run.id, directory) as process:
         wait_for(lambda: watching(ASLEEP) == 1)
         tools = children_of(process.pid)
         assert tools
@@ -155,32 +145,32 @@ def test_kill_9_of_the_runner_at_each_step_then_rerun_applies_everything_once(
     point: str,
     django: DjangoHome,
     fleet_directory: Callable[[int], tuple[Any, Path]],
+    start_runner: StartRunner,
 ) -> None:
     fleet, directory = fleet_directory(2)
     django.add("0003_once", "migrations.RunSQL('create table once (x int)')", after="0002_user_note")
     run = fleet.begin(django.directory, options=RunOptions(jobs=2)).run
     count = 1 if point == "migrate.recorded" else 2  # results are written together
-    with started(run, directory, f"{point}=kill:{count}") as process:
-        process.communicate(timeout=WAIT_SECONDS_MAX)
-        assert process.returncode == -signal.SIGKILL
-    with started(run, directory) as process:
-        events = [json.loads(line) for line in process.communicate(timeout=WAIT_SECONDS_MAX)[0].splitlines()]
-        assert process.returncode == 0, events
+    with start_runner(run.id, directory, f"{point}=kill:{count}") as process:
+        assert process.end() == -signal.SIGKILL
+    with start_runner(run.id, directory) as process:
+        assert process.end() == 0
     for slug in fleet.dsns:
         assert fleet.sql(slug, "select count(*) from django_migrations where name = '0003_once'") == [(1,)]
         assert fleet.known[slug].version == "tasks.0003_once"
 
 
 def test_two_runners_at_once_apply_everything_once(
-    new_alembic: Callable[..., AlembicHome], fleet_directory: Callable[[int], tuple[Any, Path]]
+    new_alembic: Callable[..., AlembicHome],
+    fleet_directory: Callable[[int], tuple[Any, Path]],
+    start_runner: StartRunner,
 ) -> None:
     project = new_alembic()
     fleet, directory = fleet_directory(4)
     project.revise("r3", 'op.execute("create table once (x int)")', after="r2")
     run = fleet.begin(project.directory).run
-    with started(run, directory) as first, started(run, directory) as second:
-        outputs = [each.communicate(timeout=WAIT_SECONDS_MAX)[0] for each in (first, second)]
-    events = [json.loads(line) for output in outputs for line in output.splitlines()]
+    with start_runner(run.id, directory) as first, start_runner(run.id, directory) as second:
+        events = [json.loads(line) for each in (first, second) for line in each.stdout]
     finished = [each for each in events if each["event"] == "tenant_finished"]
     # Each takes what the other has not in hand.
     assert sorted((each["tenant"], each["outcome"]) for each in finished) == [(slug, "applied") for slug in fleet.dsns]
@@ -240,7 +230,10 @@ def test_the_password_is_in_no_command_line_and_in_no_output(
     tells = f"print({url})\nraise RuntimeError({url})"
     project.revise("r3", f'from alembic import context\nop.execute("select pg_sleep(1.003)")\n{tells}', after="r2")
     sleeping = ASLEEP.replace("1002", "1.003")
-    with started(fleet.begin(project.directory).run, directory) as process:
+    # Not a fork: those have the command line of what they were forked from.
+    command = [sys.executable, str(RUNNER), str(directory), str(directory / "catalog")]
+    run = fleet.begin(project.directory).run
+    with subprocess.Popen([*command, run.id], stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: watching(sleeping) == 1)
         lines = [each.cmdline() for each in [psutil.Process(process.pid), *children_of(process.pid)]]
         output, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
