@@ -53,6 +53,7 @@ def live(order: dict[str, Any]) -> int:
 def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
+    tenantry.cli.main.commands()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -29,8 +29,9 @@ def _run(home: Path, source: str, *options: str) -> subprocess.CompletedProcess[
     (home / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\nmarkers =\n  crash: c\n")
     (tests / "test_inner.py").write_text(source)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    unused = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "schemathesis", "anyio", "timeout")]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options, str(tests)],
+        [sys.executable, "-m", "pytest", *unused, *options, str(tests)],
         cwd=home,
         env=environment,
         capture_output=True,

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -107,9 +108,15 @@ verify.register(backup.backup)
 previews.register(branches.branch, generate.generate)
 
 
+@cache
+def commands() -> Callable[..., Any]:
+    """All of them, looked at once: whoever runs several in one process does not wait for that again."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """One command line, from its words to its exit code (those of ``failures``)."""
-    return guarded(lambda: app(args=list(arguments), prog_name="tenantry"), json_wanted="--json" in arguments)
+    return guarded(lambda: commands()(args=list(arguments), prog_name="tenantry"), json_wanted="--json" in arguments)
 
 
 def main() -> None:
