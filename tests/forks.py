@@ -7,12 +7,14 @@ import json
 import os
 import select
 import signal
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from tenantry.testing.throwaway import ThrowawayCell
 
@@ -110,6 +112,52 @@ class Nurseries:
             nursery.stdin.close()
             nursery.wait(CLOSE_SECONDS_MAX)
             nursery.stdout.close()
+
+
+class Installed:
+    """``tenantry`` in a directory of programs, for scripts: what is called there is done by a fork."""
+
+    def __init__(self, nurseries: Nurseries, home: Path) -> None:
+        self.programs = home
+        address = home / "s"
+        program = home / "tenantry"
+        program.write_text(f"#!{sys.executable} -IS\n{_CALLS.format(address=str(address))}")
+        program.chmod(0o755)
+
+        class Call(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                called = json.loads(self.rfile.readline())
+                out, err = (Path(f"/proc/{called['pid']}/fd/{number}") for number in (1, 2))
+                born = nurseries.give_birth(
+                    called["arguments"], called["environment"], out=out, err=err, directory=Path(called["directory"])
+                )
+                self.wfile.write(b"%d\n" % born.wait())
+
+        self._server = socketserver.UnixStreamServer(str(address), Call)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+_CALLS = """
+import json, os, socket, sys
+
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    called = dict(arguments=sys.argv[1:], environment=dict(os.environ), directory=os.getcwd(), pid=os.getpid())
+    server.sendall(json.dumps(called).encode() + b"\\n")
+    code = int(server.makefile().readline())
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
 
 
 class ForkedCell(ThrowawayCell):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -18,6 +19,7 @@ from tenantry.neon.client import NeonClient
 
 from ..fleet.automations.runner import Runner
 from ..fleet.automations.stand_ins import GithubStandIn, VercelStandIn
+from ..forks import Installed, Nurseries
 
 if TYPE_CHECKING:
     from conftest import Operator, Query
@@ -73,14 +75,21 @@ def acme(operator: Operator, name: str) -> str:
     return str(operator.json("create", name)["tenant"]["slug"])
 
 
+@pytest.fixture(scope="session")
+def installed(nurseries: Nurseries, new_workdir: Callable[[str], Path]) -> Iterator[Installed]:
+    with Installed(nurseries, new_workdir("bin")) as installed:
+        yield installed
+
+
 @pytest.fixture
-def runner(repository: Path, github: GithubStandIn) -> Callable[[], Runner]:
+def runner(repository: Path, github: GithubStandIn, installed: Installed) -> Callable[[], Runner]:
     def make() -> Runner:
         return Runner(
             repository,
             programs=Path(sys.executable).parent,
             secrets=github.secrets[None],
             environment={
+                "PATH": f"{installed.programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "GITHUB_REPOSITORY": "acme/app",
                 "GITHUB_API_URL": github.url,
                 "GITHUB_TOKEN_OF_JOB": github.TOKEN,
