@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.fleet.main import MigratedTenants
+from tenantry.fleet.migrated import MigratedTenants
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.run import RunOptions, begin_run
 from tenantry.fleet.migrations.tenant import TenantSlug

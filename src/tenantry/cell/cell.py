@@ -49,7 +49,8 @@ from tenantry.cell.model import (
     Usage,
 )
 from tenantry.cell.operations import branches, databases, endpoints, roles, snapshots
-from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project, read_write_endpoint
+from tenantry.cell.operations.connection import connection_to
+from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project
 from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
 from tenantry.cell.operations.finalize_restore import finalize_restore
@@ -144,31 +145,7 @@ class Cell:
         )
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
-        def find(tables: Tables) -> Endpoint:
-            living_project(tables, project_id)
-            if request.endpoint_id is not None:
-                endpoint = endpoint_of(tables, project_id, request.endpoint_id)
-                if request.branch_id not in (None, endpoint.branch_id):
-                    raise NotFound(f"endpoint {endpoint.id} is not of branch {request.branch_id}")
-                return endpoint
-            if request.branch_id is not None:
-                branch = branch_of(tables, project_id, request.branch_id)
-            else:
-                branch = next(branch for branch in tables.branches(project_id) if branch.default)
-            endpoint = read_write_endpoint(tables, branch)
-            if endpoint is None:
-                raise NotFound(f"branch {branch.id} has no read-write endpoint", next_step="create one")
-            return endpoint
-
-        endpoint = await self._context.state.read(find)
-        await databases.known_database(self._context, project_id, endpoint.branch_id, request.database_name)
-        password = await roles.reveal_password(self._context, project_id, endpoint.branch_id, request.role_name)
-        return Connection(
-            endpoint=self._context.instances.overlay(endpoint),
-            database_name=request.database_name,
-            role_name=request.role_name,
-            password=password,
-        )
+        return await connection_to(self._context, project_id, request)
 
     async def list_operations(
         self, project_id: ProjectId, *, after: OperationId | None, limit: int

@@ -321,6 +321,8 @@ class Connection:
     role_name: str
     password: str | None = field(default=None, repr=False)
     """None when it is not stored, or was changed by SQL since."""
+    keys: tuple[str, str] | None = field(default=None, repr=False)
+    """SCRAM's ClientKey and ServerKey of the password in base64, where they are known without hashing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ Where the catalog is, and how it comes to be, is told in ``prepare``.
 from __future__ import annotations
 
 import builtins
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,18 +23,18 @@ from tenantry.fleet.config import verification
 from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
 from tenantry.fleet.environments.records import Place
 from tenantry.fleet.jobs.jobs import Jobs
-from tenantry.fleet.migrations.restore_point import Keeping, ProviderPoints
-from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
+from tenantry.fleet.migrated import MigratedTenants
+from tenantry.fleet.migrations.tenant import TenantRef, TenantSlug
 from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.open import Providers
-from tenantry.fleet.providers.ports import Provider, ProviderOf
+from tenantry.fleet.providers.ports import Provider
 from tenantry.fleet.tenants import keep_ready, purge
 from tenantry.fleet.tenants.change_plan import PlanChange, change_plan, plan_change
 from tenantry.fleet.tenants.create import Created, Wish, create_tenant, wish
 from tenantry.fleet.tenants.delete import GRACE, Deleted, Deletion, delete_tenant, plan_deletion
 from tenantry.fleet.tenants.drift import Drifted
-from tenantry.fleet.tenants.find import find_ready, find_tenant, usable
+from tenantry.fleet.tenants.find import find_ready, find_tenant
 from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.fleet.tenants.log import forget_old
@@ -72,9 +71,6 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.verdict import Verdict as RehearsalVerdict
     from tenantry.runtime.findings import Finding
 
-MET_MAX: Final = 1_000
-"""Tenants that were looked up and not asked for: a run that was broken off leaves some."""
-MET_SECONDS_MAX: Final = 30.0
 FILES_NOTED_MAX: Final = 100
 """Files that one event names."""
 
@@ -548,73 +544,3 @@ def open_fleet(
 
 
 # ------------------------------------------------------------------------------------------------ migrations
-
-
-class MigratedTenants:
-    """The tenants as migrations see them (``migrations.ports.Tenants``)."""
-
-    def __init__(self, catalog: Catalog, provider_of: ProviderOf) -> None:
-        self._catalog = catalog
-        self._provider_of = provider_of
-        self._points: ProviderPoints | None = None
-        self._met: dict[str, tuple[float, Tenant]] = {}
-        """By slugs, and when; each is used once, so that whoever asks again gets what is true then."""
-
-    def met(self, tenants: Sequence[Tenant]) -> None:
-        """Spares ``dsn`` a question to the catalog for each of these, that were looked up together just now."""
-        if len(self._met) > MET_MAX:
-            self._met.clear()
-        now = time.monotonic()
-        self._met.update((tenant.slug, (now, tenant)) for tenant in tenants)
-
-    def points(self, wish: Keeping | Literal["none"] = "lsn") -> ProviderPoints | None:
-        """Who keeps the state that a tenant had before its migration (``migrations.restore_point.Points``)."""
-        if wish == "none":
-            return None
-        self._points = ProviderPoints(lambda slug: find_ready(self._catalog, slug)[0], self._provider_of, wish)
-        return self._points
-
-    def select(
-        self, slugs: Sequence[str] | None, *, plan: str | None = None, region: str | None = None
-    ) -> Iterable[TenantRef]:
-        if slugs is None:
-            tenants: Iterable[Tenant] = list_tenants(self._catalog, states=["ready"], plan=plan, region=region)
-        else:
-            named = [find_ready(self._catalog, slug)[0] for slug in slugs]
-            tenants = {tenant.slug: tenant for tenant in named}.values()
-        return (
-            TenantRef(
-                slug=TenantSlug(tenant.slug),
-                known=_schema_state(tenant),
-                id=tenant.id,
-                provider_id=tenant.provider_id,
-                plan=tenant.plan,
-                region=tenant.region,
-                window=tenant.maintenance_window,
-            )
-            for tenant in tenants
-        )
-
-    def dsn(self, slug: TenantSlug) -> str:
-        # A migration must get in also where the tenant has used up its quotas.
-        at, known = self._met.pop(slug, (0.0, None))
-        if known is None or time.monotonic() - at > MET_SECONDS_MAX:
-            tenant, project_id, home = find_ready(self._catalog, slug)
-        else:
-            tenant, project_id, home = usable(known)
-        if self._points is not None:
-            self._points.saw(tenant)
-        return self._provider_of(tenant).operator_uri(project_id, home)
-
-    def record(self, slug: TenantSlug, state: SchemaState) -> None:
-        with self._catalog.transaction() as connection:
-            # A tenant that was deleted meanwhile has no schema any more.
-            queries.record_schema(
-                connection, slug, version=state.version, format=state.format, fingerprint=state.fingerprint
-            )
-
-
-def _schema_state(tenant: Tenant) -> SchemaState | None:
-    if tenant.schema_format is None or tenant.schema_fingerprint is None:
-        return None
-    return SchemaState(tenant.schema_format, tenant.schema_version, tenant.schema_fingerprint)

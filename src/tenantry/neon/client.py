@@ -24,6 +24,8 @@ from tenantry.neon.transport import DEADLINE_SECONDS, JsonBody, Query, Transport
 
 PAGE_PROJECTS: Final = 100
 PAGE_BRANCHES: Final = 1000
+OPERATOR_ACCESSES_MAX: Final = 64
+"""That a cell gives in one answer."""
 _POLL_SECONDS_FIRST: Final = 0.02
 _POLL_SECONDS_MAX: Final = 1.0
 _OPERATION_DONE: Final = frozenset({"finished", "skipped"})
@@ -34,6 +36,7 @@ class NeonClient(Transport):
     """One account of one API. Close it (or use ``with``) to give its connections back; closing is safe twice."""
 
     _gives_operator_access = True
+    _gives_many = True
     """Until it is known that this API does not."""
 
     def create_project(
@@ -174,6 +177,29 @@ class NeonClient(Transport):
                 self._gives_operator_access = False
                 return uri
         return self.connection_uri(project_id, database_name=database_name, role_name=role_name, branch_id=branch_id)
+
+    def operator_accesses(self, wanted: Mapping[ProjectId, tuple[str, str]]) -> dict[ProjectId, shapes.OperatorAccess]:
+        """The same for many projects, of which the database and the role are given, by few requests.
+
+        Left out are those to which there is no way; all of them where the API has no such thing. ``operator_uri`` tells
+        why. Each holds a secret.
+        """
+        if not (self._gives_operator_access and self._gives_many):
+            return {}
+        found: dict[ProjectId, shapes.OperatorAccess] = {}
+        everything = [
+            {"project_id": project_id, "database_name": database_name, "role_name": role_name}
+            for project_id, (database_name, role_name) in wanted.items()
+        ]
+        for begin in range(0, len(everything), OPERATOR_ACCESSES_MAX):
+            asked = everything[begin : begin + OPERATOR_ACCESSES_MAX]
+            try:
+                given = self.ask(shapes.OperatorAccesses, "POST", "/operator_access", body={"operator_access": asked})
+            except (NotFound, Forbidden, NotSupported, InvalidInput):
+                self._gives_many = False
+                return {}
+            found |= {ProjectId(each.project_id): each for each in given.operator_access if each.project_id}
+        return found
 
     # -- branches --------------------------------------------------------------------------------------------
 

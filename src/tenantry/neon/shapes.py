@@ -102,6 +102,17 @@ class OperatorAccess(Shape):
     uri: str = Field(repr=False)
     token: str = Field(repr=False)
     expires_at: datetime
+    project_id: str | None = None
+    """Named where several were asked for."""
+    scram_client_key: str | None = Field(default=None, repr=False)
+    scram_server_key: str | None = Field(default=None, repr=False)
+    """Both together serve libpq 18 and newer in place of the password, and spare it the hashing."""
+
+
+class OperatorAccesses(Shape):
+    """Off the contract: the same to many projects; those to which there is no way are left out."""
+
+    operator_access: list[OperatorAccess]
 
 
 class ProjectOwner(Shape):

@@ -81,6 +81,28 @@ def make_verifier(password: str, salt: bytes | None = None, iterations: int = IT
     return str(_derive(password, salt, iterations))
 
 
+def new_secret(password: str) -> tuple[str, str]:
+    """The verifier of ``password`` under a new salt, and the ClientKey that logs in by it. Blocks for PBKDF2 once."""
+    salt = os.urandom(SALT_BYTES)
+    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, ITERATIONS_DEFAULT)
+    client_key, server_key = (hmac.digest(salted, label, "sha256") for label in (b"Client Key", b"Server Key"))
+    stored_key = hashlib.sha256(client_key).digest()
+    return str(Verifier(ITERATIONS_DEFAULT, salt, stored_key, server_key)), _base64(client_key)
+
+
+def keys_of(verifier: str, client_key: str) -> tuple[str, str] | None:
+    """ClientKey and ServerKey in base64, as libpq 18 takes them instead of a password; None where they do not fit.
+
+    Costs two hashes and no PBKDF2. Raises InvalidInput when ``verifier`` is none.
+    """
+    parsed = Verifier.parse(verifier)
+    try:
+        fits = hmac.compare_digest(hashlib.sha256(_unbase64(client_key)).digest(), parsed.stored_key)
+    except ValueError:
+        return None
+    return (client_key, _base64(parsed.server_key)) if fits else None
+
+
 def login_keys(password: str, salt: bytes, iterations: int = ITERATIONS_DEFAULT) -> tuple[str, str]:
     """ClientKey and ServerKey in base64, as libpq 18 takes them instead of a password. Blocks for PBKDF2."""
     salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, iterations)

@@ -21,7 +21,7 @@ import pytest
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Run
-from tenantry.fleet.main import MigratedTenants
+from tenantry.fleet.migrated import MigratedTenants
 from tenantry.fleet.migrations.events import Event, TenantFinished
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import Plan, make_plan

@@ -18,6 +18,7 @@ from tenantry.cell.api import (
     endpoints,
     keys,
     operations,
+    operator_access,
     organizations,
     projects,
     regions,
@@ -38,6 +39,7 @@ from tenantry.neon.errors import MethodNotAllowed
 
 _ROUTERS: Final[tuple[APIRouter, ...]] = (
     projects.router,
+    operator_access.router,
     branches.router,
     endpoints.router,
     roles.router,

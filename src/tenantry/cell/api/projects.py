@@ -10,12 +10,11 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
-from tenantry.cell import allowlist, model, operator_access
+from tenantry.cell import allowlist, model
 from tenantry.cell.api import presenters
 from tenantry.cell.api.bodies import (
     Annotations,
     Body,
-    BranchIdField,
     Name,
     PostgresName,
     check_compute_range,
@@ -84,20 +83,6 @@ def _check_window(said: shapes.MaintenanceWindow) -> None:
                 f"settings.maintenance_window.{name}: write a time of day in UTC as HH:MM",
                 field=f"settings.maintenance_window.{name}",
             )
-
-
-class _OperatorAccess(Body):
-    """What to connect to, and for how long new connections shall be let in."""
-
-    database_name: PostgresName
-    role_name: PostgresName
-    branch_id: BranchIdField | None = None
-    endpoint_id: Annotated[EndpointId, Field(pattern=r"^[a-z0-9-]{1,60}$")] | None = None
-    expires_in_seconds: Annotated[int, Field(ge=1, le=operator_access.SECONDS_MAX)] | None = None
-
-
-class OperatorAccessBody(Body):
-    operator_access: _OperatorAccess
 
 
 class _FirstBranch(Body):
@@ -285,37 +270,6 @@ async def available_preload_libraries(desk: AtDesk, project_id: ProjectIdInPath)
     """None that settings could enable: ``check_settings`` refuses them."""
     await desk.cell.get_project(project_id)
     return answer(shapes.AvailablePreloadLibraries(libraries=[]))
-
-
-@router.post("/projects/{project_id}/operator_access")
-async def operator_access_for(
-    desk: AtDesk,
-    project_id: ProjectIdInPath,
-    body: Annotated[OperatorAccessBody, Depends(json_body(OperatorAccessBody))],
-) -> Response:
-    """Off the contract: a connection string that the project's quotas do not stop, for backups and migrations."""
-    said = body.operator_access
-    found = await desk.cell.connection(
-        project_id,
-        model.ConnectionRequest(
-            database_name=said.database_name,
-            role_name=said.role_name,
-            branch_id=said.branch_id,
-            endpoint_id=said.endpoint_id,
-        ),
-    )
-    access = await desk.cell.operator_access(project_id, said.expires_in_seconds)
-    dsn = desk.site.door.dsn(
-        found.endpoint.id, database=found.database_name, role=found.role_name, password=found.password, pooled=False
-    )
-    return answer(
-        shapes.OperatorAccess(
-            uri=dsn.with_option(f"operator={access.token}").uri(),
-            token=access.token,
-            expires_at=access.expires_at,
-        ),
-        201,
-    )
 
 
 @router.get("/projects/{project_id}/permissions")

@@ -26,7 +26,7 @@ from tenantry.cell.model import (
 )
 from tenantry.cell.operations.context import Context, Verb, operation, read_write_endpoint
 from tenantry.cell.operations.names import check_compute, check_database, check_role, check_settings
-from tenantry.cell.operations.passwords import not_stored, place
+from tenantry.cell.operations.passwords import not_stored, opened, place
 from tenantry.cell.operations.runner import Runner, note_begun, note_ended
 from tenantry.cell.operations.spares import DATABASE, ROLE, Newborn, take_spare
 from tenantry.cell.state.tables import Tables
@@ -127,8 +127,8 @@ def plan(context: Context, request: ProjectCreate, head: Spare, major: int) -> R
     if not request.store_passwords:
         sealed = not_stored(context, branch.id, role_name(request))
     elif renamed:
-        clear = context.sealer.open(sealed, place=place(branch.id, ROLE))
-        sealed = context.sealer.seal(clear, place=place(branch.id, role_name(request)))
+        text = context.sealer.open(sealed, place=place(branch.id, ROLE))
+        sealed = context.sealer.seal(text, place=place(branch.id, role_name(request)))
     work = operation(
         context,
         VERB,
@@ -214,7 +214,7 @@ async def create_project(context: Context, newborn: Newborn, runner: Runner, req
         operations: Sequence[Operation] = (rows.operation,)
     else:
         operations = await runner.finish([rows.operation])
-    clear = context.sealer.open(head.password_sealed, place=place(head.branch_id, ROLE))
+    clear = opened(context, head.password_sealed, head.branch_id, ROLE)
     database = await context.state.read(lambda tables: tables.database(rows.branch.id, rows.database.name))
     return CreatedProject(
         project=rows.project,

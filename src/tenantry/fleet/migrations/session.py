@@ -182,11 +182,14 @@ class TenantSession:
         return self._connection.info.backend_pid
 
     def place(self) -> dict[str, str]:
-        """The libpq keywords that lead here, the password among them; what is everybody's default is left out."""
+        """The libpq keywords that lead here, the password among them; what is everybody's default is left out.
+
+        So is what only our own libpq knows: a tool brings another.
+        """
         return {
             each.keyword.decode(): each.val.decode()
             for each in self._connection.pgconn.info
-            if each.val and each.val != each.compiled
+            if each.val and each.val != each.compiled and not each.keyword.startswith(b"scram_")
         }
 
     def end_sessions(self, application_name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Final, cast
 
@@ -17,6 +17,7 @@ from tenantry.fleet.providers.ports import (
     Home,
     Limits,
     ListedProject,
+    OperatorWay,
     ProviderEndpoint,
     ProviderProject,
     UsedOnDay,
@@ -96,6 +97,12 @@ class NeonProvider:
 
     def operator_uri(self, project_id: ProjectId, home: Home) -> str:
         return self._client.operator_uri(project_id, database_name=home.database_name, role_name=home.role_name)
+
+    def operator_ways(self, homes: Mapping[ProjectId, Home]) -> Mapping[ProjectId, OperatorWay]:
+        given = self._client.operator_accesses(
+            {project_id: (home.database_name, home.role_name) for project_id, home in homes.items()}
+        )
+        return {project_id: OperatorWay(each.uri, _keys(each)) for project_id, each in given.items()}
 
     def new_password(self, project_id: ProjectId, home: Home) -> None:
         branch = self._default_branch(project_id)
@@ -237,3 +244,8 @@ def _listed_limits(item: shapes.ProjectListItem) -> Limits:
 
 def _given(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _keys(access: shapes.OperatorAccess) -> tuple[str, str] | None:
+    client_key, server_key = access.scram_client_key, access.scram_server_key
+    return None if client_key is None or server_key is None else (client_key, server_key)

@@ -33,6 +33,7 @@ from tenantry.fleet.providers.ports import (
     Home,
     Limits,
     ListedProject,
+    OperatorWay,
     ProviderEndpoint,
     ProviderProject,
     UsedOnDay,
@@ -263,6 +264,10 @@ class PlainPostgres:
 
     def operator_uri(self, project_id: ProjectId, home: Home) -> str:
         return self.connection_uri(project_id, home, pooled=False)
+
+    def operator_ways(self, homes: Mapping[ProjectId, Home]) -> Mapping[ProjectId, OperatorWay]:
+        del homes  # one costs what one of many does
+        return {}
 
     def new_password(self, project_id: ProjectId, home: Home) -> None:
         del home  # owner and database have one name

@@ -6,8 +6,8 @@ its own deadline, and raises NotSupported for a feature that it does not declare
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import Final, Literal, Protocol
 
@@ -101,6 +101,15 @@ class ListedProject:
     changes the endpoint that is there first, and this after it."""
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorWay:
+    """How an operator's own work reaches one project."""
+
+    uri: str = field(repr=False)
+    keys: tuple[str, str] | None = field(default=None, repr=False)
+    """SCRAM's ClientKey and ServerKey in base64; whoever takes them need not hash the password (libpq 18)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsedOnDay:
     """What one project used on one day (UTC). The current day is not over."""
@@ -184,6 +193,10 @@ class Provider(Protocol):
 
         Good for connections that are opened within some minutes. A secret. Wakes nobody.
         """
+        ...
+
+    def operator_ways(self, homes: Mapping[ProjectId, Home]) -> Mapping[ProjectId, OperatorWay]:
+        """The same for many projects, where that is cheaper than one by one; whoever is left out is asked for alone."""
         ...
 
     def new_password(self, project_id: ProjectId, home: Home) -> None:
