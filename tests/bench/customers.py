@@ -20,10 +20,10 @@ from report import Row, milliseconds, percentile, skipped
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.upgrade import upgrade_catalog
 from tenantry.fleet.main import Fleet
+from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.settings import Prices
 from tenantry.fleet.tenants.find import find_tenant
 from tenantry.fleet.usage.report import period_of
-from tenantry.neon.client import NeonClient
 from tenantry.testing.large_catalog import TENANTS_USED, fill, slug_of, tenant_id
 
 _CUSTOMERS = 300_000
@@ -92,7 +92,7 @@ def fleet_of_its_own(installation: Installation) -> Generator[Fleet]:
         catalog = Catalog(make_conninfo("", **(fields | {"dbname": _DATABASE})))
         try:
             upgrade_catalog(catalog)
-            with Fleet(catalog, NeonClient(target.api_url, target.api_key)) as fleet:
+            with Fleet(catalog, NeonAccount.at(target.api_url, target.api_key)) as fleet:
                 yield fleet
         finally:
             catalog.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tenantry.cli.main import app, narrowed
 from tenantry.cli.up import host_and_port
 from tenantry.errors import InvalidInput
 
@@ -51,10 +52,20 @@ def test_help_imports_nothing_heavy() -> None:
         ),
         # Each of the door's workers is a process that a cell waits for.
         ("tenantry.cell.proxy.worker", {"pydantic", "fastapi", "httpx", "psycopg", "typer"}),
+        # What asks the catalog alone needs no client of a provider, none of the ORM, and tells nothing in logs.
+        (
+            "tenantry.cli.main, tenantry.cli.fleet",
+            {"httpx", "tenantry.neon.shapes", "sqlalchemy.orm", "alembic", "pydantic", "structlog", "rich"},
+        ),
+        (
+            "tenantry.cli.rollout, tenantry.cli.lint, tenantry.fleet.migrations.configured,"
+            " tenantry.fleet.migrations.work",
+            {"httpx", "tenantry.neon.shapes", "sqlalchemy.orm", "alembic", "pydantic_settings", "structlog", "rich"},
+        ),
     ],
-    ids=["up", "worker of the door"],
+    ids=["up", "worker of the door", "commands that ask the catalog", "a run of migrations"],
 )
-def test_what_a_cell_waits_for_is_not_more_than_it_needs(modules: str, heavy: set[str]) -> None:
+def test_nobody_waits_for_more_than_is_needed(modules: str, heavy: set[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; import {modules}; print(*sys.modules)"],
         check=True,
@@ -64,6 +75,18 @@ def test_what_a_cell_waits_for_is_not_more_than_it_needs(modules: str, heavy: se
     )
     assert modules.rpartition(" ")[2] in done.stdout.split()
     assert set(done.stdout.split()) & heavy == set()
+
+
+def test_only_the_command_that_is_called_is_taken_apart() -> None:
+    chosen = narrowed(app, ["migrate", "run", "--json"])
+    assert chosen.registered_commands == []
+    (group,) = chosen.registered_groups
+    assert group.typer_instance is not None
+    assert [each.name for each in group.typer_instance.registered_commands] == ["run"]
+    assert [each.name for each in narrowed(app, ["list"]).registered_commands] == ["list"]
+    whole = narrowed(app, ["migrate", "--help"]).registered_groups[0].typer_instance
+    assert whole is not None and len(whole.registered_commands) > 1
+    assert narrowed(app, ["--version"]) is narrowed(app, []) is narrowed(app, ["nonsense"]) is app
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("show",), ("list", "--nonsense"), ("create", "x", "--pg", "y")])

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from tenantry.cli import rollout
+from tenantry.cli import rollout, rollout_bar
 from tenantry.cli.output import Output
 from tenantry.fleet.catalog.records import Run
 from tenantry.fleet.migrations.events import (
@@ -76,7 +76,7 @@ def test_lines_outside_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_bar_in_a_terminal_with_a_line_for_each_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        rollout, "Console", lambda **_: Console(file=screen, force_terminal=True, width=200, color_system=None)
+        rollout_bar, "Console", lambda **_: Console(file=screen, force_terminal=True, width=200, color_system=None)
     )
     with rollout.listener(Output(json_wanted=False), terminal=True) as listener:
         for event in EVENTS:

@@ -86,6 +86,27 @@ def test_an_error_of_the_environment_names_the_variable(tmp_path: Path, monkeypa
         read_settings(written(tmp_path, "[migrations]\njobs = 3\n"))
 
 
+def test_tables_and_lists_of_the_environment_are_json_and_go_over_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "[migrations]\njobs = 3\n[migrations.lint]\nban-drop-column = 'block'\n")
+    monkeypatch.setenv("TENANTRY_MIGRATIONS", '{"lint": {"prefer-text-field": "warn"}}')
+    monkeypatch.setenv("tenantry_worker__queues", '["migrate"]')
+    settings = read_settings(path)
+    assert settings.migrations.lint == {"ban-drop-column": "block", "prefer-text-field": "warn"}
+    assert (settings.migrations.jobs, settings.worker.queues) == (3, ["migrate"])
+    monkeypatch.setenv("TENANTRY_WORKER__QUEUES", "migrate")
+    with pytest.raises(InvalidInput, match=r"\"worker\"") as raised:
+        read_settings(path)
+    assert raised.value.next_step is not None
+
+
+@pytest.mark.parametrize(("text", "says"), [("migrations = 3\n", "line 1: migrations: Input"), ("job = 3\n", "line 1")])
+def test_what_is_in_no_section_says_so(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        read_settings(written(tmp_path, text))
+
+
 def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read: No such file"):
         read_settings(tmp_path / "none.toml")

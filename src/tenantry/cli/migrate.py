@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -205,7 +205,6 @@ def run_command(
     from tenantry.errors import InvalidInput
     from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
-    from tenantry.fleet.migrations.plan import Ways, plan_tenants
     from tenantry.fleet.migrations.saved_plan import read_plan
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.settings import load_settings
@@ -240,14 +239,16 @@ def run_command(
         ignore_windows=ignore_windows,
         restore_point="none" if no_restore_point else options.restore_point,
     )
-    with the_fleet(data, logs=True) as fleet:
-        behind = plan_tenants(Ways(folder), fleet.select(chosen, folder), accept_edited=accept_edited)
-        if pending := {version for each in behind for version in each.pending}:
-            checked(output, fleet, folder, said.lint, pending, allow)
-        mode = "require" if require_rehearsal else said.rehearse
-        for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
-            output.remark(f"warning: {finding}")
-        begun = fleet.begin_run(folder, chosen, options, expected=saved)
+    with the_fleet(data) as fleet:
+
+        def approve(pending: Collection[str]) -> None:
+            if pending:
+                checked(output, fleet, folder, said.lint, pending, allow)
+            mode = "require" if require_rehearsal else said.rehearse
+            for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
+                output.remark(f"warning: {finding}")
+
+        begun = fleet.begin_run(folder, chosen, options, expected=saved, approve=approve)
         _carry_out(output, fleet, begun.run, folder, workers=workers, detach=detach, summary=summary)
 
 
@@ -269,7 +270,7 @@ def resume_command(
     from tenantry.fleet.migrations.run import find_run, resume_run
 
     output = Output(json_wanted=json)
-    with the_fleet(data, logs=True) as fleet:
+    with the_fleet(data) as fleet:
         resumed = resume_run(fleet.catalog, find_run(fleet.catalog, run, failed_too=True), retry=not skip_failed)
         _carry_out(output, fleet, resumed, None, workers=workers, detach=detach, summary=summary)
 

@@ -26,6 +26,7 @@ from tenantry.fleet.jobs.jobs import Jobs
 from tenantry.fleet.migrated import MigratedTenants
 from tenantry.fleet.migrations.tenant import TenantRef, TenantSlug
 from tenantry.fleet.prepare import only_catalog, url_of
+from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.open import Providers
 from tenantry.fleet.providers.ports import Provider
@@ -49,7 +50,6 @@ from tenantry.fleet.tenants.suspend import suspend_tenant
 from tenantry.fleet.tenants.undelete import Undeleted, undelete_tenant
 from tenantry.fleet.tenants.url import tenant_url
 from tenantry.fleet.usage.usage import Usage
-from tenantry.neon.client import NeonClient
 
 if TYPE_CHECKING:
     from tenantry.fleet.backups.backups import Backups
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.migrations.undo import Undo
     from tenantry.fleet.migrations.verdict import Verdict as RehearsalVerdict
+    from tenantry.neon.client import NeonClient
     from tenantry.runtime.findings import Finding
 
 FILES_NOTED_MAX: Final = 100
@@ -78,12 +79,11 @@ FILES_NOTED_MAX: Final = 100
 class Fleet:
     """The verbs over one fleet. Threads may share it; close it (or use ``with``), twice if need be."""
 
-    def __init__(self, catalog: Catalog, client: NeonClient) -> None:
+    def __init__(self, catalog: Catalog, home: NeonAccount) -> None:
         """Takes both over: closing the fleet closes them."""
         self.catalog = catalog
-        self.client = client
-        """Of the provider that the fleet was opened with: its catalog and its non-production project are there."""
-        self.providers = Providers(catalog, NeonProvider(client))
+        self._home = home
+        self.providers = Providers(catalog, NeonProvider(home))
         self.migrating = MigratedTenants(catalog, self.provider_of)
         self.jobs = Jobs(catalog, self)
         self.usage = Usage(catalog, self.providers)
@@ -97,6 +97,11 @@ class Fleet:
     def close(self) -> None:
         self.catalog.close()
         self.providers.close()
+
+    @property
+    def client(self) -> NeonClient:
+        """Of the provider that the fleet was opened with: its catalog and its non-production project are there."""
+        return self._home.client
 
     def provider_of(self, tenant: Tenant) -> Provider:
         """Who has this tenant's project; opened once and closed with the fleet. Not to be asked in a transaction."""
@@ -426,7 +431,13 @@ class Fleet:
         return chosen.of(self.migrating.select(chosen.tenants, plan=chosen.plan, region=chosen.region), rings, folder)
 
     def begin_run(
-        self, folder: Format, chosen: Selection, options: RunOptions, *, expected: SavedPlan | None = None
+        self,
+        folder: Format,
+        chosen: Selection,
+        options: RunOptions,
+        *,
+        expected: SavedPlan | None = None,
+        approve: Callable[[Collection[str]], None] = lambda _: None,
     ) -> Begun:
         """Plans a run and writes it down; ``carry_out`` or workers do the rest."""
         from tenantry.fleet.migrations.run import begin_run
@@ -438,6 +449,7 @@ class Fleet:
             options=options,
             selection=chosen.document(),
             expected=expected,
+            approve=approve,
         )
 
     def expected_seconds(self, plan: Plan, options: RunOptions) -> float | None:
@@ -532,14 +544,14 @@ def open_fleet(
     ``at_a_time`` says how many threads change tenants: each holds a connection to the catalog while a provider answers.
     Raises NotFound when the provider has none. Connects to the catalog on first use only.
     """
-    client = NeonClient(api_url, api_key, tls_verify=verification(api_ca))
+    home = NeonAccount.at(api_url, api_key, tls_verify=verification(api_ca))
     try:
         if catalog_url is None:
-            provider = NeonProvider(client)
+            provider = NeonProvider(home)
             catalog_url = url_of(provider, only_catalog(provider, required=True))
-        return Fleet(Catalog(catalog_url, connections_max=max(CONNECTIONS_MAX, at_a_time)), client)
+        return Fleet(Catalog(catalog_url, connections_max=max(CONNECTIONS_MAX, at_a_time)), home)
     except BaseException:
-        client.close()
+        home.close()
         raise
 
 

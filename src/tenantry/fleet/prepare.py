@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from tenantry.errors import NotFound, OperatorError
 from tenantry.fleet.catalog.current import is_current
 from tenantry.fleet.config import FLEET_FILE
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.ports import Provider, ProviderProject
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 from tenantry.runtime.failpoints import failpoint
 from tenantry.runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 CATALOG_PROJECT: Final = "tenantry-catalog"
 """The name of the catalog's project. No tenant's project can have it: theirs end with a uuid in brackets."""

@@ -3,19 +3,23 @@
 The file is looked for in the working directory and above it, up to the root of the repository. Every setting can also
 come from the environment: ``[migrations] jobs`` is ``TENANTRY_MIGRATIONS__JOBS``. Secrets are in neither: settings name
 the file or the variable that holds one. An error names the key and where it was said.
+
+Only the sections that are said somewhere are checked, and only then is what checks them built: every command reads its
+settings, most say little, and building all of it takes longer than many commands.
 """
+
+# ruff: noqa: PLC0415 - what reads the environment is loaded where it says something
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.fleet.config import SETTINGS_VARIABLE, find_settings
@@ -46,7 +50,7 @@ def _listed(value: object) -> object:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Cell(_Section):
@@ -316,37 +320,23 @@ class Vercel(_Section):
     )
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be configured."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=PREFIX, env_nested_delimiter=_DELIMITER, env_ignore_empty=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    cell: Cell = Field(default_factory=Cell)
-    tenants: Tenants = Field(default_factory=Tenants)
-    migrations: Migrations = Field(default_factory=Migrations)
-    branches: Branches = Field(default_factory=Branches)
-    anonymize: Anonymize = Field(default_factory=Anonymize)
-    worker: Worker = Field(default_factory=Worker)
-    backups: Backups = Field(default_factory=Backups)
-    prices: Prices = Field(default_factory=Prices)
-    drizzle: Drizzle = Field(default_factory=Drizzle)
-    github: Github = Field(default_factory=Github)
-    aws: Aws = Field(default_factory=Aws)
-    vercel: Vercel = Field(default_factory=Vercel)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings  # what the file says comes as arguments
+    cell: Cell = Field(default_factory=Cell.model_construct)
+    tenants: Tenants = Field(default_factory=Tenants.model_construct)
+    migrations: Migrations = Field(default_factory=Migrations.model_construct)
+    branches: Branches = Field(default_factory=Branches.model_construct)
+    anonymize: Anonymize = Field(default_factory=Anonymize.model_construct)
+    worker: Worker = Field(default_factory=Worker.model_construct)
+    backups: Backups = Field(default_factory=Backups.model_construct)
+    prices: Prices = Field(default_factory=Prices.model_construct)
+    drizzle: Drizzle = Field(default_factory=Drizzle.model_construct)
+    github: Github = Field(default_factory=Github.model_construct)
+    aws: Aws = Field(default_factory=Aws.model_construct)
+    vercel: Vercel = Field(default_factory=Vercel.model_construct)
 
 
 def load_settings(start: Path | None = None) -> Settings:
@@ -362,11 +352,43 @@ def read_settings(path: Path | None) -> Settings:
         said = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{path}: {error}", next_step="see `tenantry init --help` for a file that works") from error
-    try:
-        settings = Settings(**said)
-    except ValidationError as error:
-        raise _in_our_words(error, path, text) from error
+    merged = _over(said, _said_by_environment())
+    unknown = next((name for name in merged if name not in Settings.model_fields), None)
+    if unknown is not None:
+        raise _no_such_setting((unknown,), path, text)
+    sections = {name: _section(name, value, path, text) for name, value in merged.items()}
+    settings = Settings.model_construct(_fields_set=set(sections), **sections)
     return settings if path is None else _anchored(settings, path.parent)
+
+
+def _section(name: str, value: object, path: Path | None, text: str) -> BaseModel:
+    section = Settings.model_fields[name].annotation
+    assert isinstance(section, type) and issubclass(section, BaseModel), "every setting is in a section"
+    try:
+        return section.model_validate(value)
+    except ValidationError as error:
+        raise _in_our_words(error, name, path, text) from error
+
+
+def _said_by_environment() -> Mapping[str, object]:
+    """By sections. Nothing is loaded for an environment that says nothing, as most."""
+    names = {variable.upper().partition(_DELIMITER)[0] for variable in os.environ}
+    if names.isdisjoint(PREFIX + section.upper() for section in Settings.model_fields):
+        return {}
+    from tenantry.fleet.settings_environment import said_by_environment
+
+    return said_by_environment(Settings, prefix=PREFIX, delimiter=_DELIMITER)
+
+
+def _over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """``above`` where both say something, table by table."""
+    merged = dict(below)
+    for name, value in above.items():
+        known = merged.get(name)
+        if isinstance(known, dict) and isinstance(value, dict):
+            value = _over(cast("dict[str, object]", known), cast("dict[str, object]", value))  # noqa: PLW2901
+        merged[name] = value
+    return merged
 
 
 def _text(path: Path) -> str:
@@ -412,26 +434,35 @@ def _anchored(settings: Settings, directory: Path) -> Settings:
 # ------------------------------------------------------------------------------------------- what is wrong, and where
 
 
-def _in_our_words(error: ValidationError, path: Path | None, text: str) -> InvalidInput:
+def _in_our_words(error: ValidationError, section: str, path: Path | None, text: str) -> InvalidInput:
     """The first thing that is wrong: one is mended at a time."""
     first = error.errors(include_url=False, include_input=False)[0]
-    key = tuple(str(part) for part in first["loc"])
+    key = (section, *(str(part) for part in first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return _no_such_setting(key, path, text)
     dotted = ".".join(key)
+    return InvalidInput(
+        f"{_where(key, path, text)}: {dotted}: {first['msg'].removeprefix('Value error, ')}", key=dotted
+    )
+
+
+def _no_such_setting(key: tuple[str, ...], path: Path | None, text: str) -> InvalidInput:
+    known = _names(key[:-1])
+    near = get_close_matches(key[-1], known, n=1)
+    dotted = ".".join(key)
+    return InvalidInput(
+        f"{_where(key, path, text)}: there is no setting {dotted}",
+        next_step=f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}",
+        key=dotted,
+    )
+
+
+def _where(key: tuple[str, ...], path: Path | None, text: str) -> str:
     variable = next((name for name in _variables(key) if name in os.environ), None)
     if variable is not None:
-        where = f"${variable}"
-    else:
-        line = line_of(text, key)
-        where = f"{path}, line {line}" if line else str(path)
-    known = _names(key[:-1])
-    if first["type"] == "extra_forbidden":
-        near = get_close_matches(key[-1], known, n=1)
-        return InvalidInput(
-            f"{where}: there is no setting {dotted}",
-            next_step=f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}",
-            key=dotted,
-        )
-    return InvalidInput(f"{where}: {dotted}: {first['msg'].removeprefix('Value error, ')}", key=dotted)
+        return f"${variable}"
+    line = line_of(text, key)
+    return f"{path}, line {line}" if line else str(path)
 
 
 def _names(section: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,10 @@ import os
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final, Literal, TextIO, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, get_args
+
+if TYPE_CHECKING:
+    import structlog
 
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -20,6 +23,8 @@ NOTICED_SECONDS: Final = 1.0
 
 _ours: object = None
 """What makes the process's loggers, once ``configure_logs`` has said so."""
+_is_command = False
+"""Whether this process is one of our commands, once ``tell_of_retries`` has said so."""
 
 _REDACTED: Final = "[redacted]"
 _SECRET_KEYS: Final = re.compile(r"passw|secret|token|authorization|cookie|api_key|verifier|dsn|uri$", re.IGNORECASE)
@@ -82,6 +87,9 @@ def tell_of_retries() -> None:
     """
     import stamina.instrumentation as stamina  # noqa: PLC0415 - as above
 
+    global _is_command  # noqa: PLW0603 - as above
+    _is_command = True
+
     def hook() -> stamina.RetryHook:
         import structlog  # noqa: PLC0415 - as above
 
@@ -95,6 +103,15 @@ def tell_of_retries() -> None:
         return tell
 
     stamina.set_on_retry_hooks([stamina.RetryHookFactory(hook)])
+
+
+def late_log(name: str) -> structlog.typing.FilteringBoundLogger:
+    """The logger of what hardly ever has anything to tell: it is loaded, and configured in a command, where it has."""
+    import structlog  # noqa: PLC0415 - as above
+
+    if _is_command:
+        log_to_stderr()
+    return structlog.get_logger(name)
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

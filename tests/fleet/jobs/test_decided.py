@@ -26,6 +26,7 @@ from tenantry.fleet.jobs.kinds import Pass, kinds, passes
 from tenantry.fleet.jobs.queue import direct
 from tenantry.fleet.jobs.schedule import is_due, next_time, previous_time
 from tenantry.fleet.main import Fleet
+from tenantry.fleet.providers.neon_account import NeonAccount
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
@@ -118,7 +119,7 @@ def test_a_jobs_state(facts: dict[str, bool | int], state: str) -> None:
 
 
 def test_every_kind_and_pass_has_a_name_of_its_own_and_a_schedule_that_can_be(catalog: Catalog) -> None:
-    fleet = Fleet(catalog, None)  # pyright: ignore[reportArgumentType] - nobody calls the provider
+    fleet = Fleet(catalog, NeonAccount.at("http://127.0.0.1:1/api/v2", "nobody calls it"))
     known = [*(kind.name for kind in kinds(fleet)), *(each.name for each in passes(fleet))]
     assert len(known) == len(set(known))
     for each in passes(fleet):

@@ -17,9 +17,9 @@ from tenantry.fleet.catalog import providers
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import ProviderKind, ProviderRecord
 from tenantry.fleet.main import Fleet
+from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.providers.open import open_provider
 from tenantry.fleet.providers.ports import Feature, Home, Provider, ProviderProject
-from tenantry.neon.client import NeonClient
 from tenantry.testing.neon_cloud import StandIn
 from tenantry.testing.throwaway import ThrowawayCell
 
@@ -121,6 +121,6 @@ def new_project(provider: Provider) -> Iterator[NewProject]:
 @pytest.fixture
 def fleet(catalog: Catalog, cell: ThrowawayCell, catalog_url: str) -> Iterator[Fleet]:
     """Whose home is the cell, and whose catalog is empty at first."""
-    fleet = Fleet(Catalog(catalog_url), NeonClient(cell.target.api_url, cell.target.api_key))
+    fleet = Fleet(Catalog(catalog_url), NeonAccount.at(cell.target.api_url, cell.target.api_key))
     yield fleet
     fleet.close()

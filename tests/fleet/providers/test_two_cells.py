@@ -20,9 +20,9 @@ from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import ProviderId
 from tenantry.fleet.main import Fleet
 from tenantry.fleet.providers import open as module
+from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.providers.ports import Provider
 from tenantry.fleet.tenants.create import Created
-from tenantry.neon.client import NeonClient
 from tenantry.testing.throwaway import ThrowawayCell
 
 HOME = ProviderId(HOME_PROVIDER)
@@ -78,7 +78,7 @@ def second_id(catalog: Catalog, second: ThrowawayCell, tmp_path: Path) -> Provid
 def wide_fleet(cell: ThrowawayCell, catalog_url: str) -> Iterator[Fleet]:
     """With a connection of the catalog for each of us: on a busy machine nobody gives up waiting for one."""
     catalog = Catalog(catalog_url, connections_max=AT_ONCE + 1)
-    with Fleet(catalog, NeonClient(cell.target.api_url, cell.target.api_key)) as fleet:
+    with Fleet(catalog, NeonAccount.at(cell.target.api_url, cell.target.api_key)) as fleet:
         yield fleet
 
 

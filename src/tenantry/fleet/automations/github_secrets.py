@@ -10,15 +10,17 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from tenantry.errors import InvalidInput, NotFound, OperatorError, TenantryError, Unavailable
 from tenantry.fleet.automations.customers import Customer
 from tenantry.fleet.automations.github_api import SECRET_BYTES_MAX, SECRETS_MAX, Github
 from tenantry.fleet.automations.workflows import KEY
 from tenantry.fleet.catalog.records import ProviderRecord
-from tenantry.neon.client import NeonClient
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 Source = Literal["key", "environment", "customer"]
 

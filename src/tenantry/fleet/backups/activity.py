@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
@@ -17,7 +17,9 @@ from tenantry.errors import TenantryError
 from tenantry.fleet.backups import questions
 from tenantry.fleet.providers.ports import Provider
 from tenantry.neon.ids import ProjectId
-from tenantry.neon.shapes import Project, ProjectListItem
+
+if TYPE_CHECKING:
+    from tenantry.neon.shapes import Project, ProjectListItem
 
 LEAVING_SECONDS_MAX: Final = 1.0
 """How long the sessions of our own programs may take to be gone, after they have ended."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
@@ -22,9 +22,11 @@ from tenantry.fleet.backups.programs import clients, fitting
 from tenantry.fleet.backups.reach import connect, dsn_of, in_our_words, way_to
 from tenantry.fleet.backups.restore_sql import Step
 from tenantry.fleet.providers.ports import Home, Provider
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 NOTES_MAX: Final = 200
 

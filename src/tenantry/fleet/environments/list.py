@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tenantry.fleet.environments.records import Branch, Place
-from tenantry.neon import shapes
 from tenantry.neon.ids import BranchId, EndpointId
+
+if TYPE_CHECKING:
+    from tenantry.neon import shapes
 
 
 def list_branches(place: Place) -> list[Branch]:

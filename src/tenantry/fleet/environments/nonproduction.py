@@ -5,14 +5,16 @@ Its main branch holds the test data; what developers and tests use are branches 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenantry.errors import OperatorError
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 NONPRODUCTION_PROJECT: Final = "tenantry-nonprod"
 """No tenant's project can have this name: theirs end with a uuid in brackets."""

@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tenantry.errors import InvalidInput, NotFound
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, EndpointId, ProjectId
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 ANONYMIZED: Final = "tenantry-anonymized"
 """The annotation of a branch whose personal data is masked."""

@@ -16,19 +16,16 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-import structlog
-
 from tenantry.errors import TenantryError
 from tenantry.fleet.migrations.apply import Migrator
 from tenantry.fleet.migrations.results import Failure, TenantResult
 from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.runtime.clock import Clock, SystemClock
+from tenantry.runtime.telemetry import late_log
 
 JOBS_DEFAULT: Final = 8
 JOBS_MAX: Final = 256
 TICK_SECONDS: Final = 0.2
-
-_log: Final = structlog.get_logger("migrations")
 
 
 class Listener(Protocol):
@@ -151,7 +148,7 @@ class Crew:
         try:
             result = self._migrator.migrate(slug)
         except Exception as error:  # noqa: BLE001 - the boundary between tenants: a defect met at one stops nobody else
-            _log.exception("migrating a tenant failed unexpectedly", tenant=slug)
+            late_log("migrations").exception("migrating a tenant failed unexpectedly", tenant=slug)
             message = str(error) if isinstance(error, TenantryError) else f"unexpected {type(error).__name__}"
             failure = Failure(kind="defect", message=message, next_step="the log has the traceback; report it")
             result = TenantResult(slug=slug, outcome="failed", failure=failure)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-import httpx
-
 from tenantry.fleet.catalog.records import Wave
 from tenantry.fleet.migrations.waves import CANARY
 
@@ -120,6 +118,9 @@ def _ask_command(command: str, told: Mapping[str, object], seconds_max: float) -
 
 def _ask_url(url: str, told: Mapping[str, object], seconds_max: float) -> str | None:
     where = urlsplit(url).hostname or "a URL"  # the whole of it may hold a secret
+    # What speaks HTTP takes long to load, and most runs have no such gate.
+    import httpx  # noqa: PLC0415
+
     try:
         answer = httpx.post(url, json=dict(told), timeout=seconds_max)
     except httpx.HTTPError as error:

@@ -156,7 +156,7 @@ def plan_tenants(
         if way is None:
             yield TenantPlan(tenant, "no_folder", ())
             continue
-        applied, standing = _standing(way.folder, tenant.known if trust_catalog else None, way.states, way.index_of)
+        applied, standing = way.standing(tenant.known if trust_catalog else None)
         if accept_edited and standing == "edited":
             standing = "current" if applied == len(way.index_of) else "behind"
         pending = way.pending_of[applied] if standing in {"behind", "unknown"} else ()
@@ -186,6 +186,11 @@ class Ways:
         return self._ways.get(id(own)) or self._ways.setdefault(id(own), _Way(own))
 
     @property
+    def wanted(self) -> frozenset[str]:
+        """Versions that some of the tenants lack."""
+        return frozenset(version for way in self._ways.values() for version in way.wanted)
+
+    @property
     def refused(self) -> tuple[Refused, ...]:
         """Migrations that were wanted and are not run."""
         return tuple(found for migration in self._wanted if (found := refused(migration)))
@@ -205,11 +210,27 @@ class _Way:
 
     def __init__(self, folder: Format) -> None:
         self.folder = folder
-        self.states = states_of(folder)
+        self._states = states_of(folder)
+        self._applied_of = {state: applied for applied, state in enumerate(self._states)}
         versions = tuple(migration.version for migration in folder.migrations)
         self.index_of = {version: index for index, version in enumerate(versions)}
         self.pending_of = [versions[applied:] for applied in range(len(versions) + 1)]
         self.wanted: set[str] = set()
+
+    def standing(self, known: SchemaState | None) -> tuple[int, Standing]:
+        """How many of the folder's migrations a tenant has by the catalog, and what to call that."""
+        if known is None or known.format != self.folder.name:
+            return 0, "unknown"
+        # First what nearly all of a large fleet are.
+        if (applied := self._applied_of.get(known)) is not None:
+            return applied, "current" if applied == len(self._states) - 1 else "behind"
+        if isinstance(self.folder, TellsStanding):
+            return 0, self.folder.standing_of(known)
+        if known.version is None:
+            return 0, "edited"
+        if known.version in self.index_of:
+            return self.index_of[known.version] + 1, "edited"
+        return 0, "ahead"
 
 
 def refused(migration: Migration) -> Refused | None:
@@ -227,22 +248,3 @@ def states_of(folder: Format) -> tuple[SchemaState, ...]:
     for migration in folder.migrations:
         states.append(next_state(states[-1], migration.version, migration.checksum))
     return tuple(states)
-
-
-def _standing(
-    folder: Format, known: SchemaState | None, states: tuple[SchemaState, ...], index_of: dict[str, int]
-) -> tuple[int, Standing]:
-    """How many of the folder's migrations the tenant has by the catalog, and what to call that."""
-    if known is None or known.format != folder.name:
-        return 0, "unknown"
-    if isinstance(folder, TellsStanding) and known not in states:
-        return 0, folder.standing_of(known)
-    if known.version is None:
-        applied = 0
-    elif known.version in index_of:
-        applied = index_of[known.version] + 1
-    else:
-        return 0, "ahead"
-    if known != states[applied]:
-        return applied, "edited"
-    return applied, "current" if applied == len(states) - 1 else "behind"

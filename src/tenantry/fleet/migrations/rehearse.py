@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 import structlog
@@ -33,10 +33,12 @@ from tenantry.fleet.migrations.session import TenantSession
 from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.fleet.migrations.versions import version_before
 from tenantry.fleet.providers.ports import ProviderOf
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.clock import Clock, SystemClock
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 BRANCHES_AT_ONCE: Final = 2
 JOBS_MAX: Final = 32

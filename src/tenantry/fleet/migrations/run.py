@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -94,11 +94,14 @@ def begin_run(
     trust_catalog: bool = True,
     state: RunState = "running",
     expected: SavedPlan | None = None,
+    approve: Callable[[Collection[str]], None] = lambda _: None,
 ) -> Begun:
     """Plans a run over what ``select`` gives and writes it down.
 
-    ``select`` is called twice: to see how many there are, and to say who is in which wave. Raises InvalidInput for what
-    cannot be run, and Conflict while another run is being carried out, and where it is not the plan that was expected.
+    ``select`` is called to see how many there are, and again, where some of them are behind, to say who is in which
+    wave. ``approve`` is told which migrations some of them lack, and raises what keeps the run from being begun. Raises
+    InvalidInput for what cannot be run, and Conflict while another run is being carried out, and where it is not the
+    plan that was expected.
     """
     check_options(options)
     survey, total, ways = Survey(options.rules), 0, Ways(folder)
@@ -106,6 +109,7 @@ def begin_run(
         total += 1
         if planned.standing != "current":
             survey.see(planned.tenant)
+    approve(ways.wanted)
     raise_refused(ways.refused)
     waves = survey.waves()
     # An empty database has no folder of its own.
@@ -139,7 +143,8 @@ def begin_run(
             plan=document,
             waves=names,
         )
-        to_visit = (each for each in _planned(ways, select, options, trust_catalog) if each.standing != "current")
+        again = _planned(ways, select, options, trust_catalog) if survey.visited else ()
+        to_visit = (each for each in again if each.standing != "current")
         visits: dict[str, Visit] = {}
         while several := list(islice(to_visit, TENANTS_AT_ONCE)):
             runs.add_tenants(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from tenantry.errors import NotFound
+from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.providers.neon_reports import look_at
-from tenantry.fleet.providers.neon_usage import used_on_days
 from tenantry.fleet.providers.ports import (
     FEATURES,
     EndpointState,
@@ -22,10 +22,12 @@ from tenantry.fleet.providers.ports import (
     ProviderProject,
     UsedOnDay,
 )
-from tenantry.neon import shapes
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, EndpointId, ProjectId, RegionId
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon import shapes
+    from tenantry.neon.client import NeonClient
 
 START_SECONDS_MAX: Final = 60.0
 """Waking and putting to sleep, as long as anybody waits for it."""
@@ -42,12 +44,16 @@ _QUOTAS: Final = {
 
 
 class NeonProvider:
-    """See ``ports.Provider``. Threads may share it. Closing it closes its client."""
+    """See ``ports.Provider``. Threads may share it. Closing it closes its account, or its client."""
 
-    def __init__(self, client: NeonClient, name: str = "home") -> None:
-        self._client = client
+    def __init__(self, access: NeonAccount | NeonClient, name: str = "home") -> None:
+        self._access = access
         self.name: Final = name
         self.features: Final = frozenset(FEATURES)
+
+    @property
+    def _client(self) -> NeonClient:
+        return self._access.client if isinstance(self._access, NeonAccount) else self._access
 
     def find_projects(self, part_of_name: str) -> Sequence[ProviderProject]:
         # The API's search also looks at ids.
@@ -155,6 +161,9 @@ class NeonProvider:
             self._client.wait_for_operations(project_id, changed.operations)
 
     def usage(self, since: date, until: date, projects: Sequence[ProjectId] | None = None) -> Iterator[UsedOnDay]:
+        # Shapes that no other verb needs.
+        from tenantry.fleet.providers.neon_usage import used_on_days  # noqa: PLC0415
+
         return used_on_days(self._client, since, until, projects)
 
     def rename_project(self, project_id: ProjectId, name: str) -> None:
@@ -181,7 +190,7 @@ class NeonProvider:
         return look_at(self._client)
 
     def close(self) -> None:
-        self._client.close()
+        self._access.close()
 
     def _default_branch(self, project_id: ProjectId) -> BranchId:
         branch = next((branch for branch in self._client.branches(project_id) if branch.default), None)
@@ -227,16 +236,16 @@ def _quota(wanted: Limits) -> dict[str, object]:
 
 def _held_quota(settings: shapes.ProjectSettings | None) -> dict[str, int | None]:
     """Under our names. The contract's zero is no limit."""
-    quota = (settings and settings.quota) or shapes.ProjectQuota()
-    return {ours: getattr(quota, theirs) or None for ours, theirs in _QUOTAS.items()}
+    quota = settings.quota if settings is not None else None
+    return {ours: getattr(quota, theirs, None) or None for ours, theirs in _QUOTAS.items()}
 
 
 def _listed_limits(item: shapes.ProjectListItem) -> Limits:
-    defaults = item.default_endpoint_settings or shapes.DefaultEndpointSettings()
+    defaults = item.default_endpoint_settings
     return Limits(
-        cu_min=defaults.autoscaling_limit_min_cu,
-        cu_max=defaults.autoscaling_limit_max_cu,
-        suspend_seconds=defaults.suspend_timeout_seconds,
+        cu_min=None if defaults is None else defaults.autoscaling_limit_min_cu,
+        cu_max=None if defaults is None else defaults.autoscaling_limit_max_cu,
+        suspend_seconds=None if defaults is None else defaults.suspend_timeout_seconds,
         history_seconds=item.history_retention_seconds,
         **_held_quota(item.settings),
     )

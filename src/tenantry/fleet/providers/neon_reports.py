@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tenantry.fleet.providers.ports import Health
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import RegionId
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 
 def look_at(client: NeonClient) -> Health:

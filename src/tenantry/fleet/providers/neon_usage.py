@@ -10,13 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenantry.errors import Forbidden
 from tenantry.fleet.providers.ports import UsedOnDay
 from tenantry.neon import consumption, shapes
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 PAGE: Final = 100
 """Projects of one request, the most that the contract allows."""

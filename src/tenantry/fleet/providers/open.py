@@ -16,11 +16,11 @@ from tenantry.fleet.catalog import providers
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import ProviderId, ProviderRecord, Tenant
+from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.plain_postgres import PlainPostgres, read_access
 from tenantry.fleet.providers.ports import Provider
 from tenantry.fleet.providers.secrets import read_secret
-from tenantry.neon.client import NeonClient
 from tenantry.neon.pace import Pace
 
 AWAY_SECONDS_MAX: Final = 15.0
@@ -107,11 +107,11 @@ def open_provider(record: ProviderRecord, secret: str) -> Provider:
     if record.kind == "postgres":
         return PlainPostgres(read_access(secret, record.name), record.name)
     assert record.api_url is not None, "the catalog knows where every API is"
-    client = NeonClient(
+    account = NeonAccount.at(
         record.api_url,
         secret,
         tls_verify=True if record.api_ca is None else str(Path(record.api_ca)),
         pace=Pace() if record.kind == "neon" else None,
         away_seconds_max=AWAY_SECONDS_MAX,
     )
-    return NeonProvider(client, record.name)
+    return NeonProvider(account, record.name)

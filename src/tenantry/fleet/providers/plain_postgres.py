@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
-from typing import Any, Final, LiteralString, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, LiteralString, NoReturn, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -39,10 +39,12 @@ from tenantry.fleet.providers.ports import (
     UsedOnDay,
     no_feature,
 )
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import EndpointId, ProjectId, RegionId
 from tenantry.postgres.dsn import DEFAULT_PORT, Dsn
 from tenantry.postgres.scram import make_verifier
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 PREFIX: Final = "tenant_"
 KEY_CHARS_MIN: Final = 32

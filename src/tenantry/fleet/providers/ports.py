@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from tenantry.errors import NotSupported
 from tenantry.fleet.catalog.records import Tenant
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import EndpointId, ProjectId, RegionId
+
+if TYPE_CHECKING:
+    from tenantry.neon.client import NeonClient
 
 EndpointState = Literal["init", "active", "idle"]
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tenantry.errors import Conflict
 from tenantry.fleet.catalog.catalog import Catalog
@@ -24,10 +24,12 @@ from tenantry.fleet.tenants.restore import (
     plan_restore,
     restore_tenant,
 )
-from tenantry.neon import shapes
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, ProjectId, SnapshotId
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon import shapes
+    from tenantry.neon.client import NeonClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

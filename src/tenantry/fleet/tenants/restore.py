@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.fleet.catalog import events, queries
@@ -17,10 +17,12 @@ from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.fleet.tenants.find import find_ready
-from tenantry.neon import shapes
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon import shapes
+    from tenantry.neon.client import NeonClient
 
 RESTORE_SECONDS_MAX: Final = 600.0
 """How long anybody waits for it; much log takes long to replay."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
@@ -19,10 +20,12 @@ from tenantry.fleet.tenants.restore import (
     roles_of_the_past,
 )
 from tenantry.fleet.tenants.snapshots import Snapshot, read_snapshots, the_snapshot
-from tenantry.neon import shapes
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from tenantry.neon import shapes
+    from tenantry.neon.client import NeonClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

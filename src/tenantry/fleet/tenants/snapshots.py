@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from tenantry.errors import NotFound
 from tenantry.fleet.catalog.records import Tenant
-from tenantry.neon import shapes
-from tenantry.neon.client import NeonClient
 from tenantry.neon.ids import ProjectId, SnapshotId
+
+if TYPE_CHECKING:
+    from tenantry.neon import shapes
+    from tenantry.neon.client import NeonClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

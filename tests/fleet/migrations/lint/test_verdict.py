@@ -18,7 +18,7 @@ from tenantry.fleet.migrations.lint import squawk
 from tenantry.fleet.migrations.lint.rules import rules
 from tenantry.fleet.migrations.lint.squawk import HOW_TO_INSTALL, find_squawk
 from tenantry.fleet.migrations.lint.verdict import level_of, lint_verdict, parse_allowed, versions_after
-from tenantry.neon.client import NeonClient
+from tenantry.fleet.providers.neon_account import NeonAccount
 
 DROPS = "create table t (a int);\nselect 'ä'; alter table users drop column name;\n"
 
@@ -108,7 +108,7 @@ def test_what_is_allowed_has_its_reason(sql_folder: Callable[..., Path]) -> None
 def test_an_override_is_kept_in_the_log_of_events(catalog: Catalog, sql_folder: Callable[..., Path]) -> None:
     folder = open_folder(sql_folder(_0001_a="drop table a;", _0002_b="drop table b; drop table c;"))
     verdict = lint_verdict(folder, {}, allowed={"ban-drop-table": "both are empty", "explicit-lock": "not needed"})
-    with Fleet(catalog, NeonClient("http://127.0.0.1:1/api/v2", "none")) as fleet:
+    with Fleet(catalog, NeonAccount.at("http://127.0.0.1:1/api/v2", "none")) as fleet:
         fleet.note_allowed(verdict)
         with catalog.transaction() as connection:
             noted = events.events_page(connection, verb="allow lint rule", limit=10)

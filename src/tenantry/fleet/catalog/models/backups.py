@@ -7,9 +7,8 @@ from datetime import datetime
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, mapped_column
 
-from tenantry.fleet.catalog.models.base import NOW, Base
+from tenantry.fleet.catalog.models.base import NOW, Base, Mapped, mapped_column
 
 
 class TenantKey(Base):

@@ -1,18 +1,20 @@
-"""What all of the catalog's tables stand on: how they are named, and how types of Python are kept."""
+"""What all of the catalog's tables stand on: how they are named, and how they are declared.
+
+``Mapped`` and ``mapped_column`` are SQLAlchemy's for type checkers, and those of ``declared`` where the program runs.
+"""
 
 from __future__ import annotations
 
-import uuid
-from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import (
-    MetaData,
-    Text,
-    text,
-)
-from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import MetaData, text
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+else:
+    from tenantry.fleet.catalog.models.declared import DeclarativeBase, Mapped, mapped_column
+
+__all__ = ["ID", "NAMING", "NOW", "Base", "Mapped", "mapped_column"]
 
 NAMING: Final = {
     "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -28,8 +30,3 @@ NOW: Final = text("now()")
 
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own way of declaring it
-        datetime: TIMESTAMP(timezone=True),
-        uuid.UUID: UUID(),
-        str: Text(),
-    }

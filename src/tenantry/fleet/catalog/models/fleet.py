@@ -24,9 +24,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, CITEXT, JSONB
-from sqlalchemy.orm import Mapped, mapped_column
 
-from tenantry.fleet.catalog.models.base import ID, NOW, Base
+from tenantry.fleet.catalog.models.base import ID, NOW, Base, Mapped, mapped_column
 
 HOME_PROVIDER: Final = uuid.UUID("00000000-0000-4000-8000-000000000001")
 """The provider that the fleet was opened with: a row of every catalog, so that older releases' rows point to it."""

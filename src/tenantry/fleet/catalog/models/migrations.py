@@ -15,9 +15,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
-from sqlalchemy.orm import Mapped, mapped_column
 
-from tenantry.fleet.catalog.models.base import NOW, Base
+from tenantry.fleet.catalog.models.base import NOW, Base, Mapped, mapped_column
 
 
 class MigrationFolder(Base):
