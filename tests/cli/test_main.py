@@ -62,8 +62,12 @@ def test_help_imports_nothing_heavy() -> None:
             " tenantry.fleet.migrations.work",
             {"httpx", "tenantry.neon.shapes", "sqlalchemy.orm", "alembic", "pydantic_settings", "structlog", "rich"},
         ),
+        (
+            "tenantry.fleet.backed_up, tenantry.fleet.backups.backups, tenantry.fleet.backups.proofs",
+            {"httpx", "tenantry.neon.shapes", "sqlalchemy.orm", "alembic", "pydantic_settings", "structlog", "rich"},
+        ),
     ],
-    ids=["up", "worker of the door", "commands that ask the catalog", "a run of migrations"],
+    ids=["up", "worker of the door", "commands that ask the catalog", "a run of migrations", "backups"],
 )
 def test_nobody_waits_for_more_than_is_needed(modules: str, heavy: set[str]) -> None:
     done = subprocess.run(

@@ -82,7 +82,7 @@ def run_command(
     if bool(tenants) == everybody:
         raise InvalidInput("name tenants, or say --all")
     outcomes: list[TenantOutcome] = []
-    with the_fleet(data, at_a_time=8, logs=True) as fleet, _progress(output) as (begun, tell):
+    with the_fleet(data, at_a_time=8) as fleet, _progress(output) as (begun, tell):
 
         def keep(outcome: TenantOutcome) -> None:
             outcomes.append(outcome)
@@ -189,7 +189,7 @@ def restore_command(
     from tenantry.cli.fleet import the_fleet
 
     output = Output(json_wanted=json)
-    with the_fleet(data, logs=True) as fleet:
+    with the_fleet(data) as fleet:
         backups = fleet.backups(vault)
         record = backups.find(tenant, name)
         if into == "new":
@@ -306,7 +306,7 @@ def prune_command(
     from tenantry.fleet.settings import load_settings
 
     output = Output(json_wanted=json)
-    with the_fleet(data, logs=True) as fleet:
+    with the_fleet(data) as fleet:
         backups = fleet.backups(vault)
         plan = backups.plan_prune(tenant, default_keep=load_settings().backups.keep)
         going = [*plan.delete, *plan.of_deleted_tenants]

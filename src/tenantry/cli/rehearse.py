@@ -70,7 +70,7 @@ def rehearse(
         if isinstance(event, Ended):
             output.remark(_sentence(event.report))
 
-    with the_fleet(data, at_a_time=jobs, logs=True) as fleet:
+    with the_fleet(data, at_a_time=jobs) as fleet:
         plan = make_plan(folder, fleet.migrating.select(slugs_of(tenants)), accept_edited=accept_edited)
         seed = secrets.randbelow(10**6) if seed is None else seed
         chosen = fleet.to_rehearse(plan, sample=None if tenants else sample or said.rehearsal_sample, seed=seed)

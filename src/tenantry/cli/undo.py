@@ -56,7 +56,7 @@ def undo(
     if (run is None) == (tenant is None):
         raise InvalidInput("undo which run?", next_step="say --run RUN, or --tenant T for the last one that changed T")
     named = slugs_of(tenants)
-    with the_fleet(data, at_a_time=jobs, logs=True) as fleet, fleet.undoing(run, tenant=tenant, jobs=jobs) as undoing:
+    with the_fleet(data, at_a_time=jobs) as fleet, fleet.undoing(run, tenant=tenant, jobs=jobs) as undoing:
         plan = undoing.plan([tenant] if tenant is not None else named, how="down" if by == "down" else "restore")
         steps = plan.of("to_undo")
         if dry_run or not yes:

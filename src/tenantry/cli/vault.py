@@ -154,7 +154,7 @@ def restore_command(
     from tenantry.fleet.backups.without_catalog import restore_place
 
     output = Output(json_wanted=json)
-    with the_fleet(data, logs=True) as fleet:
+    with the_fleet(data) as fleet:
         tenant, done = restore_place(fleet.backups(url).around, place, name)
     output.document(
         {"tenant": tenant, "databases": done.databases, "tables": done.tables, "rows": done.rows, "notes": done.notes}

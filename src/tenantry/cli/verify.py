@@ -77,7 +77,7 @@ def verify_command(
             if done.error.next_step:
                 output.say(f"  -> {done.error.next_step}")
 
-    with the_fleet(data, at_a_time=8, logs=True) as fleet:
+    with the_fleet(data, at_a_time=8) as fleet:
         proofs = fleet.proofs(vault)
         chosen = tenants or (proofs.everybody() if everybody else proofs.due())
         summary = proofs.verify(chosen, backup=backup, jobs=jobs, minutes=minutes, tell=tell)

@@ -21,10 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from tenantry.errors import OperatorError, TenantryError, Unavailable
 from tenantry.postgres.dsn import DEFAULT_PORT, Dsn
+from tenantry.runtime.telemetry import late_log
 
 CONNECT_SECONDS_MAX: Final = 30.0
 CHUNK_BYTES: Final = 256 * 1024
@@ -34,8 +33,6 @@ SILENT_SECONDS_MAX: Final = 24 * 3600.0
 _SSL_REQUEST: Final = struct.pack("!ii", 8, 80877103)
 _WANTS_TLS: Final = ("require", "verify-ca", "verify-full")
 _OF_TLS: Final = ("sslmode", "sslrootcert", "sslnegotiation", "channel_binding", "gssencmode", "hostaddr")
-
-_log: Final = structlog.get_logger("backups")
 
 
 def wants_tls(dsn: Dsn) -> bool:
@@ -143,7 +140,7 @@ class _Forwarder:
             try:
                 server = self._connect()
             except TenantryError as error:
-                _log.warning("a connection was not forwarded", reason=error.message)
+                late_log("backups").warning("a connection was not forwarded", reason=error.message)
                 return
             with contextlib.closing(server):
                 with self._lock:

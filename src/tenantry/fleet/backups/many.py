@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
-import structlog
 from sqlalchemy import Connection
 
 from tenantry.errors import TenantryError, VaultError
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.runtime.telemetry import late_log
 
 JOBS_DEFAULT: Final = 4
 JOBS_MAX: Final = 64
@@ -31,7 +31,6 @@ _TICK_SECONDS: Final = 0.2
 
 T = TypeVar("T")
 Id = TypeVar("Id")
-_log: Final = structlog.get_logger("backups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def work_on(
                 except TenantryError as failure:
                     error = failure
                 except Exception as failure:  # noqa: BLE001 - the boundary between tenants
-                    _log.exception("working on a tenant failed unexpectedly", tenant=slug)
+                    late_log("backups").exception("working on a tenant failed unexpectedly", tenant=slug)
                     error = TenantryError(f"unexpected {type(failure).__name__}", next_step="the log has the traceback")
                 inbox.put(Done(slug, time.monotonic() - began, result, error))
         finally:
@@ -146,7 +145,7 @@ def beating(
                 with catalog.transaction() as connection:
                     beat(connection, ids)
             except TenantryError as error:
-                _log.warning(f"the catalog did not hear that {what} are under way", reason=str(error))
+                late_log("backups").warning(f"the catalog did not hear that {what} are under way", reason=str(error))
 
     thread = threading.Thread(target=go_on, name=f"{what}-beat", daemon=True)
     thread.start()

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import structlog
-
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.fleet.backups.backups import Backups
 from tenantry.fleet.backups.many import JOBS_MAX, SILENT_SECONDS, Done, VaultWatch, beating, work_on
@@ -30,8 +28,6 @@ PASS_SECONDS_MAX: Final = 1500.0
 """A pass begins no other verification after this; the next one goes on."""
 PASS_JOBS: Final = 2
 SAID_MAX: Final = 50
-
-_log: Final = structlog.get_logger("backups")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
-import structlog
 
 from tenantry.errors import OperatorError, TenantryError, Unavailable
 from tenantry.fleet.backups import questions
@@ -41,11 +40,10 @@ from tenantry.fleet.providers.ports import Home, Provider
 from tenantry.neon.ids import ProjectId
 from tenantry.postgres.dsn import Dsn
 from tenantry.runtime.failpoints import failpoint
+from tenantry.runtime.telemetry import late_log
 
 LOCK_WAIT_SECONDS_MAX: Final = 60
 """How long a dump waits for tables that somebody holds, before it gives up and says so."""
-
-_log: Final = structlog.get_logger("backups")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +146,9 @@ def _give_up(around: Surroundings, backup_id: BackupId, place: str, error: BaseE
         if record is not None and record.state == "failed":
             remove_objects(around.vault, place)
     except TenantryError as again:
-        _log.warning("what is left of a backup that failed is not cleared up yet", backup=backup_id, reason=str(again))
+        late_log("backups").warning(
+            "what is left of a backup that failed is not cleared up yet", backup=backup_id, reason=str(again)
+        )
 
 
 def remove_objects(vault: Vault, place: str) -> None:

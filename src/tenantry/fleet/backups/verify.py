@@ -14,7 +14,6 @@ from typing import Final
 from uuid import uuid4
 
 import psycopg
-import structlog
 
 from tenantry.errors import (
     DamagedBackup,
@@ -40,14 +39,13 @@ from tenantry.fleet.catalog.backups import BackupRecord
 from tenantry.fleet.catalog.verifications import VerificationId, VerificationState
 from tenantry.fleet.providers.ports import Provider
 from tenantry.runtime.failpoints import failpoint
+from tenantry.runtime.telemetry import late_log
 
 NAME: Final = "tenantry-verify"
 """Before the id in brackets with which the name of a verification's project ends."""
 CHECK_SECONDS_MAX: Final = 60
 """Each of the operator's own queries may take so long."""
 REMARKS_MAX: Final = 50
-
-_log: Final = structlog.get_logger("backups")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +136,7 @@ def clear(around: Surroundings, provider: Provider, verification: VerificationId
         with around.catalog.transaction() as connection:
             rows.clear_verification(connection, verification)
     except TenantryError as error:
-        _log.warning(
+        late_log("backups").warning(
             "the project of a verification is not deleted yet", verification=str(verification), reason=str(error)
         )
 

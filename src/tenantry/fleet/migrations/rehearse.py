@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import psycopg
-import structlog
 
 from tenantry.errors import InvalidInput, NotFound, TenantryError, Unavailable
 from tenantry.fleet.catalog import events, queries, rehearsals
@@ -36,6 +35,7 @@ from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.neon.ids import BranchId, ProjectId
 from tenantry.runtime.clock import Clock, SystemClock
 from tenantry.runtime.failpoints import failpoint
+from tenantry.runtime.telemetry import late_log
 
 if TYPE_CHECKING:
     from tenantry.neon.client import NeonClient
@@ -54,8 +54,6 @@ SWEPT_MAX: Final = 50
 """Dead rehearsals that one rehearsal clears up; the next finds the rest."""
 MADE_SECONDS_MAX: Final = 600.0
 """A branch that takes longer to be made is not waited for; a large one is copied where blocks cannot be shared."""
-
-_log: Final = structlog.get_logger("rehearsal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +222,7 @@ class Rehearse:
         except TenantryError as error:
             return _without(slug, "failed", Failure(kind="connect", message=error.message, next_step=error.next_step))
         except Exception as error:  # noqa: BLE001 - the boundary between tenants: a defect met at one stops nobody else
-            _log.exception("rehearsing with a tenant failed unexpectedly", tenant=slug)
+            late_log("rehearsal").exception("rehearsing with a tenant failed unexpectedly", tenant=slug)
             message = f"unexpected {type(error).__name__}"
             return _without(slug, "failed", Failure(kind="defect", message=message, next_step="see the log"))
 
@@ -303,7 +301,9 @@ class Rehearse:
         except NotFound:
             return True
         except TenantryError as error:
-            _log.warning("a rehearsal's branch was not deleted", project_id=project_id, branch=name, error=str(error))
+            late_log("rehearsal").warning(
+                "a rehearsal's branch was not deleted", project_id=project_id, branch=name, error=str(error)
+            )
             return False
         return True
 
@@ -340,7 +340,9 @@ class Rehearse:
                     for client, project_id, branch_id in list(self._branches.values()):
                         client.update_branch(project_id, branch_id, expires_at=until)
             except TenantryError as error:
-                _log.warning("a rehearsal was not heard of", rehearsal_id=rehearsal_id, error=str(error))
+                late_log("rehearsal").warning(
+                    "a rehearsal was not heard of", rehearsal_id=rehearsal_id, error=str(error)
+                )
 
 
 def _change_passwords(client: NeonClient, project_id: ProjectId, branch_id: BranchId) -> None:

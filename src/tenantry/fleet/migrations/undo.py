@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
-import structlog
 
 from tenantry.errors import Conflict, InvalidInput, NotFound, TenantryError
 from tenantry.fleet.catalog import events, queries, undoing
@@ -47,11 +46,10 @@ from tenantry.fleet.migrations.undo_plan import (
 from tenantry.fleet.migrations.versions import version_before
 from tenantry.runtime.clock import Clock, SystemClock
 from tenantry.runtime.failpoints import failpoint
+from tenantry.runtime.telemetry import late_log
 
 JOBS_DEFAULT: Final = 4
 JOBS_MAX: Final = 64
-
-_log: Final = structlog.get_logger("undo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +291,9 @@ def _folder_of(catalog: Catalog, run: Run) -> Generator[Format | None]:
             if bundle is not None:
                 folder = closing.enter_context(unpacked(bundle, through=None))
         except TenantryError as error:
-            _log.warning("ledgers are not read: the migrations are not there", run_id=run.id, error=str(error))
+            late_log("undo").warning(
+                "ledgers are not read: the migrations are not there", run_id=run.id, error=str(error)
+            )
         yield folder
 
 
