@@ -161,16 +161,18 @@ sys.exit(code)
 
 
 class ForkedCell(ThrowawayCell):
-    """A cell whose control process is a fork of a nursery."""
+    """A cell whose control process is a fork of a nursery: ``tenantry``, or a script in its place."""
 
-    def __init__(self, nurseries: Nurseries, **settings: Any) -> None:
+    def __init__(self, nurseries: Nurseries, *, script: Path | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self._nurseries = nurseries
+        self._script = script
 
     def launch(self) -> None:
         assert self._process is None or self._process.poll() is not None, "the cell runs already"
         arguments = ["up", "--data", str(self.data), "--http", self.http, "--postgres", self.postgres, *self.options]
         born = self._nurseries.give_birth(
-            arguments, os.environ | self.environment, out=self.log, err=self.log, directory=Path.cwd()
-        )
+            arguments, os.environ | self.environment, out=self.log, err=self.log, directory=Path.cwd(),
+            script=self._script,
+        )  # fmt: skip
         self._process = cast("subprocess.Popen[bytes]", born)

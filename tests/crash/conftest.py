@@ -29,8 +29,9 @@ def make_cell(workdir: Path, new_cell: Callable[..., ThrowawayCell]) -> Iterator
     """Makes cells (without a fleet) below the test's directory; all are closed at the end."""
     made: list[ThrowawayCell] = []
 
-    def make(name: str = "d", *options: str, **environment: str) -> ThrowawayCell:
-        made.append(new_cell(workdir / name, options=["--no-fleet", *options], environment=environment))
+    def make(name: str = "d", *options: str, hurried: bool = False, **environment: str) -> ThrowawayCell:
+        script = {"script": HURRIED} if hurried else {}
+        made.append(new_cell(workdir / name, options=["--no-fleet", *options], environment=environment, **script))
         return made[-1]
 
     yield make
@@ -38,6 +39,9 @@ def make_cell(workdir: Path, new_cell: Callable[..., ThrowawayCell]) -> Iterator
         cell.close()
 
 
+HURRIED = Path(__file__).with_name("hurried.py")
+ANSWER_SECONDS_MAX = 60.0
+"""Longer than the cell itself waits for an operation, as when it is stuck on a full disk."""
 RESTARTING = "the server is restarting"
 """Said by a worker of the front door whose cell is gone."""
 
@@ -48,7 +52,7 @@ class Api:
     def __init__(self, cell: ThrowawayCell) -> None:
         target = cell.target
         self._client = httpx.Client(
-            base_url=target.api_url, headers={"Authorization": f"Bearer {target.api_key}"}, timeout=30
+            base_url=target.api_url, headers={"Authorization": f"Bearer {target.api_key}"}, timeout=ANSWER_SECONDS_MAX
         )
 
     def call(self, method: str, path: str, json: Any = None, *, status: int | None = None) -> Any:

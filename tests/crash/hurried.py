@@ -1,9 +1,10 @@
-"""``tenantry`` in a hurry: what a cell does every few seconds or minutes it does several times a second, and bases are
-due after a few segments of log, so that a life of seconds has all of it.
+"""``tenantry`` in a hurry: what a cell does every few seconds or minutes it does several times a second, so that a life
+of seconds has all of it. With ``HURRIED_BASES`` in the environment bases are due after a few segments of log.
 """
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 from tenantry.cell.loops import discard, history, idle, retention
@@ -16,11 +17,13 @@ HURRY: list[tuple[ModuleType, str, float]] = [
     (retention, "PERIOD_SECONDS", 0.5),
     (discard, "PERIOD_SECONDS", 0.3),
     (idle, "PERIOD_SECONDS", 0.2),
+]
+OFTEN: list[tuple[ModuleType, str, float]] = [
     (bases, "BASE_WAL_BYTES_MIN", 1024 * 1024),
     (bases, "BASE_WAL_FRACTION", 0.0),
 ]
 
-for module, name, value in HURRY:
+for module, name, value in [*HURRY, *(OFTEN if "HURRIED_BASES" in os.environ else [])]:
     assert hasattr(module, name), f"{module.__name__} has no {name} any more"
     setattr(module, name, value)
 main()

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,17 +72,20 @@ def test_random_kills_during_runs_apply_everything_once(
 def test_of_two_workers_one_is_killed_and_the_other_does_the_rest(installation: Installation) -> None:
     """``migrate run --workers 2``, as the operator types it."""
     installation.begin(tenants=8)
-    installation.write(1, PLAIN.replace("0.2", "0.5"))
-    command = installation.command("run", "--dir", str(installation.folder), "--workers", "2", "--jobs", "2", "--json")
+    installation.write(1, PLAIN)
+    options = ["--workers", "2", "--jobs", "2", "--lock-timeout", str(ROUND_SECONDS_MAX), "--json"]
     victim = installation.workers[0]
 
     def both() -> bool:
         carriers = installation.carriers()
         return len(carriers) == 2 and any(f"/{victim.pid}/" in carrier for carrier in carriers)
 
-    installation.until(both, "both are at work")
-    victim.kill()
-    victim.wait()
+    # No tenant is done before both were seen, however slow or quick they are.
+    with installation.held():
+        command = installation.command("run", "--dir", str(installation.folder), *options)
+        installation.until(both, "both are at work")
+        victim.kill()
+        victim.wait()
     assert command.wait(ROUND_SECONDS_MAX) == 0, installation.said(command)
     (run,) = [json.loads(installation.said(command))]
     assert (run["state"], run["counts"]["applied"] + run["counts"]["current"]) == ("finished", 8)
@@ -137,6 +141,14 @@ class Installation:
 
     def said(self, command: Any) -> str:
         return (self.folder.parent / f"command-{self.commands.index(command)}.out").read_text()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What alters the table ``t`` of a tenant waits."""
+        with self.fleet() as fleet, ExitStack() as opened:
+            for slug in self.slugs:
+                opened.enter_context(psycopg.connect(fleet.url(slug))).execute("SELECT FROM t")
+            yield
 
     def carriers(self) -> list[str]:
         """Who has tenants of the open run in hand."""

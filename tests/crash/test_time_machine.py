@@ -127,10 +127,8 @@ def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECOND
 class World:
     """The cell that the lives share, and how it is spoken to and killed."""
 
-    def __init__(self, data: Path) -> None:
-        program = [sys.executable, str(Path(__file__).with_name("hurried.py"))]
-        options = ["--no-fleet", "--spares", "0", "--suspend-after", "1"]
-        self.cell = ThrowawayCell(data=data, options=options, program=program)
+    def __init__(self, cell: ThrowawayCell) -> None:
+        self.cell = cell
         self.clients: list[httpx.Client] = []
         """One for each start: a request to an earlier one may still be under way."""
 
@@ -972,9 +970,9 @@ def _head(process: child.Identity) -> str:
 
 
 @pytest.fixture
-def world(workdir: Path, prepare: Callable[[Path], None]) -> Iterator[World]:
-    prepare(workdir / "d")
-    opened = World(workdir / "d")
+def world(make_cell: Callable[..., ThrowawayCell]) -> Iterator[World]:
+    options = ["--spares", "0", "--suspend-after", "1"]
+    opened = World(make_cell("d", *options, hurried=True, HURRIED_BASES="1"))
     opened.start()
     yield opened
     opened.close()

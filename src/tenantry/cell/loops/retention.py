@@ -51,7 +51,12 @@ async def collect(context: Context, project: Project) -> int:
     heads, snapshots, busy = await context.state.read(look)
     if busy:
         return 0  # an operation may be reading exactly what would go
-    freed = await asyncio.to_thread(_let_go, context, project, heads, snapshots)
+    try:
+        freed = await asyncio.to_thread(_let_go, context, project, heads, snapshots)
+    except (TenantryError, OSError):
+        if await context.state.read(look) == (heads, snapshots, busy):
+            raise
+        return 0  # an operation has taken away what was being looked at: the next turn sees what is there then
     if freed:
         for head in heads.values():
             if head.branch_id is not None:

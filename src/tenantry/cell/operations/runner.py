@@ -149,9 +149,10 @@ class Runner:
         skipped = [dataclasses.replace(o, status="skipped", updated_at=now, finished_at=now) for o in later]
         log = _log.info if error.blame == "client" else _log.error
         log("operation failed", error=str(error))
+        await self._context.state.write(lambda tables: [tables.update(o) for o in (failed, *skipped)])
+        # Not before that is written: what is stuck is tried again, and nobody must hear that it has failed.
         if operation.id in self._awaited:
             self._failures[operation.id] = error
-        await self._context.state.write(lambda tables: [tables.update(o) for o in (failed, *skipped)])
         for ended in (failed, *skipped):
             note_ended(ended)
 
