@@ -13,7 +13,14 @@ from structlog.testing import capture_logs
 from tenantry.cell.door import Door, Staff
 from tenantry.cell.loops import quotas as loop
 from tenantry.cell.loops.quotas import quotas_loop
-from tenantry.cell.model import BranchChange, EndpointChange, EndpointCreate, ProjectChange, ProjectCreate
+from tenantry.cell.model import (
+    BranchChange,
+    ConnectionRequest,
+    EndpointChange,
+    EndpointCreate,
+    ProjectChange,
+    ProjectCreate,
+)
 from tenantry.cell.proxy.ports import Login, WorkerId
 from tenantry.errors import InvalidInput, NotFound, QuotaExceeded
 from tenantry.neon.ids import ProjectId
@@ -276,3 +283,22 @@ async def test_defaults_of_a_project_hold_for_the_endpoints_made_after(tenant: A
         made = await one.cell.create_project(ProjectCreate(name="later", default_endpoint_settings=defaults))
         assert made.endpoint.suspend_timeout_seconds == 120
         assert made.endpoint.settings == {"pg_settings": defaults["pg_settings"]}
+
+
+async def test_operators_get_keys_for_a_password_that_is_known(tenant: Any) -> None:
+    async with tenant() as one:
+        wanted = ConnectionRequest(database_name="neondb", role_name="neondb_owner")
+
+        async def keyed() -> tuple[str | None, tuple[str, str] | None]:
+            found = await one.cell.connection(one.project, wanted)
+            return found.password, found.keys
+
+        first, keys = await keyed()
+        assert first
+        assert keys
+        await one.cell.reset_password(one.project, one.main, "neondb_owner")
+        second, others = await keyed()
+        assert second not in (None, first)
+        assert others not in (None, keys)
+        await one.run("alter role neondb_owner password 'by SQL'")
+        assert await keyed() == (None, None)

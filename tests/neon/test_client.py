@@ -128,6 +128,24 @@ def test_where_operators_have_no_way_of_their_own(script: Any, connect: Any, new
     ], "asked once"
 
 
+def test_an_operators_way_into_many(client: NeonClient, made: tuple[ProjectId, BranchId, EndpointId]) -> None:
+    project_id, *_ = made
+    owner = ("neondb", "neondb_owner")
+    found = client.operator_accesses({project_id: owner, ProjectId("gone-sun-1"): owner})
+    assert list(found) == [project_id]
+    assert parse_uri(found[project_id].uri).parameters["options"].endswith(f" operator=fake-{project_id}")
+    assert client.operator_accesses({}) == {}
+
+
+@pytest.mark.parametrize("status", [404, 405, 501, 403])
+def test_where_operators_have_no_way_into_many(script: Any, connect: Any, new_reply: Any, status: int) -> None:
+    script.replies += [new_reply(status, b'{"code": "", "message": "this route does not exist"}')]
+    client = connect(script.base_url)
+    for _ in range(2):
+        assert client.operator_accesses({ProjectId("p-1"): ("d", "u"), ProjectId("p-2"): ("d", "u")}) == {}
+    assert script.asked == ["POST /api/v2/operator_access"], "asked once"
+
+
 def test_endpoints(client: NeonClient, made: tuple[ProjectId, BranchId, EndpointId]) -> None:
     project_id, branch_id, endpoint_id = made
     assert client.start_endpoint(project_id, endpoint_id).endpoint.current_state == "active"

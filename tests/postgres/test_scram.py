@@ -203,3 +203,13 @@ def test_changed_final_messages_do_not_pass(change):
 )
 def test_saslprep(password, prepared):
     assert scram.saslprep(password) == prepared
+
+
+def test_a_new_secret_comes_with_the_key_that_logs_in_by_it() -> None:
+    verifier, client_key = scram.new_secret("pencil")
+    assert scram.check_password(verifier, "pencil")
+    salt = scram.Verifier.parse(verifier).salt
+    assert scram.keys_of(verifier, client_key) == scram.login_keys("pencil", salt)
+    other, _ = scram.new_secret("pencil")
+    assert scram.keys_of(other, client_key) is None, "another salt, another key"
+    assert scram.keys_of(verifier, "no key") is None

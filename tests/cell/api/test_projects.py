@@ -148,6 +148,20 @@ async def test_an_operators_way_in(ask: Any, project_path: str) -> None:
     await ask("POST", "/projects/gone-sun-1/operator_access", {"operator_access": wanted}, expect=404)
 
 
+async def test_an_operators_way_into_many(ask: Any, project_path: str) -> None:
+    project_id = project_path.rpartition("/")[2]
+    wanted = {"project_id": project_id, "database_name": "neondb", "role_name": "neondb_owner"}
+    several = [wanted, {**wanted, "project_id": "gone-sun-1"}, {**wanted, "role_name": "nobody"}]
+    given = await ask("POST", "/operator_access", {"operator_access": several}, expect=201)
+    (only,) = given["operator_access"]  # whoever is not there is left out
+    alone = await ask("POST", f"{project_path}/operator_access", {"operator_access": wanted}, expect=201)
+    assert only["project_id"] == project_id
+    assert only["uri"].partition("operator")[0] == alone["uri"].partition("operator")[0]
+    assert await ask("POST", "/operator_access", {"operator_access": []}, expect=201) == {"operator_access": []}
+    for wrong in ([wanted] * 65, [{**wanted, "project_id": "../x"}], [{"project_id": project_id}], None):
+        await ask("POST", "/operator_access", {"operator_access": wrong}, expect=400)
+
+
 async def test_settings_that_promise_nothing_are_accepted(ask: Any) -> None:
     nothing = {
         "quota": {"active_time_seconds": 0},

@@ -17,6 +17,7 @@ from tenantry.errors import InvalidInput, NotFound, NotSupported, Unauthorized, 
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.providers.open import open_provider
 from tenantry.fleet.providers.ports import FEATURES, Feature, Limits, Provider
+from tenantry.neon.ids import ProjectId
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +69,27 @@ def test_its_owner_connects_and_owns_it(provider: Provider, new_project: NewProj
         db.execute("CREATE SCHEMA mine")
         db.execute("CREATE EXTENSION citext")
     assert ask(uri, "SELECT count(*) FROM t") == 0
+
+
+def test_ways_to_many_lead_where_those_to_one_do(provider: Provider, new_project: NewProject, secret: Secret) -> None:
+    one, other = new_project(), new_project()
+    homes = {each.made.id: each.home for each in (one, other)}
+    ways = provider.operator_ways({**homes, ProjectId("gone-sun-1"): one.home})
+    assert set(ways) == (set(homes) if secret.kind == "cell" else set()), "one by one is as good elsewhere"
+    for project_id, way in ways.items():
+        home = homes[project_id]
+        assert ask(way.uri, "SELECT current_user") == home.role_name
+        assert way.keys is not None
+        client_key, server_key = way.keys
+        keyed = make_conninfo(way.uri, password="wrong", scram_client_key=client_key, scram_server_key=server_key)
+        assert ask(keyed, "SELECT current_user") == home.role_name
+    if ways:
+        theirs = ways[other.made.id].keys or ("", "")
+        keyed = make_conninfo(
+            ways[one.made.id].uri, password="", scram_client_key=theirs[0], scram_server_key=theirs[1]
+        )
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            ask(keyed, "SELECT 1")
 
 
 def test_nobody_else_gets_in(provider: Provider, new_project: NewProject) -> None:
