@@ -91,7 +91,7 @@ class Operator:
         """In this process."""
         return self._checked(within, arguments, code, environment)
 
-    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+    def json(self, *arguments: str, code: int | None = 0) -> dict[str, Any]:
         return json.loads(self.do(*arguments, "--json", code=code).stdout)
 
     def _checked(

@@ -3,12 +3,14 @@
 # ruff: noqa: PLC0415 - storages and ciphers take longer to import than most commands to run
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 import psycopg
 
+from tenantry.errors import TenantryError
+from tenantry.fleet.catalog import backups as rows
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import Tenant
 from tenantry.fleet.migrations import fingerprint
@@ -18,10 +20,12 @@ from tenantry.fleet.tenants.create import create_tenant, wish
 from tenantry.fleet.tenants.delete import delete_tenant
 from tenantry.fleet.tenants.find import find_ready
 from tenantry.neon.ids import ProjectId
+from tenantry.runtime.findings import Finding
 
 if TYPE_CHECKING:
     from tenantry.fleet.backups.backups import Backups
     from tenantry.fleet.backups.proofs import Proofs
+    from tenantry.fleet.backups.rewrap import Rewrapping
     from tenantry.fleet.catalog.jobs import Job
 
 JOBS_LOOKED_AT: Final = 200
@@ -120,6 +124,68 @@ def open_proofs(
         checks=said.verify_checks,
         provider_by_id=providers.by_id,
     )
+
+
+def rewrap_keys(
+    catalog: Catalog,
+    vault: str | None = None,
+    *,
+    jobs: int,
+    dry_run: bool,
+    begun: Callable[[int], None] = lambda _: None,
+    tell: Callable[[str, TenantryError | None], None] = lambda _, __: None,
+) -> Rewrapping:
+    """See ``backups.rewrap``; with the vault of ``[backups]``, or this one."""
+    from tenantry.fleet.backups.keys import read_fleet_keys
+    from tenantry.fleet.backups.open import open_configured
+    from tenantry.fleet.backups.rewrap import rewrap
+    from tenantry.fleet.settings import load_settings
+
+    said = load_settings().backups
+    keys = read_fleet_keys(said.key_from)
+    return rewrap(catalog, open_configured(said, vault), keys, jobs=jobs, dry_run=dry_run, begun=begun, tell=tell)
+
+
+def examine_keys(catalog: Catalog) -> list[Finding]:
+    """Whether the fleet's key is at hand and opens every tenant's; nothing where no vault is configured."""
+    from tenantry.fleet.backups.keys import read_fleet_keys
+    from tenantry.fleet.settings import load_settings
+
+    said = load_settings().backups
+    if said.vault is None:
+        return []
+    try:
+        with catalog.transaction() as connection:
+            under = rows.keys_by_fleet_key(connection)
+    except TenantryError:
+        return []  # what is wrong with the catalog is said elsewhere
+    try:
+        keys = read_fleet_keys(said.key_from)
+    except TenantryError as error:
+        return [Finding("backup keys", "wrong", error.message, error.next_step)]
+    facts: dict[str, object] = {"fleet_key": keys.id, "under": under}
+    if lost := {each: count for each, count in under.items() if each not in keys.ids}:
+        return [
+            Finding(
+                "backup keys",
+                "wrong",
+                f"the backups of {sum(lost.values())} tenants cannot be opened here: their keys are under"
+                f" {', '.join(lost)} of the fleet's, which {said.key_from} does not hold",
+                "add that key to it as another line",
+                facts,
+            )
+        ]
+    if old := sum(count for each, count in under.items() if each != keys.id):
+        return [
+            Finding(
+                "backup keys",
+                "note",
+                f"the keys of {old} tenants' backups are under an older key of the fleet's than {keys.id}",
+                "tenantry vault rewrap, then the older one is needed no more",
+                facts,
+            )
+        ]
+    return [Finding("backup keys", "ok", f"the fleet's key {keys.id} opens every tenant's backups", "", facts)]
 
 
 def back_up_due(fleet: BackedUp, now: datetime) -> list[str]:

@@ -333,9 +333,11 @@ class Fleet:
 
     def examine(self, *, everything: bool = False, at_home: Collection[int] | None = None) -> builtins.list[Finding]:
         """``everything`` lists every project of every provider; ``at_home``: majors that home has builds of."""
+        from tenantry.fleet.backed_up import examine_keys
         from tenantry.fleet.health.examine import examine
 
-        return examine(self.catalog, self.providers, self.jobs, everything=everything, at_home=at_home)
+        found = examine(self.catalog, self.providers, self.jobs, everything=everything, at_home=at_home)
+        return [*found, *examine_keys(self.catalog)]
 
     def schema_look(
         self, folder: Format, *, jobs: int, bounds: Bounds, comments: bool = False, ledgers: Sequence[str] = ()

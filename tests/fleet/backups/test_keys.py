@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tenantry.fleet.backups.container import seal, unseal
 from tenantry.fleet.backups.keys import (
     FleetKeys,
     WrappedKey,
+    add_fleet_key,
     destroy_in_vault,
     from_vault,
     keep_in_vault,
@@ -84,6 +86,22 @@ def test_a_new_fleets_key_goes_first_and_the_old_one_still_opens(tmp_path: Path)
     assert both.unwrap(wrapped) == key
     assert both.needs_rewrap(wrapped)
     assert not both.needs_rewrap(both.wrap(key))
+
+
+def test_a_new_key_leaves_the_file_to_whom_it_was(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    write_fleet_key(real)
+    (tmp_path / "link").symlink_to(real)
+    real.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(real, 65_534, 65_534)
+    before = real.stat()
+    old = read_fleet_keys(f"file:{real}").id
+    made = add_fleet_key(tmp_path / "link")
+    assert read_fleet_keys(f"file:{tmp_path / 'link'}").ids == (made, old)
+    after = real.stat()
+    assert (tmp_path / "link").is_symlink()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def tenant(
     tried: timedelta | None = None,
     state: VerificationState | None = None,
     doubted: bool = False,
+    died: bool = False,
 ) -> Proven:
     """All times are ago."""
     return Proven(
@@ -38,7 +39,8 @@ def tenant(
         seen_at=None, newest_doubted=doubted,
         verified=None if verified is None else BackupId(f"backup-of-{slug}"),
         verified_as_of=None, verified_at=None if verified is None else NOW - verified,
-        tried_at=None if tried is None else NOW - tried, tried_state=state, failure=None,
+        tried_at=None if tried is None else NOW - tried, tried_state=state,
+        failure={"message": "it did not go"} if state in ("failed", "broken") and not died else None,
     )  # fmt: skip
 
 
@@ -55,6 +57,8 @@ def tenant(
         (tenant(tried=HOUR, state="failed"), "unproven", False),
         (tenant(tried=timedelta(hours=7), state="failed"), "unproven", True),
         (tenant(tried=HOUR, state="broken"), "unproven", False),
+        (tenant(tried=HOUR * 0.9, state="broken", died=True), "unproven", False),
+        (tenant(tried=HOUR, state="broken", died=True), "unproven", True),
         (tenant(tried=HOUR, state="running"), "unproven", False),
         (tenant(verified=WEEK + HOUR, tried=HOUR, state="passed"), "late", True),
     ],

@@ -6,6 +6,7 @@ This is the sealed object ``contents`` of a backup: names of tables are a custom
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
@@ -17,6 +18,7 @@ from tenantry.errors import DamagedBackup, OperatorError
 from tenantry.fleet.backups import questions
 
 CONTENTS_BYTES_MAX: Final = 64 * 2**20
+_PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ class DatabaseContents:
     """Rows of each table, as the dump has them. Names are quoted."""
     fingerprint: str | None = None
     """Of the schema."""
+    large_objects: int | None = None
+    """How many it has; None: an older Tenantry has not counted them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +160,32 @@ def read_globals(connection: psycopg.Connection, home: str, databases: Sequence[
         databases=found,
         withheld=[],
     )  # fmt: skip
+
+
+def count_large_objects(connection: psycopg.Connection) -> int:
+    row = connection.execute(questions.LARGE_OBJECTS).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def refuse_closed_large_objects(connection: psycopg.Connection) -> None:
+    """Raises OperatorError where ``pg_dump`` would end at one that the connection's role may not read."""
+    row = connection.execute(questions.CLOSED_LARGE_OBJECTS).fetchone()
+    if row is None:
+        return
+    count, number, owner = row
+    database, role = connection.info.dbname, connection.info.user
+    raise OperatorError(
+        f"{count} large object{'' if count == 1 else 's'} of other roles in {database} may not be read by {role},"
+        f" such as {number} of {owner}; a backup without them would be none",
+        next_step=f"as {role}: GRANT {_quoted(owner)} TO {_quoted(role)}; or as {owner}, of each:"
+        f" GRANT SELECT ON LARGE OBJECT {number} TO {_quoted(role)}",
+    )
+
+
+def _quoted(name: str) -> str:
+    """As SQL has it. Pure."""
+    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
 def count_tables(connection: psycopg.Connection) -> dict[str, int]:

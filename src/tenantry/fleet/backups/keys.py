@@ -14,13 +14,14 @@ import hmac
 import json
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
 from tenantry.errors import DamagedBackup, InvalidInput, NotFound, OperatorError, WrongKey
 from tenantry.fleet.backups.vault import Vault
-from tenantry.fleet.providers.secrets import read_secret
+from tenantry.fleet.providers.secrets import read_secret, read_secret_file
 from tenantry.runtime.files import write_atomic
 from tenantry.runtime.sealing import KEY_BYTES, Sealer
 
@@ -92,6 +93,8 @@ class FleetKeys:
         self._sealers: Final = {_id("f", secret): Sealer(secret) for secret in secrets}
         self._whence: Final = whence
         self.id: Final = _id("f", secrets[0])
+        self.ids: Final = tuple(self._sealers)
+        """Of all of them, the newest first."""
 
     def wrap(self, key: DataKey) -> WrappedKey:
         sealed = self._sealers[self.id].seal(base64.b64encode(key.secret).decode(), place=_place(key.id))
@@ -135,10 +138,30 @@ def write_fleet_key(path: Path) -> str:
     if path.exists():
         raise InvalidInput(
             f"{path} is there already",
-            next_step="a lost key is a lost backup: keep old keys, add new ones as a first line",
+            next_step="a lost key is a lost backup: keep old keys, and put a new one before them with --before",
         )
     secret = os.urandom(KEY_BYTES)
-    write_atomic(path, f"{_PREFIX}{base64.urlsafe_b64encode(secret).decode().rstrip('=')}\n".encode(), mode=0o600)
+    write_atomic(path, _line(secret).encode(), mode=0o600)
+    return _id("f", secret)
+
+
+def add_fleet_key(path: Path) -> str:
+    """Puts a new fleet's key before those of a file, which all stay, and tells its id. Raises OperatorError."""
+    before = read_secret_file(path, "the key of the fleet's backups")
+    known = FleetKeys(before, whence=str(path))
+    if len(known.ids) >= FLEET_KEYS_MAX:
+        raise InvalidInput(
+            f"{path} holds {len(known.ids)} keys, which is as many as are read",
+            next_step="remove those that `tenantry vault rewrap` names as needed no more",
+        )
+    secret = os.urandom(KEY_BYTES)
+    status = path.stat()  # whoever could read it can read it afterwards, and nobody else
+    write_atomic(
+        path.resolve(),
+        f"{_line(secret)}{before}\n".encode(),
+        mode=stat.S_IMODE(status.st_mode),
+        owner=(status.st_uid, status.st_gid) if os.geteuid() == 0 else None,
+    )
     return _id("f", secret)
 
 
@@ -180,6 +203,10 @@ def destroy_in_vault(vault: Vault, key_id: str) -> None:
 
 def _id(kind: str, secret: bytes) -> str:
     return f"{kind}-{hmac.digest(secret, b'tenantry backups: id of a key', hashlib.sha256)[:8].hex()}"
+
+
+def _line(secret: bytes) -> str:
+    return f"{_PREFIX}{base64.urlsafe_b64encode(secret).decode().rstrip('=')}\n"
 
 
 def _place(key_id: str) -> str:

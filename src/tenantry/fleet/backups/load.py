@@ -22,13 +22,18 @@ _RESTRICTED: Final = b"\\restrict "
 """From here on psql does nothing that a name in the dump may ask of it; tenants choose their names."""
 _HEAD_ENDS: Final = b"SET client_encoding"
 HEAD_BYTES_MAX: Final = 64 * 1024
+_BEGINS: Final = b"\nBEGIN;\n"
+_COMMITS: Final = b"\nCOMMIT;\n\n--\n-- PostgreSQL database dump complete\n"
+TAIL_BYTES: Final = 4096
+"""In which a script has its last words."""
 
 
 def load_dump(
     client: Client, dump: Iterator[bytes], dsn: Dsn, *, server_major: int, options: Sequence[str] = ()
 ) -> list[str]:
     """``options`` are pg_restore's. Returns its warnings. Raises TenantryError; then nothing of it is there."""
-    arguments = ["--file=-", "--no-password", *options]
+    # Without it pg_restore puts large objects into transactions of their own, whose end would be the end of ours.
+    arguments = ["--file=-", "--no-password", "--single-transaction", *options]
     with ExitStack() as closing:
         script = closing.enter_context(running(client, "pg_restore", arguments, None, reads=True))
         loading = closing.enter_context(
@@ -83,9 +88,28 @@ def _script(script: Program, server_major: int) -> Iterator[bytes]:
             "the pg_restore of this machine is too old to be trusted with names that tenants chose",
             next_step="install the newest minor release of Postgres's client programs",
         )
-    yield held if server_major >= 17 else held.replace(_UNKNOWN_BEFORE_17, b"", 1)
+    yield _head(held, server_major)
+    # The end is held back: it would commit before the dump is known to be whole.
+    held = b""
     while chunk := os.read(script.output.fileno(), CHUNK_BYTES):
-        yield chunk
+        held += chunk
+        if len(held) > TAIL_BYTES:
+            yield held[:-TAIL_BYTES]
+            held = held[-TAIL_BYTES:]
+    yield _tail(held)
+
+
+def _head(held: bytes, server_major: int) -> bytes:
+    """Without what begins a transaction, which is begun already. Pure."""
+    if server_major < 17:
+        held = held.replace(_UNKNOWN_BEFORE_17, b"", 1)
+    return held.replace(_BEGINS, b"\n", 1)
+
+
+def _tail(held: bytes) -> bytes:
+    """Without what commits; a script that was cut has no such end, and its program says why. Pure."""
+    before, commits, after = held.rpartition(_COMMITS)
+    return before + b"\n" + after if commits else held
 
 
 def _failure_of(program: Program) -> TenantryError | None:

@@ -80,6 +80,16 @@ def count_rows(tables: list[str]) -> str:
     )
 
 
+LARGE_OBJECTS: Final[LiteralString] = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata"
+CLOSED_LARGE_OBJECTS: Final[LiteralString] = """\
+SELECT pg_catalog.count(*) OVER (), m.oid::bigint, o.rolname
+FROM pg_catalog.pg_largeobject_metadata AS m JOIN pg_catalog.pg_roles AS o ON o.oid = m.lomowner
+WHERE NOT pg_catalog.pg_has_role(m.lomowner, 'USAGE')
+    AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(m.lomacl) AS x WHERE x.privilege_type = 'SELECT'
+        AND (x.grantee = 0 OR pg_catalog.pg_has_role(x.grantee, 'USAGE')))
+ORDER BY m.oid LIMIT 1"""
+"""Those that the session's role may not read. Whoever may read all tables may not read these."""
+
 SUBSCRIPTIONS: Final[LiteralString] = """\
 SELECT s.subname FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid
 WHERE d.datname = pg_catalog.current_database() ORDER BY 1 LIMIT 100"""

@@ -15,7 +15,7 @@ import psycopg
 
 from tenantry.errors import Conflict, DamagedBackup, InvalidInput, NotFound, TenantryError
 from tenantry.fleet.backups import questions, restore_sql
-from tenantry.fleet.backups.contents import DatabaseContents, count_tables
+from tenantry.fleet.backups.contents import DatabaseContents, count_large_objects, count_tables
 from tenantry.fleet.backups.load import load_dump
 from tenantry.fleet.backups.opened import OpenedBackup
 from tenantry.fleet.backups.programs import clients, fitting
@@ -157,9 +157,9 @@ def _chosen(home: DatabaseContents, tables: Sequence[str]) -> list[str]:
 
 def _refuse_full(session: psycopg.Connection, database: str) -> None:
     there = session.execute(questions.TABLES, [1]).fetchone()
-    if there is not None:
+    if there is not None or count_large_objects(session):
         raise Conflict(
-            f"the database {database} is not empty: it has a table {there[0]}",
+            f"the database {database} is not empty: it has {f'a table {there[0]}' if there else 'large objects'}",
             next_step="restore into a new one; nothing is written over",
         )
 
@@ -227,6 +227,7 @@ def _load(
     with way_to(target.uri_of(name), target.tls_ca) as dsn, connect(dsn) as session:
         session.execute(questions.BEGIN)
         found = count_tables(session)
+        large_objects = count_large_objects(session)
     wanted = {table: count for table, count in database.tables.items() if not chosen or table in chosen}
     wrong = [table for table, count in wanted.items() if found.get(table) != count]
     if wrong:
@@ -234,6 +235,11 @@ def _load(
         raise DamagedBackup(
             f"{name} is not what was backed up: {first} has {found.get(first, 'no')} rows, not {wanted[first]}"
             + (f", and {len(wrong) - 1} more tables differ" if len(wrong) > 1 else ""),
+            next_step="restore from another backup, and report this",
+        )
+    if not chosen and database.large_objects not in (None, large_objects):
+        raise DamagedBackup(
+            f"{name} is not what was backed up: it has {large_objects} large objects, not {database.large_objects}",
             next_step="restore from another backup, and report this",
         )
     done.databases.append(name)

@@ -18,6 +18,8 @@ DUE_AT: Final = 0.75
 """Of the time within which a backup of each tenant is verified."""
 AGAIN_AFTER_MAX: Final = timedelta(hours=6)
 """A backup that was not found good is tried again after this, or an eighth of the time: a vault may be down."""
+AGAIN_AFTER_DEATH_MAX: Final = timedelta(hours=1)
+"""The same where nothing was found out, since whoever verified has died. Not at once: it may have died of this one."""
 
 Standing = Literal["verified", "due", "late", "unproven", "damaged", "no backup"]
 """``late``: the last proof is older than was said. ``unproven``: there is a backup, and was never a proof.
@@ -54,7 +56,8 @@ def due_now(tenants: Iterable[Proven], now: datetime, within: timedelta) -> list
             continue
         if tenant.tried_state == "running":
             continue
-        if tenant.tried_state in ("failed", "broken") and tenant.tried_at is not None and now - tenant.tried_at < again:
+        wait = min(again, AGAIN_AFTER_DEATH_MAX) if tenant.failure is None else again
+        if tenant.tried_state in ("failed", "broken") and tenant.tried_at is not None and now - tenant.tried_at < wait:
             continue
         waits_since = tenant.verified_at or tenant.newest_at or now
         # Who never had a proof comes before who had one: of the others it is known that they once restored.

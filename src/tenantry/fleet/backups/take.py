@@ -23,7 +23,13 @@ from tenantry.errors import OperatorError, TenantryError, Unavailable
 from tenantry.fleet.backups import questions
 from tenantry.fleet.backups.activity import activity_after, quiet_since
 from tenantry.fleet.backups.container import seal
-from tenantry.fleet.backups.contents import Contents, count_tables, read_globals
+from tenantry.fleet.backups.contents import (
+    Contents,
+    count_large_objects,
+    count_tables,
+    read_globals,
+    refuse_closed_large_objects,
+)
 from tenantry.fleet.backups.keys import DataKey
 from tenantry.fleet.backups.manifest import CONTENTS, FORMAT, NAME, Manifest, Object
 from tenantry.fleet.backups.ports import Fingerprints, Tenants
@@ -157,6 +163,16 @@ def remove_objects(vault: Vault, place: str) -> None:
     vault.delete([each.key for each in vault.list(place)])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Looked:
+    """What one database holds, as its dump has it."""
+
+    tables: dict[str, int]
+    large_objects: int
+    left_out: list[str]
+    fingerprint: str | None
+
+
 class _Taking:
     """One backup while it is taken. One thread."""
 
@@ -203,12 +219,17 @@ class _Taking:
         for number, database in enumerate(order):
             name = f"database-{number}.dump"
             if number == 0:
-                tables, fingerprint, left_out = self._dump(name, dsn, session, str(snapshot), client)
+                looked = self._dump(name, dsn, session, str(snapshot), client)
                 session.execute("COMMIT")
             else:
-                tables, fingerprint, left_out = self._dump_other(name, database.name, client)
-            withheld += [f"{what} of database {database.name}" for what in left_out]
-            done = replace(database, tables=tables, fingerprint=fingerprint)
+                looked = self._dump_other(name, database.name, client)
+            withheld += [f"{what} of database {database.name}" for what in looked.left_out]
+            done = replace(
+                database,
+                tables=looked.tables,
+                fingerprint=looked.fingerprint,
+                large_objects=looked.large_objects,
+            )
             counted = replace(
                 counted, databases=[done if each.name == done.name else each for each in counted.databases]
             )
@@ -221,7 +242,7 @@ class _Taking:
         self._around.vault.write(f"{self._place}/{NAME}", [manifest.to_json()])
         return manifest, activity_after(self._provider, self._project_id) if quiet else None
 
-    def _dump_other(self, name: str, database: str, client: Client) -> tuple[dict[str, int], str | None, list[str]]:
+    def _dump_other(self, name: str, database: str, client: Client) -> _Looked:
         home = Home(database_name=database, role_name=self._home.role_name)
         uri = self._provider.operator_uri(self._project_id, home)
         with way_to(uri, self._around.tls_ca) as dsn, connect(dsn) as session:
@@ -229,10 +250,9 @@ class _Taking:
             snapshot = _one(session, questions.EXPORT)
             return self._dump(name, dsn, session, str(snapshot), client)
 
-    def _dump(
-        self, name: str, dsn: Dsn, session: psycopg.Connection, snapshot: str, client: Client
-    ) -> tuple[dict[str, int], str | None, list[str]]:
+    def _dump(self, name: str, dsn: Dsn, session: psycopg.Connection, snapshot: str, client: Client) -> _Looked:
         """Streams one database while its rows are counted, both as of one snapshot."""
+        refuse_closed_large_objects(session)
         arguments = [
             "--format=custom",
             "--compress=none" if client.major >= 16 else "--compress=0",
@@ -242,18 +262,21 @@ class _Taking:
         ]
         with ExitStack() as closing:
             pool = closing.enter_context(ThreadPoolExecutor(1, thread_name_prefix="count"))
-            counting: Future[tuple[dict[str, int], str | None, list[str]]] = pool.submit(self._look, session)
+            counting: Future[_Looked] = pool.submit(self._look, session)
             # A session that is waited for is ended when the dump fails.
             closing.callback(lambda: counting.done() or session.cancel_safe(timeout=5.0))
             dump = closing.enter_context(running(client, "pg_dump", arguments, dsn))
             self._write(name, "dump", dsn.database, _marked(dump.chunks(), "backup.dumping"))
             return counting.result()
 
-    def _look(self, session: psycopg.Connection) -> tuple[dict[str, int], str | None, list[str]]:
-        tables = count_tables(session)
-        left_out = [f"subscription {name}" for (name,) in session.execute(questions.SUBSCRIPTIONS).fetchall()]
-        # The last: it changes settings of the transaction.
-        return tables, self._around.fingerprints.of(session), left_out
+    def _look(self, session: psycopg.Connection) -> _Looked:
+        return _Looked(
+            tables=count_tables(session),
+            large_objects=count_large_objects(session),
+            left_out=[f"subscription {name}" for (name,) in session.execute(questions.SUBSCRIPTIONS).fetchall()],
+            # The last: it changes settings of the transaction.
+            fingerprint=self._around.fingerprints.of(session),
+        )
 
     def _write(self, name: str, kind: str, database: str | None, chunks: Iterable[bytes]) -> None:
         digest = hashlib.sha256()

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal, NewType
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from tenantry.fleet.catalog import models
@@ -100,6 +101,36 @@ def key_by_id(connection: Connection, key_id: KeyId) -> SealedKey | None:
     """None also for one that was shredded."""
     query = select(TenantKey.__table__).where(TenantKey.id == key_id, TenantKey.shredded_at.is_(None))
     return _key(connection.execute(query).mappings().one_or_none())
+
+
+def keys_page(connection: Connection, *, after: str = "", limit: int) -> list[KeyId]:
+    """Keys that were not shredded, in the order of their ids."""
+    query = select(TenantKey.id).where(TenantKey.shredded_at.is_(None), TenantKey.id > after)
+    return [KeyId(each) for each in connection.execute(query.order_by(TenantKey.id).limit(limit)).scalars()]
+
+
+def keys_by_fleet_key(connection: Connection) -> dict[str, int]:
+    """How many keys each key of the fleet's has wrapped."""
+    said = func.convert_from(TenantKey.sealed, "UTF8").cast(JSONB)["fleet_key"].astext
+    query = select(said, func.count()).where(TenantKey.shredded_at.is_(None)).group_by(said)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def replace_key(connection: Connection, key_id: KeyId, *, before: bytes, sealed: bytes) -> bool:
+    """The same key, wrapped otherwise. False where somebody has changed or shredded it meanwhile."""
+    done = connection.execute(
+        update(TenantKey)
+        .where(TenantKey.id == key_id, TenantKey.sealed == before, TenantKey.shredded_at.is_(None))
+        .values(sealed=sealed)
+        .returning(TenantKey.id)
+    )
+    return done.one_or_none() is not None
+
+
+def vaults_in_use(connection: Connection) -> list[str]:
+    """Where there are backups."""
+    query = select(Backup.vault).where(Backup.state == "done").distinct().order_by(Backup.vault)
+    return list(connection.execute(query).scalars())
 
 
 def shred_keys(connection: Connection, tenant_id: TenantId) -> list[KeyId]:
