@@ -123,7 +123,7 @@ def rewrap_command(
     from tenantry.fleet.backed_up import rewrap_keys
 
     output = Output(json_wanted=json)
-    with the_fleet(data, logs=True) as fleet, _progress(output) as (begun, tell):
+    with the_fleet(data) as fleet, _progress(output) as (begun, tell):
         done = rewrap_keys(fleet.catalog, url, jobs=jobs, dry_run=dry_run, begun=begun, tell=tell)
     output.document(
         {
