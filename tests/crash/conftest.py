@@ -26,12 +26,12 @@ CellMaker = Callable[..., ThrowawayCell]
 
 @pytest.fixture
 def make_cell(workdir: Path, new_cell: Callable[..., ThrowawayCell]) -> Iterator[CellMaker]:
-    """Makes cells (without a fleet) below the test's directory; all are closed at the end."""
+    """Makes cells (without a fleet) below the test's directory, in a hurry; all are closed at the end."""
     made: list[ThrowawayCell] = []
 
-    def make(name: str = "d", *options: str, hurried: bool = False, **environment: str) -> ThrowawayCell:
-        script = {"script": HURRIED} if hurried else {}
-        made.append(new_cell(workdir / name, options=["--no-fleet", *options], environment=environment, **script))
+    def make(name: str = "d", *options: str, **environment: str) -> ThrowawayCell:
+        settings = {"options": ["--no-fleet", *options], "environment": environment}
+        made.append(new_cell(workdir / name, script=HURRIED, **settings))
         return made[-1]
 
     yield make

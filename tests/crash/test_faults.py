@@ -87,7 +87,7 @@ def test_postmasters_killed_under_writes_lose_no_acknowledged_commit(
 def test_sessions_go_on_when_the_control_process_is_killed_and_comes_back(
     make_cell: Any, api: Any, connect: Any, postgres_pids: Callable[[Path], list[int]]
 ) -> None:
-    cell = make_cell("d", "--suspend-after", "2")
+    cell = make_cell("d", "--suspend-after", "1")
     cell.start()
     client = api(cell)
     uri = client.uri(client.create("ACME")["project"]["id"])
@@ -106,7 +106,7 @@ def test_sessions_go_on_when_the_control_process_is_killed_and_comes_back(
         assert set(postgres_pids(cell.data)) <= set(pids), "nothing was started again"
         connection.execute("insert into mine values (2)")
         until(lambda: len(postgres_pids(cell.data)) == 1, "the idle one goes to sleep")
-        time.sleep(2.5)  # longer than the timeout: a busy tenant is never stopped
+        time.sleep(1.5)  # longer than the timeout: a busy tenant is never stopped
         assert connection.execute("select count(*) from mine").fetchone() == (2,)
         with connect(uri) as second:
             assert second.execute("select 1").fetchone() == (1,)

@@ -10,8 +10,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,8 +100,8 @@ class Installation:
 
     cell: ThrowawayCell
     folder: Path
-    born: Callable[[str, list[str]], Any]
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+    born: Callable[..., Any]
+    workers: list[Any] = field(default_factory=list[Any])
     commands: list[Any] = field(default_factory=list[Any])
     slugs: list[str] = field(default_factory=list[str])
 
@@ -126,17 +124,16 @@ class Installation:
         version = f"{number:04}"
         (self.folder / f"{version}_m.sql").write_text(text.format(number=number, version=version))
 
-    def new_worker(self) -> subprocess.Popen[bytes]:
-        log = self.folder.parent / "workers.log"
-        with log.open("ab") as out:
-            # One part of a run each: with more at a time one worker may take all of them.
-            options = ["--data", str(self.cell.data), "--queues", "tenants", "--concurrency", "1"]
-            command = [sys.executable, str(WORKER), "worker", *options]
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=log.parent)
+    def new_worker(self) -> Any:
+        # One part of a run each: with more at a time one worker may take all of them.
+        options = ["--data", str(self.cell.data), "--queues", "tenants", "--concurrency", "1"]
+        return self.born("workers", ["worker", *options], WORKER)
 
     def command(self, *arguments: str) -> Any:
         """``tenantry migrate`` in a process of its own."""
-        self.commands.append(self.born(f"command-{len(self.commands)}", ["migrate", *arguments]))
+        self.commands.append(
+            self.born(f"command-{len(self.commands)}", ["migrate", *arguments, "--data", str(self.cell.data)])
+        )
         return self.commands[-1]
 
     def said(self, command: Any) -> str:
@@ -325,11 +322,10 @@ def installation(make_cell: CellMaker, workdir: Path, nurseries: Any) -> Iterato
     folder = workdir / "migrations"
     folder.mkdir()
 
-    def born(name: str, arguments: list[str]) -> Any:
+    def born(name: str, arguments: list[str], script: Path | None = None) -> Any:
         out, err = workdir / f"{name}.out", workdir / f"{name}.err"
-        return nurseries.give_birth(
-            [*arguments, "--data", str(cell.data)], dict(os.environ), out=out, err=err, directory=workdir
-        )
+        environment = dict(os.environ)
+        return nurseries.give_birth(arguments, environment, out=out, err=err, directory=workdir, script=script)
 
     made = Installation(cell, folder, born)
     yield made

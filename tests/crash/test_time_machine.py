@@ -972,7 +972,7 @@ def _head(process: child.Identity) -> str:
 @pytest.fixture
 def world(make_cell: Callable[..., ThrowawayCell]) -> Iterator[World]:
     options = ["--spares", "0", "--suspend-after", "1"]
-    opened = World(make_cell("d", *options, hurried=True, HURRIED_BASES="1"))
+    opened = World(make_cell("d", *options, HURRIED_BASES="1"))
     opened.start()
     yield opened
     opened.close()

@@ -66,7 +66,7 @@ def new_life(request: pytest.FixtureRequest, make_cell: Any, api: Any, chance: A
         return [points[place] for place in sorted(places)]
 
     def make() -> Life:
-        life = Life(make_cell("d", "--spares", "0", "--recover-for", "0", hurried=True), api, chosen)
+        life = Life(make_cell("d", "--spares", "0", "--recover-for", "0"), api, chosen)
         life.start()
         return life
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ from tenantry.testing.throwaway import ThrowawayCell
 
 if TYPE_CHECKING:
     from conftest import CellMaker
+
+    from ..forks import Born, Nurseries
 
 Until = Callable[..., None]
 TENANTS = 24
@@ -46,15 +47,18 @@ def installation(make_cell: CellMaker) -> ThrowawayCell:
 
 
 @pytest.fixture
-def new_worker(installation: ThrowawayCell, workdir: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def new_worker(installation: ThrowawayCell, workdir: Path, nurseries: Nurseries) -> Iterator[Callable[[], Born]]:
     """Starts ``tenantry worker`` for the installation, as on another machine."""
-    made: list[subprocess.Popen[bytes]] = []
+    made: list[Born] = []
 
-    def begin() -> subprocess.Popen[bytes]:
-        with (workdir / "workers.log").open("ab") as log:
-            program = Path(__file__).with_name("hurried_worker.py")
-            command = [sys.executable, program, "worker", "--data", str(installation.data)]
-            made.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=workdir))
+    def begin() -> Born:
+        log = workdir / "workers.log"
+        made.append(
+            nurseries.give_birth(
+                ["worker", "--data", str(installation.data)], os.environ, out=log, err=log, directory=workdir,
+                script=Path(__file__).with_name("hurried_worker.py"),
+            )
+        )  # fmt: skip
         return made[-1]
 
     yield begin
@@ -102,7 +106,7 @@ def test_up_outlives_its_worker_and_its_worker_does_not_outlive_up(installation:
 
 
 def test_tenants_are_created_once_whoever_dies_meanwhile(
-    installation: ThrowawayCell, new_worker: Callable[[], subprocess.Popen[bytes]], until: Until
+    installation: ThrowawayCell, new_worker: Callable[[], Born], until: Until
 ) -> None:
     """Two workers and the control process are killed -9 in the middle of creating tenants."""
     other = new_worker()  # before there is a fleet: it waits for one
@@ -130,7 +134,7 @@ def test_tenants_are_created_once_whoever_dies_meanwhile(
 
 
 def test_a_worker_ends_cleanly_also_where_there_is_no_fleet(
-    new_worker: Callable[[], subprocess.Popen[bytes]], workdir: Path, until: Until
+    new_worker: Callable[[], Born], workdir: Path, until: Until
 ) -> None:
     worker = new_worker()
     until(lambda: b"the fleet cannot be reached" in (workdir / "workers.log").read_bytes(), "it waits")
