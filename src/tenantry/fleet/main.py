@@ -3,7 +3,7 @@
 Where the catalog is, and how it comes to be, is told in ``prepare``.
 """
 
-# ruff: noqa: PLC0415 - Alembic and the runner take longer to import than most commands to run
+# ruff: noqa: PLC0415 - a command has one verb, and all of them take longer to load than most of them to run
 from __future__ import annotations
 
 import builtins
@@ -20,42 +20,22 @@ from tenantry.fleet.catalog.catalog import CONNECTIONS_MAX, Catalog
 from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import DeletionRecord, Run, RunTenant, Tenant, TenantState
 from tenantry.fleet.config import verification
-from tenantry.fleet.environments.nonproduction import find_nonproduction, prepare_nonproduction
-from tenantry.fleet.environments.records import Place
-from tenantry.fleet.jobs.jobs import Jobs
 from tenantry.fleet.migrated import MigratedTenants
 from tenantry.fleet.migrations.tenant import TenantRef, TenantSlug
-from tenantry.fleet.prepare import only_catalog, url_of
 from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.providers.neon_api import NeonProvider
 from tenantry.fleet.providers.open import Providers
 from tenantry.fleet.providers.ports import Provider
-from tenantry.fleet.tenants import keep_ready, purge
-from tenantry.fleet.tenants.change_plan import PlanChange, change_plan, plan_change
-from tenantry.fleet.tenants.create import Created, Wish, create_tenant, wish
-from tenantry.fleet.tenants.delete import GRACE, Deleted, Deletion, delete_tenant, plan_deletion
-from tenantry.fleet.tenants.drift import Drifted
 from tenantry.fleet.tenants.find import find_ready, find_tenant
-from tenantry.fleet.tenants.finish import finish_unfinished
 from tenantry.fleet.tenants.list import list_tenants
-from tenantry.fleet.tenants.log import forget_old
-from tenantry.fleet.tenants.mend import Unseen, find_drift, mend
-from tenantry.fleet.tenants.mend import pass_ as mend_pass
-from tenantry.fleet.tenants.new_password import new_password
-from tenantry.fleet.tenants.rename import Renamed, rename_tenant
-from tenantry.fleet.tenants.restore import Restored, Restoring, plan_restore, restore_tenant
-from tenantry.fleet.tenants.resume import resume_tenant
-from tenantry.fleet.tenants.show import Shown, show_tenant
-from tenantry.fleet.tenants.suspend import suspend_tenant
-from tenantry.fleet.tenants.undelete import Undeleted, undelete_tenant
-from tenantry.fleet.tenants.url import tenant_url
-from tenantry.fleet.usage.usage import Usage
 
 if TYPE_CHECKING:
     from tenantry.fleet.backups.backups import Backups
     from tenantry.fleet.backups.proofs import Proofs
     from tenantry.fleet.backups.report import Report
     from tenantry.fleet.catalog.backups import BackupRecord
+    from tenantry.fleet.environments.records import Place
+    from tenantry.fleet.jobs.jobs import Jobs
     from tenantry.fleet.migrations.apply import Bounds
     from tenantry.fleet.migrations.birth import Births
     from tenantry.fleet.migrations.drift import DriftLook
@@ -69,6 +49,16 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.migrations.undo import Undo
     from tenantry.fleet.migrations.verdict import Verdict as RehearsalVerdict
+    from tenantry.fleet.tenants.change_plan import PlanChange
+    from tenantry.fleet.tenants.create import Created, Wish
+    from tenantry.fleet.tenants.delete import Deleted, Deletion
+    from tenantry.fleet.tenants.drift import Drifted
+    from tenantry.fleet.tenants.mend import Unseen
+    from tenantry.fleet.tenants.rename import Renamed
+    from tenantry.fleet.tenants.restore import Restored, Restoring
+    from tenantry.fleet.tenants.show import Shown
+    from tenantry.fleet.tenants.undelete import Undeleted
+    from tenantry.fleet.usage.usage import Usage
     from tenantry.neon.client import NeonClient
     from tenantry.runtime.findings import Finding
 
@@ -85,8 +75,6 @@ class Fleet:
         self._home = home
         self.providers = Providers(catalog, NeonProvider(home))
         self.migrating = MigratedTenants(catalog, self.provider_of)
-        self.jobs = Jobs(catalog, self)
-        self.usage = Usage(catalog, self.providers)
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +91,22 @@ class Fleet:
         """Of the provider that the fleet was opened with: its catalog and its non-production project are there."""
         return self._home.client
 
+    @property
+    def jobs(self) -> Jobs:
+        return self._jobs
+
+    @cached_property
+    def _jobs(self) -> Jobs:
+        from tenantry.fleet.jobs.jobs import Jobs
+
+        return Jobs(self.catalog, self)
+
+    @cached_property
+    def usage(self) -> Usage:
+        from tenantry.fleet.usage.usage import Usage
+
+        return Usage(self.catalog, self.providers)
+
     def provider_of(self, tenant: Tenant) -> Provider:
         """Who has this tenant's project; opened once and closed with the fleet. Not to be asked in a transaction."""
         return self.providers.of(tenant)
@@ -118,6 +122,8 @@ class Fleet:
         residency: str | None = None,
         pg_version: int | None = None,
     ) -> Created:
+        from tenantry.fleet.tenants.create import wish
+
         wanted = wish(
             name, slug=slug, email=email, plan=plan, region=region, residency=residency, pg_version=pg_version
         )
@@ -125,6 +131,8 @@ class Fleet:
 
     def create_wished(self, wanted: Wish) -> Created:
         """The same for a wish that was checked before. A new tenant gets the schema that the last run brought."""
+        from tenantry.fleet.tenants.create import create_tenant
+
         created = create_tenant(self.catalog, self.provider_of, wanted)
         if not created.new or not self._born_current:
             return created
@@ -155,28 +163,44 @@ class Fleet:
         return list_tenants(self.catalog, states=states, plan=plan, region=region, after=after, limit=limit)
 
     def show(self, name: str) -> Shown:
+        from tenantry.fleet.tenants.show import show_tenant
+
         return show_tenant(self.catalog, self.provider_of, name)
 
     def url(self, name: str, *, pooled: bool = False) -> str:
+        from tenantry.fleet.tenants.url import tenant_url
+
         return tenant_url(self.catalog, self.provider_of, name, pooled=pooled)
 
     def new_password(self, name: str) -> Tenant:
+        from tenantry.fleet.tenants.new_password import new_password
+
         return new_password(self.catalog, self.provider_of, name)
 
     def suspend(self, name: str) -> Tenant:
+        from tenantry.fleet.tenants.suspend import suspend_tenant
+
         return suspend_tenant(self.catalog, self.provider_of, name)
 
     def resume(self, name: str) -> Tenant:
+        from tenantry.fleet.tenants.resume import resume_tenant
+
         return resume_tenant(self.catalog, self.provider_of, name)
 
-    def plan_deletion(self, name: str, *, grace: timedelta | None = None, usual: timedelta = GRACE) -> Deletion:
-        return plan_deletion(self.catalog, self.provider_of, name, grace=grace, usual=usual)
+    def plan_deletion(self, name: str, *, grace: timedelta | None = None, usual: timedelta | None = None) -> Deletion:
+        from tenantry.fleet.tenants.delete import GRACE, plan_deletion
 
-    def delete(self, name: str, *, grace: timedelta | None = None, usual: timedelta = GRACE) -> Deleted:
+        return plan_deletion(self.catalog, self.provider_of, name, grace=grace, usual=GRACE if usual is None else usual)
+
+    def delete(self, name: str, *, grace: timedelta | None = None, usual: timedelta | None = None) -> Deleted:
         """A ``grace`` of nothing deletes at once and for good; None is the usual one, or what is left of it."""
-        return delete_tenant(self.catalog, self.provider_of, name, grace=grace, usual=usual)
+        from tenantry.fleet.tenants.delete import GRACE, delete_tenant
+
+        return delete_tenant(self.catalog, self.provider_of, name, grace=grace, usual=GRACE if usual is None else usual)
 
     def undelete(self, name: str) -> Undeleted:
+        from tenantry.fleet.tenants.undelete import undelete_tenant
+
         return undelete_tenant(self.catalog, self.provider_of, name)
 
     def deletions(self, *, limit: int = 100) -> builtins.list[DeletionRecord]:
@@ -185,24 +209,37 @@ class Fleet:
             return queries.deletions_page(connection, limit=limit)
 
     def rename(self, name: str, new_name: str, *, slug: str | None = None) -> Renamed:
+        from tenantry.fleet.tenants.rename import rename_tenant
+
         return rename_tenant(self.catalog, self.provider_of, name, new_name, slug=slug)
 
     def plan_change(self, name: str, plan: str) -> PlanChange:
+        from tenantry.fleet.tenants.change_plan import plan_change
+
         return plan_change(self.catalog, self.provider_of, name, plan)
 
     def change_plan(self, change: PlanChange) -> Tenant:
+        from tenantry.fleet.tenants.change_plan import change_plan
+
         return change_plan(self.catalog, self.provider_of, change)
 
     def plan_restore(
         self, name: str, *, at: datetime | None = None, lsn: str | None = None, source: str | None = None
     ) -> Restoring:
+        from tenantry.fleet.tenants.restore import plan_restore
+
         return plan_restore(self.catalog, self.provider_of, name, at=at, lsn=lsn, source=source)
 
     def restore(self, plan: Restoring) -> Restored:
+        from tenantry.fleet.tenants.restore import restore_tenant
+
         return restore_tenant(self.catalog, self.provider_of, plan)
 
     def find_place(self, tenant: str | None) -> Place | None:
         """Where a tenant's branches are, or those of the non-production project; None while that is not there."""
+        from tenantry.fleet.environments.nonproduction import find_nonproduction
+        from tenantry.fleet.environments.records import Place
+
         if tenant is not None:
             found, project_id, _ = find_ready(self.catalog, tenant)
             with self.catalog.transaction() as connection:
@@ -219,6 +256,9 @@ class Fleet:
 
     def place(self, tenant: str | None = None) -> Place:
         """The same, having made the non-production project if there was none."""
+        from tenantry.fleet.environments.nonproduction import prepare_nonproduction
+        from tenantry.fleet.environments.records import Place
+
         found = self.find_place(tenant)
         if found is not None:
             return found
@@ -231,9 +271,13 @@ class Fleet:
 
     def drift(self, *, deep: bool = False) -> Iterator[Drifted | Unseen]:
         """Tenants that are not as their plan and name say. ``deep`` asks for each tenant's endpoint too."""
+        from tenantry.fleet.tenants.mend import find_drift
+
         return find_drift(self.catalog, self.providers.opened, deep=deep)
 
     def mend(self, drifted: Drifted) -> Tenant:
+        from tenantry.fleet.tenants.mend import mend
+
         return mend(self.catalog, self.provider_of, drifted)
 
     def backups(self, vault: str | None = None, *, key_from: str | None = None) -> Backups:
@@ -298,16 +342,24 @@ class Fleet:
     # -- passes: each looks at the whole state, and can be run at any time and by anybody --------------------
 
     def finish_unfinished(self) -> builtins.list[str]:
+        from tenantry.fleet.tenants.finish import finish_unfinished
+
         return finish_unfinished(self.catalog, self.provider_of)
 
     def purge(self) -> builtins.list[str]:
+        from tenantry.fleet.tenants import purge
+
         return purge.pass_(self.catalog, self.provider_of)
 
     def mend_drift(self) -> builtins.list[str]:
+        from tenantry.fleet.tenants.mend import pass_ as mend_pass
+
         return mend_pass(self.catalog, self.providers.opened, self.provider_of)
 
     def keep_ready(self, count: int | None = None, *, pg_version: int | None = None) -> builtins.list[str]:
         """``count`` projects of each place; without it what tenantry.toml says of both."""
+        from tenantry.fleet.tenants import keep_ready
+
         if count is None:
             from tenantry.fleet.settings import load_settings
 
@@ -316,6 +368,8 @@ class Fleet:
         return keep_ready.pass_(self.catalog, self.providers.opened, count, pg_version=pg_version)
 
     def forget_old_events(self) -> builtins.list[str]:
+        from tenantry.fleet.tenants.log import forget_old
+
         return forget_old(self.catalog)
 
     def back_up_due(self) -> builtins.list[str]:
@@ -549,6 +603,8 @@ def open_fleet(
     home = NeonAccount.at(api_url, api_key, tls_verify=verification(api_ca))
     try:
         if catalog_url is None:
+            from tenantry.fleet.prepare import only_catalog, url_of
+
             provider = NeonProvider(home)
             catalog_url = url_of(provider, only_catalog(provider, required=True))
         return Fleet(Catalog(catalog_url, connections_max=max(CONNECTIONS_MAX, at_a_time)), home)

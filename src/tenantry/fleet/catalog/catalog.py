@@ -46,6 +46,7 @@ class Catalog:
             pool_timeout=CHECKOUT_SECONDS_MAX,
             pool_pre_ping=True,
             hide_parameters=True,
+            use_native_hstore=False,  # a question on each connection about a type that the catalog has not
         )
 
     @contextmanager

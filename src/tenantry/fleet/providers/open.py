@@ -18,7 +18,6 @@ from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import ProviderId, ProviderRecord, Tenant
 from tenantry.fleet.providers.neon_account import NeonAccount
 from tenantry.fleet.providers.neon_api import NeonProvider
-from tenantry.fleet.providers.plain_postgres import PlainPostgres, read_access
 from tenantry.fleet.providers.ports import Provider
 from tenantry.fleet.providers.secrets import read_secret
 from tenantry.neon.pace import Pace
@@ -105,6 +104,9 @@ class Providers:
 def open_provider(record: ProviderRecord, secret: str) -> Provider:
     """Connects on first use. Raises InvalidInput for a secret that cannot be one of this kind."""
     if record.kind == "postgres":
+        # The only kind that needs the protocol of Postgres itself.
+        from tenantry.fleet.providers.plain_postgres import PlainPostgres, read_access  # noqa: PLC0415
+
         return PlainPostgres(read_access(secret, record.name), record.name)
     assert record.api_url is not None, "the catalog knows where every API is"
     account = NeonAccount.at(
