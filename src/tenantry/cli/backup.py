@@ -239,7 +239,7 @@ def schedule_command(
 ) -> None:
     """Show when tenants are backed up and what stays; or set it for one, over what its plan says.
 
-    A worker takes what is due (`tenantry up` has one). For all tenants of a plan: `tenantry plan set`.
+    A worker takes what is due (`tenantry up` has one). For all tenants of a plan: `tenantry plan edit`.
     """
     from datetime import UTC, datetime
 
@@ -252,7 +252,7 @@ def schedule_command(
     output = Output(json_wanted=json)
     changes = cron is not None or keep is not None or as_plan
     if changes and tenant is None:
-        raise InvalidInput("a schedule is set for one tenant", next_step="for all of a plan: `tenantry plan set`")
+        raise InvalidInput("a schedule is set for one tenant", next_step="for all of a plan: `tenantry plan edit`")
     if as_plan and (cron is not None or keep is not None):
         raise InvalidInput("--as-plan and a schedule of its own are two different things", next_step="give one")
     with the_fleet(data) as fleet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,14 @@ def test_an_upload_that_breaks_leaves_nothing_and_stops_its_source(remote: Vault
     assert remote.look("acme/data") is None
     assert list(remote.list("")) == []
     assert remote.write("acme/data", chunks(SIZE)).size == SIZE
+
+
+def test_a_bucket_that_is_gone_is_told_in_a_few_words(remote: Vault, line: Line) -> None:
+    line.cut()
+    with pytest.raises(VaultError, match="could not look at acme/data in s3://") as gone:
+        remote.look("acme/data")
+    assert re.search(r": no answer in 2 tries \([a-z ]+\)$", gone.value.message)
+    assert str(line.port) not in gone.value.message
 
 
 def test_an_upload_whose_end_is_not_confirmed_does_not_count(remote: Vault, line: Line) -> None:

@@ -42,6 +42,8 @@ REASON_CHARACTERS_MAX: Final = 300
 _CODE: Final = re.compile(r"(?:<Code>|\(code: )([A-Za-z0-9_.-]{1,80})(?:</Code>|\))")
 _MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})</Message>")
 _STATUS: Final = re.compile(r"non-2xx status code: (\d{3}[A-Za-z ]{0,40})")
+_TRIED: Final = re.compile(r"Error performing \S+ \S+ in \S+, after (\d+) retries, .*? - (.+)")
+"""What is asked again until nobody answers: the address says no more than the vault's URL."""
 _QUERY: Final = re.compile(r"\?[^\s\"')>]*")
 _NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound", "InvalidBucketName"})
 _NOT_THIS: Final = frozenset({"AccessDenied", "AuthorizationPermissionMismatch", "AllAccessDisabled"})
@@ -313,6 +315,8 @@ def _reason(error: Exception, secrets: Sequence[str]) -> str:
         said = code.group(1) + (f" ({message.group(1).strip().rstrip('.')})" if message else "")
     elif status := _STATUS.search(text):
         said = status.group(1).strip()
+    elif tried := _TRIED.search(text.split("\n", 1)[0]):
+        said = f"no answer in {int(tried.group(1)) + 1} tries ({tried.group(2).removeprefix('HTTP error: ')})"
     else:
         said = _QUERY.sub("", text.split("\n", 1)[0])
     for secret in secrets:
