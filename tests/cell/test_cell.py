@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tenantry.cell.compute import truth
 from tenantry.cell.model import (
     ConnectionRequest,
     CreatedProject,
@@ -204,3 +205,37 @@ async def test_eight_who_ask_at_once_share_one_start(workdir: Path, open_cell: A
         assert not instance.leases
         log = bare.context.layout.log(created.endpoint.id).read_text()
         assert log.count("database system is ready") == 1
+
+
+async def test_roles_are_looked_at_again_only_where_the_log_has_grown(
+    workdir: Path, open_cell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    read = truth.read
+
+    async def counted(connection: Any) -> truth.Truth:
+        nonlocal looks
+        looks += 1
+        return await read(connection)
+
+    monkeypatch.setattr(truth, "read", counted)
+    async with open_cell(workdir) as bare:
+        created = await bare.cell.create_project(ProjectCreate(name="ACME"))
+        project, branch = created.project.id, created.branch.id
+        owner = created.roles[0].password or ""
+        async with await login(bare, created, "neondb_owner", owner, "neondb") as connection:
+            for change, known in (("select 1", owner), ("alter role current_user password 'by SQL'", None)):
+                await connection.execute(change.encode())
+                # What is told is right at once; when the log has come to rest, nobody is asked any more.
+                async with asyncio.timeout(30):
+                    before = -1
+                    while before != looks:
+                        before = looks
+                        await connection.execute("select count(*) from pg_class")
+                        assert await bare.cell.reveal_password(project, branch, "neondb_owner") == known
+                        await asyncio.sleep(0.06)
+            # Not in the log yet, perhaps: whoever was refused is looked at surely.
+            await connection.execute("set synchronous_commit = off; create role hasty login password 'x'")
+            await bare.context.instances.refresh(created.endpoint.id, surely=True)
+            assert "hasty" in {role.name for role in await bare.cell.list_roles(project, branch)}
+            assert looks > before

@@ -87,7 +87,7 @@ class Door:
 
     async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
         metrics.door_failed_logins.inc()
-        await self._context.instances.refresh(endpoint)
+        await self._context.instances.refresh(endpoint, surely=True)
 
     async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
         lease = await self._context.instances.lease(endpoint, self._worker, operator=operator)

@@ -47,6 +47,8 @@ class Instance:
     """Whether transactions read only unless they say otherwise; None is unknown."""
     stale: bool = True
     """The copy of roles and databases may be behind the instance."""
+    copied_at: object = None
+    """The mark of its log when the copy was made; while that is the same, so are roles and databases."""
     deaths: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     starting: asyncio.Task[None] | None = None

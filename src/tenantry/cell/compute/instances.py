@@ -243,7 +243,7 @@ class Instances:
         instance.ready_at = instance.idle_since - age_seconds
         instance.cu, instance.log_begin, instance.measured = facts.endpoint.max_cu, log_begin, None
         instance.reads_only = None
-        instance.stale = stale
+        instance.stale, instance.copied_at = stale, None
         self._tasks.start(self._watch(instance, running), f"watch {instance.endpoint_id}")
 
     async def _watch(self, instance: Instance, running: Postmaster) -> None:
@@ -435,14 +435,23 @@ class Instances:
 
     # -- the truth of roles and databases ----------------------------------------------------------------
 
-    async def refresh(self, endpoint_id: EndpointId) -> None:
+    async def refresh(self, endpoint_id: EndpointId, *, surely: bool = False) -> None:
         """Makes the copy of roles and databases as fresh as this call, where the instance is awake and may differ.
+
+        It cannot differ while the instance has written nothing to its log since the copy was made, as those that are
+        only read from have not. A change that was committed without waiting for the log (``synchronous_commit``) is in
+        it within the second; ``surely`` asks all the same.
 
         Calls that come while one runs share the next one, so the rate is bounded by the instance's own answer.
         """
         instance = self._known.get(endpoint_id)
         if instance is None or instance.status != "awake" or not instance.stale:
             return
+        if not surely and instance.copied_at is not None and instance.facts is not None:
+            if await asyncio.to_thread(self._history.log_mark, instance.facts) == instance.copied_at:
+                return
+            if instance.status != "awake":
+                return
         if instance.refresh_next is None:
             instance.refresh_next = self._tasks.start(
                 self._refresh_after(instance, instance.refreshing), f"refresh {endpoint_id}"
@@ -463,6 +472,8 @@ class Instances:
         clean = not instance.leases
         # Held until the copy is written: an older answer must not be stored over a newer one.
         async with instance.admin_lock:
+            # Taken before the look: what is written during it is looked at again.
+            mark = await asyncio.to_thread(self._history.log_mark, facts)
             try:
                 async with asyncio.timeout(REFRESH_SECONDS_MAX):
                     found = await truth.read(await self._own_session(instance))
@@ -471,6 +482,7 @@ class Instances:
                 await self._drop_admin(instance)
                 return
             await self._records.store_truth(facts.branch.id, found)
+            instance.copied_at = mark
         if clean and not instance.leases:
             instance.stale = False
 

@@ -105,6 +105,10 @@ class History(Protocol):
         """A position that the directory's log has reached, by its files; None when they do not tell. Blocking."""
         ...
 
+    def log_mark(self, facts: Facts) -> object:
+        """While a later mark equals this one, nothing was written to the head's log; None equals none. Blocking."""
+        ...
+
     def measure(self, facts: Facts, *, since: object) -> Measured:
         """Where the head's log ends, and its sizes; only a mark when it is still that of ``since``. Blocking."""
         ...

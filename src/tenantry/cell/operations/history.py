@@ -5,6 +5,7 @@ from a moment or a position to a point that a new head can be made from.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -34,6 +35,8 @@ from tenantry.runtime.clock import Clock
 
 _log = structlog.get_logger("history")
 SLOT_NAME: Final = "tenantry_history"
+LOG_SETTLED_NANOSECONDS: Final = 50_000_000
+"""Longer than a tick of the clock that files' times come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,18 @@ class Keeper:
         except (TenantryError, OSError) as error:
             _log.warning("pg_control does not say where the log is", path=str(data), error=str(error))
             return None
+
+    def log_mark(self, facts: Facts) -> object:
+        """While a later mark is equal to this one, nothing was written to the head's log. None equals none. Blocking.
+
+        None also right after a write: a file's time moves in ticks, and the next write may be in the same one.
+        """
+        try:
+            with inside(self.directory(facts.project, facts.head.id), "data", "pg_wal") as pg_wal:
+                mark = last_written(pg_wal)
+        except (TenantryError, OSError):
+            return None
+        return mark if mark is not None and time.time_ns() - mark[1] > LOG_SETTLED_NANOSECONDS else None
 
     def measure(self, facts: Facts, *, since: object) -> Measured:
         """What cannot be read is unknown: whoever meters goes on with what is known."""
