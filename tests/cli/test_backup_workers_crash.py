@@ -67,7 +67,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     pause, deadline = threading.Event(), time.monotonic() + WAIT_SECONDS_MAX
     while not (value := condition()):
         assert time.monotonic() < deadline, f"it did not come to: {what}"
-        pause.wait(0.2)
+        pause.wait(0.5)
     return value
 
 
