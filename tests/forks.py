@@ -92,12 +92,12 @@ class Nurseries:
         self._free.append(nursery)
 
     def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, timeout: float
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, timeout: float, directory: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """As ``subprocess.run`` would run the program, with nothing to read."""
         with tempfile.TemporaryDirectory() as made:
             out, err = Path(made) / "out", Path(made) / "err"
-            born = self.give_birth(arguments, environment, out=out, err=err, directory=Path.cwd())
+            born = self.give_birth(arguments, environment, out=out, err=err, directory=directory or Path.cwd())
             try:
                 code = born.wait(timeout)
             except subprocess.TimeoutExpired:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tenantry.testing.throwaway import ThrowawayCell
 
+    from ..forks import Nurseries
+
 
 def tenantry(directory: Path, *arguments: str, **said: str) -> subprocess.CompletedProcess[str]:
     """As somebody who works in ``directory`` types it, with nothing of a cell in the environment but what is said."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")} | said
     return subprocess.run(
         [Path(sys.executable).parent / "tenantry", *arguments],
         cwd=directory,
-        env=environment,
+        env=_environment() | said,
         capture_output=True,
         text=True,
         timeout=60,
@@ -26,7 +27,14 @@ def tenantry(directory: Path, *arguments: str, **said: str) -> subprocess.Comple
     )
 
 
-def test_a_repository_says_which_cell_and_how(cell: ThrowawayCell, tmp_path: Path) -> None:
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TENANTRY_")}
+
+
+def test_a_repository_says_which_cell_and_how(cell: ThrowawayCell, tmp_path: Path, nurseries: Nurseries) -> None:
+    def forked(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return nurseries.run(arguments, _environment(), timeout=60, directory=directory)
+
     repository = tmp_path / "repository"
     (repository / ".git").mkdir(parents=True)
     folder = repository / "migrations"
@@ -41,7 +49,7 @@ def test_a_repository_says_which_cell_and_how(cell: ThrowawayCell, tmp_path: Pat
         "tenantry.schema.json",
         "tenantry.toml",
     }
-    again = tenantry(repository, "init")
+    again = forked(repository, "init")
     assert again.returncode == 1
     assert "is there already" in again.stderr
 
@@ -52,20 +60,20 @@ def test_a_repository_says_which_cell_and_how(cell: ThrowawayCell, tmp_path: Pat
     settings.write_text(
         f'[cell]\napi_url = "{cell.target.api_url}"\napi_key_file = "key"\n[migrations]\ndir = "migrations"\njobs = 2\n'
     )
-    listed = tenantry(folder, "list", "--json")
+    listed = forked(folder, "list", "--json")
     assert listed.returncode == 0, listed.stderr
-    planned = tenantry(folder, "migrate", "plan", "--json")
+    planned = forked(folder, "migrate", "plan", "--json")
     assert planned.returncode == 0, planned.stderr
     assert '"0001"' in planned.stdout
 
     settings.write_text(settings.read_text().replace("jobs = 2", "jobs = 0"))
-    wrong = tenantry(folder, "migrate", "run")
+    wrong = forked(folder, "migrate", "run")
     assert wrong.returncode == 2
     assert "tenantry.toml, line 6: migrations.jobs: " in wrong.stderr
 
     settings.write_text(settings.read_text().replace("jobs = 0", "jobs = 2"))
     key.chmod(0o644)
-    open_to_all = tenantry(folder, "list")
+    open_to_all = forked(folder, "list")
     assert open_to_all.returncode == 2
     assert str(key) in open_to_all.stderr and cell.target.api_key not in open_to_all.stderr
 

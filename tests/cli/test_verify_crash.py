@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,7 @@ from tenantry.testing.throwaway import ThrowawayCell
 from .conftest import Operator
 
 if TYPE_CHECKING:
-    from ..forks import Nurseries
+    from ..forks import Born, Nurseries
     from .conftest import Query
 
 pytestmark = pytest.mark.crash
@@ -51,15 +49,15 @@ def _tenant(operator: Operator, query: Query, name: str) -> str:
     return slug
 
 
-def _begin(operator: Operator, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tenantry", "backup", *arguments],
-        env=os.environ | {"TENANTRY_DATA": str(operator.cell.data)},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+def _begin(operator: Operator, *arguments: str) -> Born:
+    nothing = Path(os.devnull)
+    environment = os.environ | {"TENANTRY_DATA": str(operator.cell.data)}
+    return operator.nurseries.give_birth(
+        ["backup", *arguments], environment, out=nothing, err=nothing, directory=Path.cwd()
+    )
 
 
-def _kill(running: subprocess.Popen[bytes], whom: str) -> None:
+def _kill(running: Born, whom: str) -> None:
     victims = [psutil.Process(running.pid)] if running.poll() is None else []
     if whom == "what it has begun":
         victims = [child for each in victims for child in each.children(recursive=True)]

@@ -164,7 +164,7 @@ def test_sessions_go_on_while_the_control_process_is_replaced(building: Building
 
 
 def test_without_a_control_process_clients_wait_only_so_long(building: Building):
-    first, _ = building.open()
+    first, _ = building.open(settings=replace(building.config.settings, patience_seconds=0.5))
     building.thread.run(first.detach())
     with pytest.raises(psycopg.OperationalError, match="the server is restarting"):
         building.connect(connect_timeout=15)

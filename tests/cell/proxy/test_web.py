@@ -146,9 +146,11 @@ def control(workdir: Path, loop_thread: LoopThread) -> Iterator[Control]:
 
 
 @pytest.fixture
-def client(open_door: DoorMaker, control: Control, loop_thread: LoopThread) -> Iterator[httpx.Client]:
-    """A client of an HTTP port that passes all on but ``/sql``."""
-    door = open_door(patience_seconds=5.0)
+def client(
+    open_door: DoorMaker, control: Control, loop_thread: LoopThread, request: pytest.FixtureRequest
+) -> Iterator[httpx.Client]:
+    """A client of an HTTP port that passes all on but ``/sql``. Its parameter is how long it waits for the control."""
+    door = open_door(patience_seconds=getattr(request, "param", 5.0))
 
     async def start() -> tuple[Web, int]:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -234,6 +236,7 @@ def test_requests_wait_for_the_next_control_process(client: httpx.Client, contro
     assert control.asked == ["/echo", "/echo"]
 
 
+@pytest.mark.parametrize("client", [0.3], indirect=True, ids=["soon"])
 def test_without_a_control_process_there_is_an_answer(client: httpx.Client, control: Control):
     control.stop()
     answer = client.get("/echo")

@@ -42,7 +42,8 @@ def second(new_workdir: Callable[[str], Path], new_cell: Callable[..., Throwaway
     with socket.create_server(("127.0.0.1", 0)) as free:
         http = f"127.0.0.1:{free.getsockname()[1]}"
     options = ["--spares", "2", "--no-fleet", "--recover-for", "0"]
-    with new_cell(new_workdir("second") / "data", options=options, http=http) as cell:
+    script = Path(__file__).with_name("impatient.py")
+    with new_cell(new_workdir("second") / "data", options=options, http=http, script=script) as cell:
         yield cell
 
 
