@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
 import psycopg
 from psycopg import errors as pg
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy import exc as sa
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from tenantry.errors import Conflict, Locked, OperatorError, Unavailable
 
@@ -44,10 +46,12 @@ class Catalog:
             pool_size=connections_max,
             max_overflow=0,
             pool_timeout=CHECKOUT_SECONDS_MAX,
-            pool_pre_ping=True,
             hide_parameters=True,
             use_native_hstore=False,  # a question on each connection about a type that the catalog has not
         )
+
+        event.listen(self._engine, "checkin", _used)
+        event.listen(self._engine, "checkout", _look)
 
     @contextmanager
     def transaction(self) -> Generator[Connection]:
@@ -74,6 +78,29 @@ class Catalog:
     def close(self) -> None:
         """Closes the idle connections; safe twice."""
         self._engine.dispose()
+
+
+_USED: Final = "used"
+
+
+def _used(_connection: psycopg.Connection | None, kept: ConnectionPoolEntry) -> None:
+    kept.info[_USED] = True
+
+
+def _look(connection: psycopg.Connection, kept: ConnectionPoolEntry, _proxied: object) -> None:
+    """Has a connection replaced whose server is gone: there is something to read in it, its end.
+
+    Asking the server would be a round trip before every transaction; and where the server goes just then, SQLAlchemy's
+    own asking fails in a way that does not tell it.
+    """
+    if kept.info.pop(_USED, False) and (connection.broken or _is_readable(connection.fileno())):
+        raise sa.DisconnectionError
+
+
+def _is_readable(descriptor: int) -> bool:
+    look = select.poll()
+    look.register(descriptor, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _in_our_words(error: sa.DBAPIError) -> Exception:
