@@ -55,7 +55,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(script: Any, connect: Any, new_
     began = time.monotonic()
     with pytest.raises(LimitReached, match="slow down") as caught:
         connect(script.base_url).create_project()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert caught.value.fields["retry_after"] == 30
 
 
@@ -143,7 +143,7 @@ def test_a_lock_is_waited_for_until_the_deadline_only(script: Any, new_reply: An
     began = time.monotonic()
     with NeonClient(script.base_url, "k", deadline_seconds=1.0) as client, pytest.raises(Locked, match="busy"):
         client.delete_project(P)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20  # all those replies would last for minutes
     assert len(script.asked) > 2
 
 
@@ -156,7 +156,7 @@ def test_an_answer_that_does_not_come_ends_at_the_deadline(script: Any, new_repl
             client.list_regions()
     finally:
         stall.set()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
 
 
 def test_an_endless_answer_is_cut_off(script: Any, connect: Any, new_reply: Any, monkeypatch: Any) -> None:
