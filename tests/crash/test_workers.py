@@ -53,6 +53,7 @@ def new_worker(installation: ThrowawayCell, workdir: Path, nurseries: Nurseries)
 
     def begin() -> Born:
         log = workdir / "workers.log"
+        log.touch()  # read before the new process has opened it
         made.append(
             nurseries.give_birth(
                 ["worker", "--data", str(installation.data)], os.environ, out=log, err=log, directory=workdir,
