@@ -546,15 +546,19 @@ class Fleet:
 
         ``folder`` is what it was planned with, where that is still open.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         from tenantry.fleet.migrations.run import OPTIONS
         from tenantry.fleet.migrations.throwaway import ThrowawayProjects
         from tenantry.fleet.migrations.work import Work, folder_of_run
 
         def golden() -> AbstractContextManager[str]:
-            return ThrowawayProjects(self.providers.by_id).empty_database(str(HOME_PROVIDER), None)
+            made = ThrowawayProjects(self.providers.by_id)
+            return made.empty_database(str(HOME_PROVIDER), None, later=leaving.submit)
 
         points = self.migrating.points(OPTIONS.validate_python(run.plan.get("options", {})).restore_point)
-        with folder_of_run(self.catalog, run, folder) as migrations:
+        # The tenants need not wait until the empty database is gone; whoever began the run does.
+        with ThreadPoolExecutor(1, "leaving") as leaving, folder_of_run(self.catalog, run, folder) as migrations:
             work = Work(
                 self.catalog,
                 self.migrating,
