@@ -201,10 +201,13 @@ def test_an_interrupt_deletes_the_branches_first(
 def _sleeping(operator: Operator, slug: str) -> bool:
     [name] = [each for each in branches(operator, slug) if each != "main"]
     url = operator.do("branch", "url", name, "--tenant", slug).stdout.strip()
-    with psycopg.connect(url, autocommit=True) as connection:
-        found = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
-        ).fetchone()
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            found = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
+            ).fetchone()
+    except psycopg.OperationalError:
+        return False  # the branch is listed, and still being made
     return found == (1,)
 
 
