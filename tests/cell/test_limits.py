@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -21,7 +22,9 @@ from tenantry.cell.model import (
     ProjectChange,
     ProjectCreate,
 )
+from tenantry.cell.operations.passwords import place
 from tenantry.cell.proxy.ports import Login, WorkerId
+from tenantry.cell.state.tables import Tables
 from tenantry.errors import InvalidInput, NotFound, QuotaExceeded
 from tenantry.neon.ids import ProjectId
 
@@ -300,5 +303,15 @@ async def test_operators_get_keys_for_a_password_that_is_known(tenant: Any) -> N
         second, others = await keyed()
         assert second not in (None, first)
         assert others not in (None, keys)
+        # A password that was sealed before the key was kept with it.
+        sealed = one.bare.context.sealer.seal(second, place=place(one.main, "neondb_owner"))
+
+        def as_before(tables: Tables) -> None:
+            role = tables.role(one.main, "neondb_owner")
+            assert role is not None
+            tables.update(replace(role, password_sealed=sealed))
+
+        await one.bare.context.state.write(as_before)
+        assert await keyed() == (second, None)
         await one.run("alter role neondb_owner password 'by SQL'")
         assert await keyed() == (None, None)

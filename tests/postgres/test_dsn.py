@@ -61,6 +61,9 @@ def test_redaction_leaves_the_rest_as_it_is() -> None:
     )
     assert redact("host=h password='a b' sslpassword=x user=u") == "host=h password=*** sslpassword=*** user=u"
     assert redact("postgresql://a@h/db") == "postgresql://a@h/db"
+    keyed = "postgresql://a@h/db?scram_client_key=x%2By%3D&scram_server_key=z%3D&sslmode=require"
+    hidden = "postgresql://a@h/db?scram_client_key=***&scram_server_key=***&sslmode=require"
+    assert (redact(keyed), str(parse_uri(keyed))) == (hidden, hidden)
     assert redact("postgresql://h/db?user=a&password=b&x=y") == "postgresql://h/db?user=a&password=***&x=y"
 
 

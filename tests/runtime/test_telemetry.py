@@ -31,6 +31,8 @@ def logged(**fields: object) -> dict[str, object]:
     [
         ({"password": "hunter2hunter2"}, "hunter2"),
         ({"error": "cannot connect to postgresql://owner:hunter2@host:5432/db?x=1"}, "hunter2"),
+        ({"error": "cannot connect to postgresql://h/db?scram_client_key=hunter2%3D&x=1"}, "hunter2"),
+        ({"scram_client_key": "hunter2"}, "hunter2"),
         ({"error": "ALTER ROLE a PASSWORD 'hunter2''s'"}, "hunter2"),
         ({"fields": {"api_key": "hunter2", "n": [{"token": "hunter2"}]}}, "hunter2"),
         ({"error": "row SCRAM-SHA-256$4096:c2FsdA==$aGFzaA==:aGFzaA== is odd"}, "c2FsdA"),

@@ -1,7 +1,6 @@
 """The tenants as migrations see them: who they are, how they are reached, and what is known of their schemas.
 
-A worker meets its next tenants by the handful, so what leads to them is asked for by the handful too: one by one, the
-requests cost more than the connections.
+A worker meets its next tenants by the handful, so what leads to them is asked for by the handful too.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Literal
-from urllib.parse import quote
 
 from psycopg import pq
 
@@ -23,6 +22,7 @@ from tenantry.fleet.providers.ports import Home, OperatorWay, Provider, Provider
 from tenantry.fleet.tenants.find import find_ready, usable
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.neon.ids import ProjectId
+from tenantry.postgres.dsn import parse_uri
 
 MET_MAX: Final = 1_000
 """Tenants that were looked up and not asked for: a run that was broken off leaves some."""
@@ -143,12 +143,13 @@ def _fresh(at: float) -> bool:
 
 
 def _keyed(way: OperatorWay) -> str:
-    """Its URI, by which libpq hashes no password where it knows how not to: half of what a connection costs here."""
+    """Its URI, by which libpq hashes no password where it knows how not to."""
     if way.keys is None or pq.version() < KEYS_LIBPQ_MIN:
         return way.uri
-    client_key, server_key = (quote(key, safe="") for key in way.keys)
-    joint = "&" if "?" in way.uri else "?"
-    return f"{way.uri}{joint}scram_client_key={client_key}&scram_server_key={server_key}"
+    client_key, server_key = way.keys
+    dsn = parse_uri(way.uri)
+    keys = {"scram_client_key": client_key, "scram_server_key": server_key}
+    return replace(dsn, parameters={**dsn.parameters, **keys}).uri()
 
 
 def _schema_state(tenant: Tenant) -> SchemaState | None:

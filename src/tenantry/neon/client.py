@@ -24,8 +24,6 @@ from tenantry.neon.transport import DEADLINE_SECONDS, JsonBody, Query, Transport
 
 PAGE_PROJECTS: Final = 100
 PAGE_BRANCHES: Final = 1000
-OPERATOR_ACCESSES_MAX: Final = 64
-"""That a cell gives in one answer."""
 _POLL_SECONDS_FIRST: Final = 0.02
 _POLL_SECONDS_MAX: Final = 1.0
 _OPERATION_DONE: Final = frozenset({"finished", "skipped"})
@@ -191,8 +189,8 @@ class NeonClient(Transport):
             {"project_id": project_id, "database_name": database_name, "role_name": role_name}
             for project_id, (database_name, role_name) in wanted.items()
         ]
-        for begin in range(0, len(everything), OPERATOR_ACCESSES_MAX):
-            asked = everything[begin : begin + OPERATOR_ACCESSES_MAX]
+        for begin in range(0, len(everything), shapes.OPERATOR_ACCESSES_MAX):
+            asked = everything[begin : begin + shapes.OPERATOR_ACCESSES_MAX]
             try:
                 given = self.ask(shapes.OperatorAccesses, "POST", "/operator_access", body={"operator_access": asked})
             except (NotFound, Forbidden, NotSupported, InvalidInput):

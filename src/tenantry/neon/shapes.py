@@ -8,7 +8,7 @@ is left out of the JSON. Reading is tolerant: unknown fields are ignored, and wo
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
@@ -107,6 +107,10 @@ class OperatorAccess(Shape):
     scram_client_key: str | None = Field(default=None, repr=False)
     scram_server_key: str | None = Field(default=None, repr=False)
     """Both together serve libpq 18 and newer in place of the password, and spare it the hashing."""
+
+
+OPERATOR_ACCESSES_MAX: Final = 64
+"""In one request."""
 
 
 class OperatorAccesses(Shape):

@@ -17,7 +17,9 @@ from tenantry.errors import InvalidInput
 DEFAULT_PORT: Final = 5432
 _SCHEMES: Final = ("postgresql", "postgres")
 _URI_SECRET: Final = re.compile(r"(postgres(?:ql)?://[^\s:/@]*:)[^\s@]*@", re.IGNORECASE)
-_KEYWORD_SECRET: Final = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE)
+_KEYWORD_SECRET: Final = re.compile(
+    r"(\b(?:(?:ssl)?password|scram_(?:client|server)_key)\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class Dsn:
         return replace(self, parameters={**self.parameters, "options": options})
 
     def __str__(self) -> str:
-        return self._uri(None if self.password is None else "***")
+        return redact(self._uri(None if self.password is None else "***"))
 
     def _uri(self, password: str | None) -> str:
         secret = "" if password is None else f":{_encoded(password)}"
@@ -104,7 +106,7 @@ _EXPECTED: Final = "write postgresql://role:password@host:port/database"
 
 
 def redact(text: str) -> str:
-    """``text`` with the passwords of every connection string in it replaced by ``***``."""
+    """``text`` with passwords, and keys that stand for them, of every connection string replaced by ``***``."""
     return _KEYWORD_SECRET.sub(r"\1***", _URI_SECRET.sub(r"\1***@", text))
 
 

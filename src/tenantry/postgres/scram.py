@@ -84,8 +84,7 @@ def make_verifier(password: str, salt: bytes | None = None, iterations: int = IT
 def new_secret(password: str) -> tuple[str, str]:
     """The verifier of ``password`` under a new salt, and the ClientKey that logs in by it. Blocks for PBKDF2 once."""
     salt = os.urandom(SALT_BYTES)
-    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, ITERATIONS_DEFAULT)
-    client_key, server_key = (hmac.digest(salted, label, "sha256") for label in (b"Client Key", b"Server Key"))
+    client_key, server_key = _keys(password, salt, ITERATIONS_DEFAULT)
     stored_key = hashlib.sha256(client_key).digest()
     return str(Verifier(ITERATIONS_DEFAULT, salt, stored_key, server_key)), _base64(client_key)
 
@@ -105,9 +104,8 @@ def keys_of(verifier: str, client_key: str) -> tuple[str, str] | None:
 
 def login_keys(password: str, salt: bytes, iterations: int = ITERATIONS_DEFAULT) -> tuple[str, str]:
     """ClientKey and ServerKey in base64, as libpq 18 takes them instead of a password. Blocks for PBKDF2."""
-    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, iterations)
-    client, server = (hmac.digest(salted, label, "sha256") for label in (b"Client Key", b"Server Key"))
-    return _base64(client), _base64(server)
+    client_key, server_key = _keys(password, salt, iterations)
+    return _base64(client_key), _base64(server_key)
 
 
 def check_password(verifier: str, password: str) -> bool:
@@ -150,14 +148,16 @@ def fake_verifier(secret: bytes, endpoint: str, role: str) -> Verifier:
 
 
 def _derive(password: str, salt: bytes, iterations: int) -> Verifier:
-    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, iterations)
-    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    client_key, server_key = _keys(password, salt, iterations)
     return Verifier(
-        iterations=iterations,
-        salt=salt,
-        stored_key=hashlib.sha256(client_key).digest(),
-        server_key=hmac.digest(salted, b"Server Key", "sha256"),
+        iterations=iterations, salt=salt, stored_key=hashlib.sha256(client_key).digest(), server_key=server_key
     )
+
+
+def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
+    """ClientKey and ServerKey (RFC 5802, section 3)."""
+    salted = hashlib.pbkdf2_hmac("sha256", saslprep(password), salt, iterations)
+    return hmac.digest(salted, b"Client Key", "sha256"), hmac.digest(salted, b"Server Key", "sha256")
 
 
 # ---------------------------------------------------------------------------------------------------------

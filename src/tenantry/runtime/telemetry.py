@@ -27,10 +27,13 @@ _is_command = False
 """Whether this process is one of our commands, once ``tell_of_retries`` has said so."""
 
 _REDACTED: Final = "[redacted]"
-_SECRET_KEYS: Final = re.compile(r"passw|secret|token|authorization|cookie|api_key|verifier|dsn|uri$", re.IGNORECASE)
+_SECRET_KEYS: Final = re.compile(
+    r"passw|secret|token|authorization|cookie|api_key|scram_|verifier|dsn|uri$", re.IGNORECASE
+)
 _SECRETS: Final = (
     (re.compile(r"(postgres(?:ql)?://[^\s:/@]+):[^\s@]+@"), rf"\1:{_REDACTED}@"),
     (re.compile(r"SCRAM-SHA-256\$[^\s\"']+"), f"SCRAM-SHA-256${_REDACTED}"),
+    (re.compile(r"(scram_(?:client|server)_key\s*=\s*)[^\s&'\"]+"), rf"\1{_REDACTED}"),
     (re.compile(r"\btenantry_[A-Za-z0-9_-]{20,}"), f"tenantry_{_REDACTED}"),
     (re.compile(r"(?i)(bearer\s+)\S+"), rf"\1{_REDACTED}"),
     (re.compile(r"(?i)(password\s*[=:]?\s*)'(?:[^']|'')*'"), rf"\1'{_REDACTED}'"),

@@ -86,7 +86,7 @@ BEYOND: Final = {
     "GET /consumption_history/account": "of an older edition of the contract: the sum of all projects",
     "POST /projects/{project_id}/branches/{branch_id}/roles/{role_name}/reveal_password": "as older clients ask for it",
     "POST /projects/{project_id}/branches/{branch_id}/set_as_primary": "the older name of `set_as_default`",
-    "POST /operator_access": "the same for many projects in one request",
+    "POST /operator_access": "a way past quotas, as below, to many projects in one request",
     "POST /projects/{project_id}/operator_access": "a way past a project's quotas for its operator's own work",
 }
 """What is served though the contract lacks it."""

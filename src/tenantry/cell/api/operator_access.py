@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
@@ -15,9 +15,6 @@ from tenantry.cell.api.desk import API_PREFIX, AtDesk, Desk, ProjectIdInPath, an
 from tenantry.errors import NotFound
 from tenantry.neon import shapes
 from tenantry.neon.ids import EndpointId, ProjectId
-
-PROJECTS_MAX: Final = 64
-"""In one request."""
 
 router = APIRouter(prefix=API_PREFIX)
 
@@ -41,7 +38,7 @@ class _ToProject(_OperatorAccess):
 
 
 class OperatorAccessesBody(Body):
-    operator_access: Annotated[list[_ToProject], Field(max_length=PROJECTS_MAX)]
+    operator_access: Annotated[list[_ToProject], Field(max_length=shapes.OPERATOR_ACCESSES_MAX)]
 
 
 @router.post("/projects/{project_id}/operator_access")
@@ -58,7 +55,7 @@ async def operator_access_for(
 async def operator_access_for_many(
     desk: AtDesk, body: Annotated[OperatorAccessesBody, Depends(json_body(OperatorAccessesBody))]
 ) -> Response:
-    """For the next of a fleet's tenants: one request of many costs little more than one of one."""
+    """For the next of a fleet's tenants. Those to which there is no way are left out."""
 
     async def access(said: _ToProject) -> shapes.OperatorAccess | None:
         try:
