@@ -50,7 +50,7 @@ _DDL = "alter table tasks add column note_{number} text"
 
 def measure(installation: Installation, *, quick: bool) -> Iterator[Row]:
     count, rounds, peers = (12, 2, 2) if quick else (96, 4, 4)
-    installation.restart(spares=0)
+    installation.restart(spares=4)
     folder = installation.directory / "drizzle"
     shutil.copytree(_EXAMPLE, folder)
     try:

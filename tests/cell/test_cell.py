@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tenantry.cell.compute import truth
+from tenantry.cell.door import Door
 from tenantry.cell.model import (
     ConnectionRequest,
     CreatedProject,
@@ -239,3 +240,50 @@ async def test_roles_are_looked_at_again_only_where_the_log_has_grown(
             await bare.context.instances.refresh(created.endpoint.id, surely=True)
             assert "hasty" in {role.name for role in await bare.cell.list_roles(project, branch)}
             assert looks > before
+
+
+async def test_an_operator_comes_by_what_is_known_and_nobody_is_asked_first(
+    workdir: Path, open_cell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    read = truth.read
+
+    async def counted(connection: Any) -> truth.Truth:
+        nonlocal looks
+        looks += 1
+        return await read(connection)
+
+    monkeypatch.setattr(truth, "read", counted)
+    async with open_cell(workdir) as bare:
+        created = await bare.cell.create_project(ProjectCreate(name="ACME"))
+        project, endpoint = created.project.id, created.endpoint.id
+        owner = created.roles[0].password or ""
+        door = Door(bare.context, "w")
+        wanted = [(project, ConnectionRequest(database_name="neondb", role_name="neondb_owner"))]
+        token = bare.cell.operator_access(project, 60).token
+        async with await login(bare, created, "neondb_owner", owner, "neondb") as connection:
+            await connection.execute("alter role current_user password 'by SQL'")
+            before = looks
+            (found,) = await bare.cell.known_connections(wanted)
+            assert found is not None
+            assert found.password == owner, "what was true when it was last looked at"
+            old = await door.login(endpoint, "neondb_owner", "127.0.0.1", token)
+            assert old.operator
+            assert looks == before
+            # Its instance refuses that; then it is looked at, and everybody hears what is true.
+            await door.login_failed(endpoint, "neondb_owner", "127.0.0.1")
+            assert looks == before + 1
+            (found,) = await bare.cell.known_connections(wanted)
+            assert found is not None
+            assert found.password is None
+            assert (await door.login(endpoint, "neondb_owner", "127.0.0.1", token)).verifier != old.verifier
+            # A tenant's own client is told of whatever SQL has changed.
+            await connection.execute("create role late login password 'x'")
+            assert (await door.login(endpoint, "late", "127.0.0.1")).verifier is not None
+        gone = (ProjectId("gone-sun-1"), wanted[0][1])
+        other = (project, ConnectionRequest(database_name="nothing", role_name="neondb_owner"))
+        assert [each is None for each in await bare.cell.known_connections([gone, *wanted, other])] == [
+            True,
+            False,
+            True,
+        ]

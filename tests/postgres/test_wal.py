@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import secrets
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tenantry.cell.storage import checkpoint, segments
 from tenantry.errors import InvalidInput
 from tenantry.postgres import conf, engines, postmaster, scram, wal
 from tenantry.postgres.engines import Engine
-from tenantry.postgres.lsn import Lsn, format_lsn, parse_lsn, segment_start
+from tenantry.postgres.lsn import Lsn, format_lsn, parse_lsn, segment_name, segment_start
 from tenantry.postgres.template import ADMIN_ROLE, OWNER_ROLE, WAL_SEGMENT_BYTES, build_template
 
 PASSWORD = secrets.token_hex(16)
@@ -193,20 +195,45 @@ def test_each_segment_can_be_entered_at_its_first_record(sample: Sample) -> None
         assert [record.start for record in sample.scan(first)] == expected
 
 
+def last_page(segment: bytes, number: int) -> int | None:
+    return wal.last_page(lambda offset: wal.page_header(segment, offset), number, WAL_SEGMENT_BYTES)
+
+
 def test_the_last_page_is_found_and_unwritten_segments_are_not_begun(sample: Sample) -> None:
     number = max(sample.segments)
     scan = sample.scan()
     records = list(scan)
-    last = wal.last_page(sample.segments[number], number, WAL_SEGMENT_BYTES)
+    last = last_page(sample.segments[number], number)
     assert last is not None
     assert last <= records[-1].end <= last + wal.PAGE_BYTES
     assert wal.begun(sample.segments[number], number, WAL_SEGMENT_BYTES)
     assert not wal.begun(sample.segments[number], number + 1, WAL_SEGMENT_BYTES)
     assert not wal.begun(bytes(WAL_SEGMENT_BYTES), number + 1, WAL_SEGMENT_BYTES)
-    assert wal.last_page(bytes(WAL_SEGMENT_BYTES), number, WAL_SEGMENT_BYTES) is None
+    assert last_page(bytes(WAL_SEGMENT_BYTES), number) is None
     full = min(sample.segments)
-    page = wal.last_page(sample.segments[full], full, WAL_SEGMENT_BYTES)
+    page = last_page(sample.segments[full], full)
     assert page == (full + 1) * WAL_SEGMENT_BYTES - wal.PAGE_BYTES
+
+
+def test_the_logs_end_is_found_from_wherever_it_was_known_to_be(
+    sample: Sample, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [record.end for record in sample.scan()]
+    assert checkpoint.log_end(sample.directory, 1) == ends[-1]
+    for after in (sample.start, *ends[::97]):
+        assert checkpoint.log_end(sample.directory, 1, after=after) == ends[-1]
+    monkeypatch.setattr(segments, "read_regular", None)  # no segment is read whole
+    for after in ends:
+        if after > max(sample.segments) * WAL_SEGMENT_BYTES:
+            assert checkpoint.log_end(sample.directory, 1, after=after) == ends[-1]
+    monkeypatch.undo()
+    # Where the log is no more, or is another, it is looked for as if nothing were known.
+    for number in sorted(sample.segments)[1:]:
+        name = segment_name(1, Lsn(number * WAL_SEGMENT_BYTES), WAL_SEGMENT_BYTES)
+        shutil.copy(sample.directory / name, workdir)
+    for after in (ends[0], Lsn(ends[5] + 1), Lsn(ends[-1] + 5 * WAL_SEGMENT_BYTES)):
+        assert checkpoint.log_end(workdir, 1, after=after) == ends[-1]
+    assert checkpoint.log_end(workdir, 2, after=ends[0]) is None
 
 
 def test_headers_say_whose_log_it_is(sample: Sample) -> None:

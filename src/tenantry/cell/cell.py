@@ -49,7 +49,7 @@ from tenantry.cell.model import (
     Usage,
 )
 from tenantry.cell.operations import branches, databases, endpoints, roles, snapshots
-from tenantry.cell.operations.connection import connection_to
+from tenantry.cell.operations.connection import connection_to, known_connections
 from tenantry.cell.operations.context import Context, branch_of, endpoint_of, living_project
 from tenantry.cell.operations.create_project import create_project
 from tenantry.cell.operations.delete_project import delete_project
@@ -127,8 +127,8 @@ class Cell:
     ) -> Mapping[ProjectId, Usage]:
         return await usage_of_projects(self._context, project_ids, byte_hours_too=byte_hours)
 
-    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
-        return await operator_access_for(self._context, project_id, seconds)
+    def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        return operator_access_for(self._context, project_id, seconds)
 
     async def consumption(
         self,
@@ -146,6 +146,11 @@ class Cell:
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
         return await connection_to(self._context, project_id, request)
+
+    async def known_connections(
+        self, wanted: Sequence[tuple[ProjectId, ConnectionRequest]]
+    ) -> Sequence[Connection | None]:
+        return await known_connections(self._context, wanted)
 
     async def list_operations(
         self, project_id: ProjectId, *, after: OperationId | None, limit: int

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.formats.base import Format
     from tenantry.fleet.migrations.plan import Plan
     from tenantry.fleet.migrations.run import RunOptions
+    from tenantry.fleet.migrations.throwaway import EmptyDatabase
 
 ROWS_MAX: Final = 50
 """Tenants that a table names; a fleet has many more, and --json has all of them."""
@@ -205,6 +206,7 @@ def run_command(
     from tenantry.errors import InvalidInput
     from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
+    from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant
     from tenantry.fleet.migrations.saved_plan import read_plan
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.settings import load_settings
@@ -239,7 +241,7 @@ def run_command(
         ignore_windows=ignore_windows,
         restore_point="none" if no_restore_point else options.restore_point,
     )
-    with the_fleet(data) as fleet:
+    with the_fleet(data) as fleet, fleet.empty_database() as empty:
 
         def approve(pending: Collection[str]) -> None:
             if pending:
@@ -247,9 +249,12 @@ def run_command(
             mode = "require" if require_rehearsal else said.rehearse
             for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
                 output.remark(f"warning: {finding}")
+            # An empty database has no folder of its own.
+            if pending and options.golden and workers is None and not isinstance(folder, FolderPerTenant):
+                empty.begin()
 
         begun = fleet.begin_run(folder, chosen, options, expected=saved, approve=approve)
-        _carry_out(output, fleet, begun.run, folder, workers=workers, detach=detach, summary=summary)
+        _carry_out(output, fleet, begun.run, folder, empty, workers=workers, detach=detach, summary=summary)
 
 
 @migrate.command("resume")
@@ -272,7 +277,7 @@ def resume_command(
     output = Output(json_wanted=json)
     with the_fleet(data) as fleet:
         resumed = resume_run(fleet.catalog, find_run(fleet.catalog, run, failed_too=True), retry=not skip_failed)
-        _carry_out(output, fleet, resumed, None, workers=workers, detach=detach, summary=summary)
+        _carry_out(output, fleet, resumed, None, None, workers=workers, detach=detach, summary=summary)
 
 
 @migrate.command("pause")
@@ -308,6 +313,7 @@ def _carry_out(
     fleet: Fleet,
     run: Run,
     folder: Format | None,
+    empty: EmptyDatabase | None,
     *,
     workers: int | None,
     detach: bool,
@@ -325,7 +331,7 @@ def _carry_out(
     listening: Listener = listener(output, terminal=sys.stderr.isatty())
     with listening:
         if workers is None:
-            done = fleet.carry_out(run, folder=folder, on_event=listening.on_event)
+            done = fleet.carry_out(run, folder=folder, empty=empty, on_event=listening.on_event)
         else:
             done = fleet.follow(run, on_event=listening.on_event)
     code = exit_code(done)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tenantry.fleet.migrations.run import Begun, RunOptions
     from tenantry.fleet.migrations.saved_plan import SavedPlan
     from tenantry.fleet.migrations.selection import Selection
+    from tenantry.fleet.migrations.throwaway import EmptyDatabase
     from tenantry.fleet.migrations.undo import Undo
     from tenantry.fleet.migrations.verdict import Verdict as RehearsalVerdict
     from tenantry.fleet.tenants.change_plan import PlanChange
@@ -539,32 +540,39 @@ class Fleet:
         begun = self.begin_run(open_folder(directory), Selection(tenants=tenants), options or RunOptions())
         return self.carry_out(begun.run, on_event=on_event)
 
+    def empty_database(self) -> EmptyDatabase:
+        """On which migrations are tried before any tenant's: it takes a moment to make."""
+        from tenantry.fleet.migrations.throwaway import EmptyDatabase, ThrowawayProjects
+
+        made = ThrowawayProjects(self.providers.by_id)
+        return EmptyDatabase(lambda: made.empty_database(str(HOME_PROVIDER), None))
+
     def carry_out(
-        self, run: Run, *, folder: Format | None = None, on_event: Callable[[Event], None] = lambda _: None
+        self,
+        run: Run,
+        *,
+        folder: Format | None = None,
+        empty: EmptyDatabase | None = None,
+        on_event: Callable[[Event], None] = lambda _: None,
     ) -> Run:
         """Does what is left of a run, beside whoever else does; returns when it has ended, or is held.
 
-        ``folder`` is what it was planned with, where that is still open.
+        ``folder`` is what it was planned with, where that is still open, and ``empty`` may have been begun before.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
         from tenantry.fleet.migrations.run import OPTIONS
-        from tenantry.fleet.migrations.throwaway import ThrowawayProjects
         from tenantry.fleet.migrations.work import Work, folder_of_run
-
-        def golden() -> AbstractContextManager[str]:
-            made = ThrowawayProjects(self.providers.by_id)
-            return made.empty_database(str(HOME_PROVIDER), None, later=leaving.submit)
 
         points = self.migrating.points(OPTIONS.validate_python(run.plan.get("options", {})).restore_point)
         # The tenants need not wait until the empty database is gone; whoever began the run does.
-        with ThreadPoolExecutor(1, "leaving") as leaving, folder_of_run(self.catalog, run, folder) as migrations:
+        with ExitStack() as stack:
+            migrations = stack.enter_context(folder_of_run(self.catalog, run, folder))
+            golden = empty or stack.enter_context(self.empty_database())
             work = Work(
                 self.catalog,
                 self.migrating,
                 run,
                 migrations,
-                golden=golden,
+                golden=golden.use,
                 points=points,
                 met=self.migrating.met,
                 on_event=on_event,

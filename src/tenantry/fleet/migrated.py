@@ -5,7 +5,6 @@ A worker meets its next tenants by the handful, so what leads to them is asked f
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,12 +12,13 @@ from typing import Final, Literal
 
 from psycopg import pq
 
+from tenantry.errors import TenantryError
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import ProviderId, Tenant
 from tenantry.fleet.migrations.restore_point import Keeping, ProviderPoints
 from tenantry.fleet.migrations.tenant import SchemaState, TenantRef, TenantSlug
-from tenantry.fleet.providers.ports import Home, OperatorWay, Provider, ProviderOf
+from tenantry.fleet.providers.ports import Home, OperatorWay, ProviderOf
 from tenantry.fleet.tenants.find import find_ready, usable
 from tenantry.fleet.tenants.list import list_tenants
 from tenantry.neon.ids import ProjectId
@@ -40,20 +40,40 @@ class MigratedTenants:
         self._points: ProviderPoints | None = None
         self._met: dict[str, tuple[float, Tenant]] = {}
         """By slugs, and when; each is used once, so that whoever asks again gets what is true then."""
-        self._ways: dict[ProviderId, _Ways] = {}
+        self._ways: dict[str, OperatorWay] = {}
+        """By slugs, of those in ``_met``; whoever lacks one is asked for alone."""
 
     def met(self, tenants: Sequence[Tenant]) -> None:
-        """Spares ``dsn`` most questions for each of these, that were looked up together just now."""
+        """Spares ``dsn`` all questions for each of these, that were looked up together just now.
+
+        The ways to them are asked for together too, and are as good as what the provider knows without asking them.
+        """
         if len(self._met) > MET_MAX:
             self._met.clear()
+            self._ways.clear()
         now = time.monotonic()
-        self._met.update((tenant.slug, (now, tenant)) for tenant in tenants)
+        of_provider: dict[ProviderId, list[Tenant]] = {}
         for tenant in tenants:
-            if tenant.state != "ready":
-                continue  # whoever asks for it hears why
+            self._ways.pop(tenant.slug, None)
+            self._met[tenant.slug] = (now, tenant)
+            if tenant.state == "ready":  # of the others whoever asks hears why
+                of_provider.setdefault(tenant.provider_id, []).append(tenant)
+        for together in of_provider.values():
+            if len(together) > 1:
+                self._ask_for_ways(together)
+
+    def _ask_for_ways(self, tenants: Sequence[Tenant]) -> None:
+        """To tenants of one provider."""
+        homes: dict[ProjectId, Home] = {}
+        slugs: dict[ProjectId, str] = {}
+        for tenant in tenants:
             _, project_id, home = usable(tenant)
-            ways = self._ways.setdefault(tenant.provider_id, _Ways())
-            ways.will_want(project_id, home, now)
+            homes[project_id], slugs[project_id] = home, tenant.slug
+        try:
+            found = self._provider_of(tenants[0]).operator_ways(homes)
+        except TenantryError:
+            return  # each is asked for alone, and tells why
+        self._ways.update((slugs[project_id], way) for project_id, way in found.items())
 
     def points(self, wish: Keeping | Literal["none"] = "lsn") -> ProviderPoints | None:
         """Who keeps the state that a tenant had before its migration (``migrations.restore_point.Points``)."""
@@ -86,17 +106,15 @@ class MigratedTenants:
     def dsn(self, slug: TenantSlug) -> str:
         # A migration must get in also where the tenant has used up its quotas.
         at, known = self._met.pop(slug, (0.0, None))
+        way = self._ways.pop(slug, None)
         if known is None or time.monotonic() - at > MET_SECONDS_MAX:
+            way = None
             tenant, project_id, home = find_ready(self._catalog, slug)
-            ways = None
         else:
             tenant, project_id, home = usable(known)
-            ways = self._ways.get(tenant.provider_id)
         if self._points is not None:
             self._points.saw(tenant)
-        provider = self._provider_of(tenant)
-        way = ways.way(provider, project_id) if ways else None
-        return _keyed(way) if way else provider.operator_uri(project_id, home)
+        return _keyed(way) if way else self._provider_of(tenant).operator_uri(project_id, home)
 
     def record(self, slug: TenantSlug, state: SchemaState) -> None:
         with self._catalog.transaction() as connection:
@@ -104,42 +122,6 @@ class MigratedTenants:
             queries.record_schema(
                 connection, slug, version=state.version, format=state.format, fingerprint=state.fingerprint
             )
-
-
-class _Ways:
-    """To projects of one provider that will be wanted soon: asked for together, when the first of them is."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted: dict[ProjectId, tuple[float, Home]] = {}
-        self._found: dict[ProjectId, tuple[float, OperatorWay]] = {}
-
-    def will_want(self, project_id: ProjectId, home: Home, now: float) -> None:
-        with self._lock:
-            if len(self._wanted) + len(self._found) > MET_MAX:
-                self._wanted.clear()
-                self._found.clear()
-            self._found.pop(project_id, None)
-            self._wanted[project_id] = (now, home)
-
-    def way(self, provider: Provider, project_id: ProjectId) -> OperatorWay | None:
-        """The way to one of them, good for one use; None where it has to be asked for alone.
-
-        Others who ask meanwhile wait: what they want comes by the same answer.
-        """
-        with self._lock:
-            if project_id in self._wanted:
-                wanted = {each: home for each, (at, home) in self._wanted.items() if _fresh(at)}
-                self._wanted.clear()
-                now = time.monotonic()
-                if len(wanted) > 1:
-                    self._found |= {each: (now, way) for each, way in provider.operator_ways(wanted).items()}
-            at, way = self._found.pop(project_id, (0.0, None))
-        return way if _fresh(at) else None
-
-
-def _fresh(at: float) -> bool:
-    return time.monotonic() - at <= MET_SECONDS_MAX
 
 
 def _keyed(way: OperatorWay) -> str:

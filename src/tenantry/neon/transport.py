@@ -18,13 +18,13 @@ from email.utils import parsedate_to_datetime
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import stamina
 from pydantic import BaseModel, ValidationError
 
 from tenantry.errors import Defect, InvalidInput, LimitReached, Locked, QuotaExceeded, TenantryError, Unavailable
 from tenantry.neon.errors import error_from_answer
 from tenantry.neon.pace import Pace, is_neons_cloud, route_of
+from tenantry.runtime.http import httpx
 
 DEADLINE_SECONDS: Final = 60.0
 """How long one call may take with all its repetitions, unless the caller says otherwise."""

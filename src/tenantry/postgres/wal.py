@@ -123,7 +123,7 @@ def page_header(buffer: Buffer, offset: int = 0) -> PageHeader | None:
 
 
 def begun(segment: Buffer, number: int, segment_bytes: int) -> bool:
-    """Whether anything was written to this segment: one made ahead of its time holds only zeros.
+    """Whether anything was written to the segment that begins so: one made ahead of its time holds only zeros.
 
     Postgres begins a segment after it wrote and synced the one before, so that one is complete then.
     """
@@ -131,8 +131,8 @@ def begun(segment: Buffer, number: int, segment_bytes: int) -> bool:
     return header is not None and header.address == number * segment_bytes and header.segment_bytes == segment_bytes
 
 
-def last_page(segment: Buffer, number: int, segment_bytes: int) -> Lsn | None:
-    """Where the last written page of a segment begins; None when none is.
+def last_page(header_at: Callable[[int], PageHeader | None], number: int, segment_bytes: int) -> Lsn | None:
+    """Where the last written page of a segment begins, by the headers at some offsets; None when none is.
 
     Pages are written in order, each after all before it, and only the last may hold records that were still being
     copied into it.
@@ -141,7 +141,7 @@ def last_page(segment: Buffer, number: int, segment_bytes: int) -> Lsn | None:
     low, high = 0, segment_bytes // PAGE_BYTES
     while low < high:
         middle = (low + high) // 2
-        header = page_header(segment, middle * PAGE_BYTES)
+        header = header_at(middle * PAGE_BYTES)
         if header is not None and header.address == first + middle * PAGE_BYTES:
             low = middle + 1
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NoReturn
@@ -255,8 +256,7 @@ class FakeCell(FakeStore):
     ) -> Mapping[ProjectId, Usage]:
         return {}
 
-    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
-        self._project(project_id)
+    def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
         return OperatorAccess(f"fake-{project_id}", self.now() + timedelta(seconds=seconds or 900))
 
     async def consumption(
@@ -272,6 +272,15 @@ class FakeCell(FakeStore):
         """Nobody has consumed anything."""
         frames_of(grain, begin, end, self.now())
         return []
+
+    async def known_connections(
+        self, wanted: Sequence[tuple[ProjectId, ConnectionRequest]]
+    ) -> Sequence[Connection | None]:
+        async def known(project_id: ProjectId, request: ConnectionRequest) -> Connection | None:
+            with suppress(NotFound):
+                return await self.connection(project_id, request)
+
+        return [await known(*each) for each in wanted]
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
         self._project(project_id)

@@ -39,6 +39,7 @@ from tenantry.runtime.tasks import Tasks
 
 T = TypeVar("T")
 ENDPOINT = EndpointId("ep-cool-sun-a1b2c3d4")
+FIRST_WORDS = "n=,r=nonceofthisclient"
 ROLE, PASSWORD, DATABASE = "app", "pass word/ü", "appdb"
 ADMIN_PASSWORD = "admin-secret"
 UID = 65534  # initdb wants a user that has a name
@@ -408,11 +409,19 @@ class RawClient:
         given = {"user": ROLE, "database": DATABASE, "options": f"endpoint={ENDPOINT}", **parameters}
         self.sock.sendall(wire.startup(given, version))
 
+    def choose(self) -> None:
+        """The SCRAM exchange up to the client's first words."""
+        self.until(b"R")
+        self.sock.sendall(wire.sasl_initial_response(scram.MECHANISM, f"n,,{FIRST_WORDS}".encode()))
+
     def prove(self, password: str = PASSWORD) -> None:
         """The SCRAM exchange up to the proof."""
-        self.until(b"R")
-        bare = "n=,r=nonceofthisclient"
-        self.sock.sendall(wire.sasl_initial_response(scram.MECHANISM, f"n,,{bare}".encode()))
+        self.choose()
+        self.answer(password)
+
+    def answer(self, password: str = PASSWORD) -> None:
+        """The rest of it."""
+        bare = FIRST_WORDS
         server_first = self.until(b"R").body[4:].decode()
         fields = dict(part.split("=", 1) for part in server_first.split(","))
         salted = hashlib.pbkdf2_hmac(

@@ -11,6 +11,7 @@ import asyncpg
 import psycopg
 import pytest
 
+from tenantry.cell.proxy import pool
 from tenantry.postgres import wire
 
 from .conftest import DATABASE, ENDPOINT, PASSWORD, ROLE, DoorMaker, OpenDoor, StaticCell, wait_for
@@ -181,6 +182,28 @@ def test_whoever_comes_when_all_are_out_waits_for_a_turn(open_door: DoorMaker) -
         thread.join(20)
     assert len(answers) == 6
     assert set(answers) <= servers
+
+
+def test_nobody_waits_for_a_connection_that_is_to_be_reset_later(
+    open_door: DoorMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "LULL_SECONDS", 3600.0)
+    door = open_door(pool_servers_per_endpoint_max=1)
+    with pooled(door) as first:
+        server = pid_of(first)
+    wait_for(lambda: not door.house.limits.connections)
+    assert not door.house.pool.idle
+    with pooled(door) as second, door.instance_admin() as admin:
+        assert pid_of(second) == server
+        # Who left in the middle of something keeps no lock any longer than that takes.
+        second.execute("begin; create table held (n int)")
+        second.close()
+        wait_for(
+            lambda: (
+                admin.execute("select from pg_stat_activity where pid = %s and state <> 'idle'", [server]).fetchone()
+                is None
+            )
+        )
 
 
 def test_a_wait_has_an_end_and_says_so(open_door: DoorMaker) -> None:

@@ -301,13 +301,14 @@ def test_clients_whom_the_door_lets_wait_keep_their_place(open_door: DoorMaker, 
     asking = [door.raw() for _ in range(2)]
     for client in asking:
         client.startup()
-    wait_for(lambda: cell.asked == 2)
+        client.choose()
+    wait_for(lambda: cell.asked == 2 and not door.house.limits.silent)
     with door.raw() as client:
         client.startup()
         assert client.error()["M"] == "too many clients are logging in"
     door.thread.loop.call_soon_threadsafe(go_on.set)
     for client in asking:
-        client.prove()
+        client.answer()
         client.until(b"Z")
         client.sock.close()
 

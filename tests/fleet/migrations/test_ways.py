@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tenantry.errors import NotFound
+from tenantry.errors import NotFound, Unavailable
 from tenantry.fleet import migrated
 from tenantry.fleet.catalog import queries
 from tenantry.fleet.migrated import MigratedTenants
+from tenantry.fleet.migrations.apply import Bounds, Halt, Migrator
+from tenantry.fleet.migrations.results import MigrationFailed
 from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.fleet.providers.ports import Home, OperatorWay
 from tenantry.neon.ids import ProjectId
 
 KEYS = ("a+b/c=", "d=")
+NO_FOLDER: Any = None
 
 
 class Asked:
@@ -86,6 +89,41 @@ def test_whoever_is_not_there_is_asked_for_alone_and_says_why(three: Callable[[A
         tenants.dsn(TenantSlug("t1"))
     tenants.dsn(TenantSlug("t2"))
     assert provider.alone == ["project-t1"]
+
+
+def test_a_provider_that_gives_none_together_is_asked_for_each(three: Callable[[Asked], MigratedTenants]) -> None:
+    class Away(Asked):
+        def operator_ways(self, homes: Mapping[ProjectId, Home]) -> Mapping[ProjectId, OperatorWay]:
+            raise Unavailable("the provider is away")
+
+    provider = Away()
+    tenants = three(provider)
+    assert tenants.dsn(TenantSlug("t2")) == "postgresql://r@h/d"
+    assert provider.alone == ["project-t2"]
+
+
+def test_a_way_that_is_refused_is_asked_for_once_more(new_fleet: Callable[[int], Any]) -> None:
+    fleet = new_fleet(2)
+    right, other = fleet.dsns["t0"], fleet.dsns["t1"]
+    wrong = make_conninfo(right, dbname="renamed_since")
+    given: list[str] = []
+
+    def migrator(*ways: str) -> Migrator:
+        left = iter(ways)
+
+        def dsn(slug: str) -> str:
+            given.append(slug)
+            return next(left)
+
+        bounds = Bounds(connect_deadline_seconds=5)
+        return Migrator(folder=NO_FOLDER, dsn=dsn, bounds=bounds, accept_edited=False, halt=Halt())
+
+    with migrator(wrong, right, other).connect(TenantSlug("t0"), lambda: False) as connection:
+        assert connection.info.dbname == conninfo_to_dict(right)["dbname"]
+    assert given == ["t0", "t0"]
+    with pytest.raises(MigrationFailed, match="renamed_since"):
+        migrator(wrong, wrong, right).connect(TenantSlug("t0"), lambda: False)
+    assert len(given) == 4
 
 
 def test_a_way_that_waited_long_is_asked_for_anew(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -12,7 +11,6 @@ from starlette.responses import Response
 from tenantry.cell import model, operator_access
 from tenantry.cell.api.bodies import Body, BranchIdField, PostgresName, json_body
 from tenantry.cell.api.desk import API_PREFIX, AtDesk, Desk, ProjectIdInPath, answer
-from tenantry.errors import NotFound
 from tenantry.neon import shapes
 from tenantry.neon.ids import EndpointId, ProjectId
 
@@ -48,37 +46,37 @@ async def operator_access_for(
     body: Annotated[OperatorAccessBody, Depends(json_body(OperatorAccessBody))],
 ) -> Response:
     """For backups and migrations."""
-    return answer(await _access(desk, project_id, body.operator_access), 201)
+    said = body.operator_access
+    found = await desk.cell.connection(project_id, _request(said))
+    return answer(_access(desk, project_id, said, found), 201)
 
 
 @router.post("/operator_access")
 async def operator_access_for_many(
     desk: AtDesk, body: Annotated[OperatorAccessesBody, Depends(json_body(OperatorAccessesBody))]
 ) -> Response:
-    """For the next of a fleet's tenants. Those to which there is no way are left out."""
-
-    async def access(said: _ToProject) -> shapes.OperatorAccess | None:
-        try:
-            found = await _access(desk, said.project_id, said)
-        except NotFound:
-            return None
-        return found.model_copy(update={"project_id": said.project_id})
-
-    found = await asyncio.gather(*map(access, body.operator_access))
-    return answer(shapes.OperatorAccesses(operator_access=[each for each in found if each is not None]), 201)
+    """For the next of a fleet's tenants, as far as is known without asking one; left out is whoever has no way."""
+    wanted = body.operator_access
+    known = await desk.cell.known_connections([(said.project_id, _request(said)) for said in wanted])
+    given = [
+        _access(desk, said.project_id, said, found).model_copy(update={"project_id": said.project_id})
+        for said, found in zip(wanted, known, strict=True)
+        if found is not None
+    ]
+    return answer(shapes.OperatorAccesses(operator_access=given), 201)
 
 
-async def _access(desk: Desk, project_id: ProjectId, said: _OperatorAccess) -> shapes.OperatorAccess:
-    found = await desk.cell.connection(
-        project_id,
-        model.ConnectionRequest(
-            database_name=said.database_name,
-            role_name=said.role_name,
-            branch_id=said.branch_id,
-            endpoint_id=said.endpoint_id,
-        ),
+def _request(said: _OperatorAccess) -> model.ConnectionRequest:
+    return model.ConnectionRequest(
+        database_name=said.database_name,
+        role_name=said.role_name,
+        branch_id=said.branch_id,
+        endpoint_id=said.endpoint_id,
     )
-    access = await desk.cell.operator_access(project_id, said.expires_in_seconds)
+
+
+def _access(desk: Desk, project_id: ProjectId, said: _OperatorAccess, found: model.Connection) -> shapes.OperatorAccess:
+    access = desk.cell.operator_access(project_id, said.expires_in_seconds)
     dsn = desk.site.door.dsn(
         found.endpoint.id, database=found.database_name, role=found.role_name, password=found.password, pooled=False
     )

@@ -106,12 +106,21 @@ class Projects(Protocol):
         """
         ...
 
-    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
-        """A token with which connections to the project pass its quotas, for so long (None: the cell's default)."""
+    def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        """A token with which connections to the project pass its quotas, for so long (None: the cell's default).
+
+        Asks nobody whether it is there.
+        """
         ...
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
         """Whom a connection string leads to. NotFound names the branch, endpoint, role or database that is missing."""
+        ...
+
+    async def known_connections(
+        self, wanted: Sequence[tuple[ProjectId, ConnectionRequest]]
+    ) -> Sequence[Connection | None]:
+        """The same for many, in order, as the cell knows them without asking an instance; None for what is missing."""
         ...
 
     async def list_operations(

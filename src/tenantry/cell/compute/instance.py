@@ -41,6 +41,8 @@ class Instance:
     """The size that it was started with."""
     log_begin: int | None = None
     """A position that its log had reached when it was started or adopted."""
+    log_end: int | None = None
+    """Where it ended when it was last looked at."""
     measured: object = None
     """The mark of the last look at its files."""
     reads_only: bool | None = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Final, LiteralString
@@ -241,7 +241,8 @@ class Instances:
         instance.started_at = instance.last_active = self._clock.now()
         instance.idle_since = self._clock.monotonic()
         instance.ready_at = instance.idle_since - age_seconds
-        instance.cu, instance.log_begin, instance.measured = facts.endpoint.max_cu, log_begin, None
+        instance.cu, instance.measured = facts.endpoint.max_cu, None
+        instance.log_begin, instance.log_end = log_begin, None
         instance.reads_only = None
         instance.stale, instance.copied_at = stale, None
         self._tasks.start(self._watch(instance, running), f"watch {instance.endpoint_id}")
@@ -435,23 +436,33 @@ class Instances:
 
     # -- the truth of roles and databases ----------------------------------------------------------------
 
-    async def refresh(self, endpoint_id: EndpointId, *, surely: bool = False) -> None:
-        """Makes the copy of roles and databases as fresh as this call, where the instance is awake and may differ.
+    def doubt(self, endpoint_id: EndpointId) -> Callable[[], bool] | None:
+        """Whether the copy of roles and databases may differ from the instance's; None where it cannot.
 
-        It cannot differ while the instance has written nothing to its log since the copy was made, as those that are
-        only read from have not. A change that was committed without waiting for the log (``synchronous_commit``) is in
-        it within the second; ``surely`` asks all the same.
-
-        Calls that come while one runs share the next one, so the rate is bounded by the instance's own answer.
+        The question blocks for a look at the log: it is asked on a thread, at best where the copy is read. A copy
+        cannot differ while the instance has written nothing to its log since it was made, as those that are only read
+        from have not. A change that was committed without waiting for the log (``synchronous_commit``) is in it within
+        the second.
         """
         instance = self._known.get(endpoint_id)
         if instance is None or instance.status != "awake" or not instance.stale:
+            return None
+        facts, copied_at = instance.facts, instance.copied_at
+        if facts is None or copied_at is None:
+            return lambda: True
+        return lambda: self._history.log_mark(facts) != copied_at
+
+    async def refresh(self, endpoint_id: EndpointId, *, surely: bool = False) -> None:
+        """Makes the copy of roles and databases as fresh as this call; ``surely``, without a look at the log.
+
+        Calls that come while one runs share the next one, so the rate is bounded by the instance's own answer.
+        """
+        doubt = self.doubt(endpoint_id)
+        if doubt is None or not (surely or await asyncio.to_thread(doubt)):
             return
-        if not surely and instance.copied_at is not None and instance.facts is not None:
-            if await asyncio.to_thread(self._history.log_mark, instance.facts) == instance.copied_at:
-                return
-            if instance.status != "awake":
-                return
+        instance = self._known.get(endpoint_id)
+        if instance is None or instance.status != "awake":
+            return
         if instance.refresh_next is None:
             instance.refresh_next = self._tasks.start(
                 self._refresh_after(instance, instance.refreshing), f"refresh {endpoint_id}"
@@ -555,7 +566,8 @@ class Instances:
         """The reading with what the head's files say, and the mark of the look at them."""
         assert instance.facts is not None
         async with self._measures:
-            found = await asyncio.to_thread(self._history.measure, instance.facts, since=instance.measured)
+            after = instance.log_begin if instance.log_end is None else instance.log_end
+            found = await asyncio.to_thread(self._history.measure, instance.facts, since=instance.measured, after=after)
         whole = dataclasses.replace(
             reading,
             log_end=found.log_end,
@@ -570,8 +582,14 @@ class Instances:
         found = await asyncio.gather(*(self._measured(instance, reading) for instance, reading in taken))
         if found:
             await self._records.note_readings([reading for reading, _ in found])
-        for (instance, _), (_, mark) in zip(taken, found, strict=True):
-            instance.measured = mark
+        for (instance, _), (reading, mark) in zip(taken, found, strict=True):
+            running = instance.running
+            if running is not None and (running.identity.pid, running.identity.start_ticks) == (
+                reading.pid,
+                reading.start_ticks,
+            ):
+                instance.measured = mark
+                instance.log_end = reading.log_end or instance.log_end
 
     async def sleep_the_idle(self) -> int:
         """Looks at all instances and puts those to sleep that were idle for their timeout. How many it did."""

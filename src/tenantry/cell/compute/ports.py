@@ -109,6 +109,9 @@ class History(Protocol):
         """While a later mark equals this one, nothing was written to the head's log; None equals none. Blocking."""
         ...
 
-    def measure(self, facts: Facts, *, since: object) -> Measured:
-        """Where the head's log ends, and its sizes; only a mark when it is still that of ``since``. Blocking."""
+    def measure(self, facts: Facts, *, since: object, after: int | None) -> Measured:
+        """Where the head's log ends, and its sizes; only a mark when it is still that of ``since``. Blocking.
+
+        ``after`` is a record's begin or end that the log had reached since its instance runs.
+        """
         ...

@@ -30,7 +30,7 @@ from tenantry.cell.storage.recover import Workshop
 from tenantry.cell.storage.segments import last_written
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import HeadId
-from tenantry.postgres.lsn import parse_lsn
+from tenantry.postgres.lsn import Lsn, parse_lsn
 from tenantry.runtime.clock import Clock
 
 _log = structlog.get_logger("history")
@@ -106,7 +106,7 @@ class Keeper:
             return None
         return mark if mark is not None and time.time_ns() - mark[1] > LOG_SETTLED_NANOSECONDS else None
 
-    def measure(self, facts: Facts, *, since: object) -> Measured:
+    def measure(self, facts: Facts, *, since: object, after: int | None) -> Measured:
         """What cannot be read is unknown: whoever meters goes on with what is known."""
         directory = self.directory(facts.project, facts.head.id)
         try:
@@ -115,7 +115,7 @@ class Keeper:
                 mark = last_written(pg_wal)
                 if mark == since:
                     return Measured(mark)
-                end = checkpoint.log_end(pg_wal, facts.head.timeline)
+                end = checkpoint.log_end(pg_wal, facts.head.timeline, after=None if after is None else Lsn(after))
             return Measured(mark, end, sizes.logical_bytes(directory / "data"), sizes.history_bytes(directory))
         except (TenantryError, OSError) as error:
             _log.warning("head cannot be measured", head_id=facts.head.id, error=str(error))

@@ -176,6 +176,11 @@ class Limits:
         self._by_pair = FailureTable(PER_ADDRESS_AND_ENDPOINT, now)
 
     @property
+    def silent(self) -> int:
+        """Clients who have not proved a password and whose turn it is to speak."""
+        return len(self._silent)
+
+    @property
     def connections(self) -> int:
         return self._connections
 

@@ -28,6 +28,9 @@ from tenantry.neon.ids import EndpointId
 from tenantry.postgres import wire
 from tenantry.runtime.tasks import Tasks
 
+LULL_SECONDS: Final = 0.002
+"""Before a connection that nobody waits for is reset. Whoever connects again at once finds the worker free instead: it
+is reset while the client hashes its password, for which that needs as long."""
 RESET_SECONDS: Final = 5.0
 """What an instance may take to reset a connection before it is closed instead."""
 SWEEP_SECONDS: Final = 1.0
@@ -208,6 +211,8 @@ class Pool:
         self._numbers = 0
         self._idle: OrderedDict[Server, None] = OrderedDict()
         """Of all endpoints; the one that is idle for longest comes first."""
+        self._lulls: dict[Server, asyncio.Future[None]] = {}
+        """Those that wait to be reset, and how to wait no longer."""
         self._stopped = False
 
     @property
@@ -239,6 +244,8 @@ class Pool:
         self._numbers += 1
         ticket = Ticket(self._numbers)
         grant = shelf.ask(ticket, kind)
+        if not isinstance(grant, Lend):
+            self._end_lulls(kind.endpoint)
         if grant is None:
             grant = await self._wait(shelf, ticket, kind)
         else:
@@ -302,8 +309,27 @@ class Pool:
         """
         self._tasks.start(self._reset(server, status, counted), "reset")
 
+    async def _lull(self, server: Server) -> None:
+        """A moment in which something else may be done, unless somebody waits for a connection of the endpoint."""
+        if self._shelves[server.kind.endpoint].waiting:
+            return
+        over = self._lulls[server] = self._loop.create_future()
+        timer = self._loop.call_later(LULL_SECONDS, _end, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            del self._lulls[server]
+
+    def _end_lulls(self, endpoint: EndpointId) -> None:
+        for server, over in self._lulls.items():
+            if server.kind.endpoint == endpoint:
+                _end(over)
+
     async def _reset(self, server: Server, status: bytes, counted: bool) -> None:
         try:
+            if status == wire.IDLE and not counted:
+                await self._lull(server)
             async with asyncio.timeout(RESET_SECONDS):
                 if status != wire.IDLE:
                     await _command(server.conn, "ROLLBACK")
@@ -368,6 +394,11 @@ class Pool:
         self._stopped = True
         for server in list(self._idle):
             self._close_idle(server)
+
+
+def _end(lull: asyncio.Future[None]) -> None:
+    if not lull.done():
+        lull.set_result(None)
 
 
 def _alive(server: Server) -> bool:

@@ -31,6 +31,7 @@ from tenantry.cell.proxy.routing import route, take_operator, with_options
 from tenantry.errors import TenantryError
 from tenantry.neon.ids import EndpointId
 from tenantry.postgres import scram, wire
+from tenantry.runtime.tasks import meanwhile
 
 _ENCRYPTION_REQUESTS_MAX: Final = 2
 """One for GSSAPI and one for TLS, as in Postgres."""
@@ -243,13 +244,14 @@ async def _authenticate(turn: _Turn, visitor: _Visitor, house: House) -> _Guest:
     claim = visitor.claim
     network = network_of(claim.address)
     house.limits.check_failures(network, claim.endpoint)
-    login = await house.cell.login(claim.endpoint, claim.role, claim.address, claim.operator)
     binding = house.tls.channel_binding if house.tls and client.tls else None
-    exchange = scram.ServerExchange(verifier_of(login, claim, house), channel_binding=binding)
-
     offer = wire.authentication_sasl(scram.mechanisms(channel_binding=binding))
-    await client.send(visitor.answer + offer)
-    mechanism, client_first = wire.parse_sasl_initial_response(await turn.response(wire.SASL_BYTES_MAX))
+    # What is offered is the same for everybody: the client chooses while the cell is asked.
+    async with meanwhile(house.cell.login(claim.endpoint, claim.role, claim.address, claim.operator)) as asked:
+        await client.send(visitor.answer + offer)
+        mechanism, client_first = wire.parse_sasl_initial_response(await turn.response(wire.SASL_BYTES_MAX))
+        login = await asked
+    exchange = scram.ServerExchange(verifier_of(login, claim, house), channel_binding=binding)
     server_first = exchange.first(mechanism, client_first)
     await client.send(wire.authentication(wire.AUTH_SASL_CONTINUE, server_first))
     client_final = await turn.response(wire.SASL_BYTES_MAX)

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tenantry.cell.storage.directories import inside, read_regular
-from tenantry.cell.storage.segments import SegmentReader, segments_in
+from tenantry.cell.storage.directories import inside, opened_regular, read_regular
+from tenantry.cell.storage.segments import Segment, SegmentReader, segments_in
 from tenantry.errors import HistoryDamaged
 from tenantry.postgres import pages, wal
 from tenantry.postgres.lsn import Lsn
@@ -78,8 +81,10 @@ def record_end(pg_wal: Path, begin: Checkpoint) -> Lsn | None:
     return None if record is None or record.start != begin.location else record.end
 
 
-def log_end(directory: Path, timeline: int) -> Lsn | None:
+def log_end(directory: Path, timeline: int, *, after: Lsn | None = None) -> Lsn | None:
     """Where the log of a timeline in ``directory`` ends: behind its last whole record. None when it has none.
+
+    ``after`` is where a record of it begins or ends: what lies before is not looked at, if the log is there.
 
     As exact as Postgres' own recovery for a log that no power cut has torn since its instance was started. While the
     instance runs it is a position that the log had during the call.
@@ -90,7 +95,14 @@ def log_end(directory: Path, timeline: int) -> Lsn | None:
         return None
     # Only now: pages are written in order, so all before ``last`` are complete in what is read from here on. The last
     # page may hold records that are still being copied into it; those are compared with their checksums.
-    read = SegmentReader(directory, timeline)
+    behind = Lsn(last + wal.PAGE_BYTES)
+    if after is not None and after <= behind:
+        read = SegmentReader(directory, timeline, begin=after, end=behind)
+        scan = wal.Scan(read, after, segment_bytes=WAL_SEGMENT_BYTES, verify_from=last)
+        deque(scan, maxlen=0)
+        if scan.position >= last:
+            return scan.position
+    read = SegmentReader(directory, timeline, end=behind)
     end: Lsn | None = None
     for number in numbers:
         first = wal.first_record(read, number, segment_bytes=WAL_SEGMENT_BYTES)
@@ -106,12 +118,19 @@ def log_end(directory: Path, timeline: int) -> Lsn | None:
 
 
 def _last_page(directory: Path, timeline: int, numbers: list[int]) -> Lsn | None:
-    read = SegmentReader(directory, timeline)
     for number in numbers:
-        content = read(number)
-        if content is not None and wal.begun(content, number, WAL_SEGMENT_BYTES):
-            return wal.last_page(content, number, WAL_SEGMENT_BYTES)
+        name = Segment(timeline, number).name
+        try:
+            with opened_regular(directory, name, bytes_max=WAL_SEGMENT_BYTES) as descriptor:
+                if wal.begun(os.pread(descriptor, wal.HEADER_BYTES_MAX, 0), number, WAL_SEGMENT_BYTES):
+                    return wal.last_page(partial(_header, descriptor), number, WAL_SEGMENT_BYTES)
+        except FileNotFoundError:
+            continue
     return None
+
+
+def _header(descriptor: int, offset: int) -> wal.PageHeader | None:
+    return wal.page_header(os.pread(descriptor, wal.HEADER_BYTES_MAX, offset))
 
 
 # ------------------------------------------------------------------------------------------------ pg_resetwal

@@ -62,6 +62,18 @@ def own_directory(path: Path) -> Path:
 
 def read_regular(directory: Path, name: str, *, bytes_max: int) -> bytes:
     """The content of a plain file; never follows a link or waits for a pipe. Raises OSError, or if it is larger."""
+    with opened_regular(directory, name, bytes_max=bytes_max) as descriptor:
+        content = os.read(descriptor, bytes_max + 1)
+        while chunk := os.read(descriptor, bytes_max + 1 - len(content)):
+            content += chunk
+        if len(content) > bytes_max:
+            raise OperatorError(f"{name} grows while it is read", path=str(directory / name))
+        return content
+
+
+@contextlib.contextmanager
+def opened_regular(directory: Path, name: str, *, bytes_max: int) -> Generator[int, None, None]:
+    """The same file's descriptor while the block runs, to read parts of it."""
     descriptor = os.open(directory / name, OPEN_FILE)
     try:
         facts = os.fstat(descriptor)
@@ -71,12 +83,7 @@ def read_regular(directory: Path, name: str, *, bytes_max: int) -> bytes:
                 next_step="look at who put it there",
                 path=str(directory / name),
             )
-        content = bytearray()
-        while chunk := os.read(descriptor, bytes_max + 1 - len(content)):
-            content += chunk
-            if len(content) > bytes_max:
-                raise OperatorError(f"{name} grows while it is read", path=str(directory / name))
-        return bytes(content)
+        yield descriptor
     finally:
         os.close(descriptor)
 

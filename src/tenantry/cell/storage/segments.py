@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenantry.cell.storage.directories import read_regular
+from tenantry.cell.storage.directories import opened_regular, read_regular
 from tenantry.errors import InvalidInput
 from tenantry.postgres.lsn import Lsn, segment_name, segment_start
 from tenantry.postgres.template import WAL_SEGMENT_BYTES
+from tenantry.postgres.wal import PAGE_BYTES, Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +74,36 @@ def last_written(directory: Path) -> tuple[str, int] | None:
 class SegmentReader:
     """Reads segments of one timeline from a directory, for ``wal.Scan``.
 
-    The last two are kept: a record crosses from one to the next, and is looked at from both.
+    The last two are kept: a record crosses from one to the next, and is looked at from both. Where not all is wanted,
+    only the pages from that of ``begin`` up to ``end`` are read, and zeros stand for the others.
     """
 
-    def __init__(self, directory: Path, timeline: int) -> None:
+    def __init__(self, directory: Path, timeline: int, *, begin: Lsn | None = None, end: Lsn | None = None) -> None:
         self._directory = directory
         self._timeline = timeline
-        self._recent: dict[int, bytes] = {}
+        self._begin = begin
+        self._end = end
+        self._recent: dict[int, Buffer] = {}
 
-    def __call__(self, number: int) -> bytes | None:
+    def __call__(self, number: int) -> Buffer | None:
         content = self._recent.get(number)
         if content is None:
-            name = Segment(self._timeline, number).name
             try:
-                content = read_regular(self._directory, name, bytes_max=WAL_SEGMENT_BYTES)
+                content = self._read(Segment(self._timeline, number))
             except FileNotFoundError:
                 return None
             if len(self._recent) == 2:
                 del self._recent[next(iter(self._recent))]
             self._recent[number] = content
+        return content
+
+    def _read(self, segment: Segment) -> Buffer:
+        begin = 0 if self._begin is None else max(0, self._begin - self._begin % PAGE_BYTES - segment.start)
+        end = WAL_SEGMENT_BYTES if self._end is None else min(WAL_SEGMENT_BYTES, self._end - segment.start)
+        if end - begin == WAL_SEGMENT_BYTES:
+            return read_regular(self._directory, segment.name, bytes_max=WAL_SEGMENT_BYTES)
+        content = bytearray(WAL_SEGMENT_BYTES)  # costs nothing where nobody writes
+        with opened_regular(self._directory, segment.name, bytes_max=WAL_SEGMENT_BYTES) as descriptor:
+            while begin < end and (count := os.preadv(descriptor, [memoryview(content)[begin:end]], begin)):
+                begin += count
         return content

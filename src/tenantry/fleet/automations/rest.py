@@ -12,7 +12,6 @@ from collections.abc import Generator, Mapping
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-import httpx
 import stamina
 
 from tenantry.errors import (
@@ -26,6 +25,7 @@ from tenantry.errors import (
     Unauthorized,
     Unavailable,
 )
+from tenantry.runtime.http import httpx
 
 DEADLINE_SECONDS: Final = 60.0
 ATTEMPT_SECONDS_MAX: Final = 20.0

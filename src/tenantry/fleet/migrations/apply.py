@@ -29,7 +29,7 @@ from tenantry.fleet.migrations.formats.per_tenant import folder_of
 from tenantry.fleet.migrations.plan import REFUSED_NEXT_STEP, refused
 from tenantry.fleet.migrations.restore_point import NOTE_NONE, Points, RestorePoint, Way
 from tenantry.fleet.migrations.results import Failure, MigrationFailed, TenantResult
-from tenantry.fleet.migrations.session import Stopped, TenantSession, connect, sql_failure
+from tenantry.fleet.migrations.session import Refused, Stopped, TenantSession, connect, sql_failure
 from tenantry.fleet.migrations.steps import ProgressRow
 from tenantry.fleet.migrations.stepwise import Stepwise, forget_progress, read_progress
 from tenantry.fleet.migrations.tenant import TenantSlug
@@ -145,7 +145,16 @@ class Migrator:
         )
 
     def connect(self, slug: TenantSlug, stopping: Callable[[], bool]) -> psycopg.Connection:
-        """A connection to one tenant within the bounds. Raises MigrationFailed, or Stopped."""
+        """A connection to one tenant within the bounds. Raises MigrationFailed, or Stopped.
+
+        The first way may have been asked for ahead: one that is refused is asked for again.
+        """
+        try:
+            return self._connect(slug, stopping)
+        except Refused:
+            return self._connect(slug, stopping)
+
+    def _connect(self, slug: TenantSlug, stopping: Callable[[], bool]) -> psycopg.Connection:
         try:
             dsn = self.dsn(slug)
         except TenantryError as error:

@@ -119,7 +119,7 @@ def _ask_command(command: str, told: Mapping[str, object], seconds_max: float) -
 def _ask_url(url: str, told: Mapping[str, object], seconds_max: float) -> str | None:
     where = urlsplit(url).hostname or "a URL"  # the whole of it may hold a secret
     # What speaks HTTP takes long to load, and most runs have no such gate.
-    import httpx  # noqa: PLC0415
+    from tenantry.runtime.http import httpx  # noqa: PLC0415
 
     try:
         answer = httpx.post(url, json=dict(told), timeout=seconds_max)

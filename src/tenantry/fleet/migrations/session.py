@@ -44,6 +44,10 @@ KEEPALIVE_COUNT: Final = 3
 """A long statement has no timeout of ours, so a vanished host is noticed by TCP, within a minute."""
 
 
+class Refused(MigrationFailed):
+    """The tenant's server answered, and does not let this login in."""
+
+
 class Stopped(Exception):
     """The run is being stopped, and this tenant's transaction has not begun."""
 
@@ -53,13 +57,35 @@ def connect(
 ) -> psycopg.Connection:
     """A connection in autocommit mode, tried again within the deadline while the tenant wakes or restarts.
 
-    Raises MigrationFailed of the kind ``connect``, or Stopped.
+    Raises MigrationFailed of the kind ``connect`` (Refused where trying again changes nothing), or Stopped.
     """
     try:
         conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         # Its message quotes the string, which has the password in it.
         raise Defect("the tenant's connection string is not one that libpq reads") from None
+
+    def once() -> psycopg.Connection:
+        if stopping():
+            raise Stopped
+        return psycopg.connect(
+            dsn,
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=max(2, round(connect_seconds)),
+            application_name="tenantry migrate",
+            client_encoding="utf8",
+            keepalives_idle=KEEPALIVE_IDLE_SECONDS,
+            keepalives_interval=KEEPALIVE_INTERVAL_SECONDS,
+            keepalives_count=KEEPALIVE_COUNT,
+        )
+
+    # The machinery of retrying costs a tenant a tenth of the client's time, and nearly none needs it.
+    try:
+        return once()
+    except psycopg.OperationalError as error:
+        if not _worth_another_try(error):
+            raise _not_connected(error) from error
     try:
         for attempt in stamina.retry_context(
             on=_worth_another_try,
@@ -69,29 +95,22 @@ def connect(
             wait_max=CONNECT_PAUSE_SECONDS_MAX,
         ):
             with attempt:
-                if stopping():
-                    raise Stopped
-                return psycopg.connect(
-                    dsn,
-                    autocommit=True,
-                    prepare_threshold=None,
-                    connect_timeout=max(2, round(connect_seconds)),
-                    application_name="tenantry migrate",
-                    client_encoding="utf8",
-                    keepalives_idle=KEEPALIVE_IDLE_SECONDS,
-                    keepalives_interval=KEEPALIVE_INTERVAL_SECONDS,
-                    keepalives_count=KEEPALIVE_COUNT,
-                )
+                return once()
     except psycopg.OperationalError as error:
-        raise MigrationFailed(
-            Failure(
-                kind="connect",
-                sqlstate=error.sqlstate,
-                message=shortened(" ".join(str(error).split())),
-                next_step="see that the tenant's endpoint answers (`tenantry psql`), then run again",
-            )
-        ) from error
+        raise _not_connected(error) from error
     raise Defect("retrying ended without a connection and without an error")
+
+
+def _not_connected(error: psycopg.OperationalError) -> MigrationFailed:
+    kind = MigrationFailed if _worth_another_try(error) else Refused
+    return kind(
+        Failure(
+            kind="connect",
+            sqlstate=error.sqlstate,
+            message=shortened(" ".join(str(error).split())),
+            next_step="see that the tenant's endpoint answers (`tenantry psql`), then run again",
+        )
+    )
 
 
 def _worth_another_try(error: Exception) -> bool:

@@ -6,15 +6,18 @@ One that a killed process left is found by its name by the next that makes one, 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 from uuid import UUID, uuid4
+
+import psycopg
 
 from tenantry.errors import TenantryError
 from tenantry.fleet.catalog.records import ProviderId
 from tenantry.fleet.providers.ports import Provider
-from tenantry.neon.ids import ProjectId
 from tenantry.runtime.failpoints import failpoint
 from tenantry.runtime.telemetry import late_log
 
@@ -22,8 +25,7 @@ NAME: Final = "tenantry-reference"
 """Before the uuid in brackets that names of a fleet's projects end with: `tenantry doctor` knows one that was left."""
 LEFT_AFTER: Final = timedelta(hours=2)
 """Nobody works in one for that long."""
-Later = Callable[[Callable[[], None]], object]
-"""Does what it is given some time, in another thread."""
+WAKE_SECONDS_MAX: Final = 30
 
 
 class ThrowawayProjects:
@@ -33,10 +35,10 @@ class ThrowawayProjects:
         self._provider_by_id = provider_by_id
 
     @contextmanager
-    def empty_database(self, place: str, major: int | None, *, later: Later | None = None) -> Generator[str]:
+    def empty_database(self, place: str, major: int | None) -> Generator[str]:
         """The DSN, a secret, of an empty database of this major, or the provider's default, at the provider of this id.
 
-        With ``later`` the end does not wait until the project is deleted. Raises TenantryError.
+        Raises TenantryError.
         """
         provider = self._provider_by_id(ProviderId(UUID(place)))
         project, home = provider.create_project(name=f"{NAME} [{uuid4()}]", region=None, pg_version=major)
@@ -44,18 +46,8 @@ class ThrowawayProjects:
         try:
             yield provider.operator_uri(project.id, home)
         finally:
-            if later is None:
-                provider.delete_project(project.id, for_good=True)
-                self._delete_left(provider)
-            else:
-                later(lambda: self._delete_quietly(provider, project.id))
-
-    def _delete_quietly(self, provider: Provider, project_id: ProjectId) -> None:
-        try:
-            provider.delete_project(project_id, for_good=True)
+            provider.delete_project(project.id, for_good=True)
             self._delete_left(provider)
-        except TenantryError as error:
-            late_log("migrations").warning("a throwaway project is left", project_id=project_id, error=str(error))
 
     def _delete_left(self, provider: Provider) -> None:
         oldest = datetime.now(UTC) - LEFT_AFTER
@@ -65,3 +57,53 @@ class ThrowawayProjects:
                     provider.delete_project(project.id, for_good=True)
                 except TenantryError:
                     continue  # the next one that makes a database tries again
+
+
+class EmptyDatabase:
+    """An empty database that is made, and deleted, while something else is done. Entered for as long as that may be."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[str]]) -> None:
+        """``make`` gives the DSN of one until its block ends."""
+        self._make = make
+        self._thread = ThreadPoolExecutor(1, "empty-database")
+        self._made = ExitStack()
+        self._coming: Future[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Returns when there is none any more."""
+        self._thread.submit(self._delete)
+        self._thread.shutdown()
+
+    def begin(self) -> None:
+        """Lets it be made and woken. Without this it is made when it is wanted."""
+        if self._coming is None:
+            self._coming = self._thread.submit(self._create)
+
+    @contextmanager
+    def use(self) -> Generator[str]:
+        """The DSN, a secret. The end does not wait until it is deleted. Raises TenantryError."""
+        self.begin()
+        assert self._coming is not None, "it was begun"
+        coming, self._coming = self._coming, None
+        try:
+            yield coming.result()
+        finally:
+            self._thread.submit(self._delete)
+
+    def _create(self) -> str:
+        dsn = self._made.enter_context(self._make())
+        # Whoever uses it hears why it does not answer.
+        with suppress(psycopg.Error):
+            psycopg.connect(dsn, connect_timeout=WAKE_SECONDS_MAX).close()
+        return dsn
+
+    def _delete(self) -> None:
+        try:
+            self._made.close()
+        except TenantryError as error:
+            late_log("migrations").warning("a throwaway project is left", error=str(error))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from tenantry.fleet.catalog.records import Claimed, Done, KnownSchema, Run, Tena
 from tenantry.fleet.migrations import gates
 from tenantry.fleet.migrations.apply import Halt, Migrator
 from tenantry.fleet.migrations.bundle import unpacked
+from tenantry.fleet.migrations.claims import Claims
 from tenantry.fleet.migrations.conduct import Begin, Finish, Held, Judge, Migrate, Others, Prove, Shut, Step, next_step
 from tenantry.fleet.migrations.crew import Crew
 from tenantry.fleet.migrations.events import (
@@ -138,9 +138,7 @@ class Work:
         self._crew: Crew | None = None
         self._interrupts = 0
         self._wake = threading.Event()
-        self._taking = threading.Lock()
-        self._claimed: deque[Claimed] = deque()
-        """Claimed and not begun: at most as many as there are threads."""
+        self._claims: Claims | None = None
         self._in_hand: dict[TenantSlug, Claimed] = {}
         self._results: list[tuple[Claimed, TenantResult]] = []
         """Not written yet: at most FLUSH_RESULTS, and while the catalog is away as many more as there are threads."""
@@ -306,28 +304,29 @@ class Work:
             points=self._points,
         )
         jobs = min(self._options.jobs, max(1, wave.waiting - wave.in_hand - wave.shut))
-        self._crew = Crew(migrator, self._take, self, jobs=jobs, clock=self._clock)
-        if self._interrupts:
-            self._crew.interrupt()
-        self._crew.work()
-        self._crew = None
+        with Claims(self._claim, handful=self._options.jobs, low=jobs) as self._claims:
+            self._crew = Crew(migrator, self._take, self, jobs=jobs, clock=self._clock)
+            if self._interrupts:
+                self._crew.interrupt()
+            self._crew.work()
+            self._crew = None
         self._flush()
 
     def _take(self) -> TenantSlug | None:
         """The next tenant that is ours, in a thread of the crew."""
-        with self._taking:
-            if not self._claimed:
-                self._claim()
-            if not self._claimed:
-                return None
-            claimed = self._claimed.popleft()
-            slug = TenantSlug(claimed.slug)
-            self._in_hand[slug] = claimed
+        assert self._claims is not None, "a crew is at work"
+        claimed = self._claims.take()
+        if claimed is None:
+            return None
+        slug = TenantSlug(claimed.slug)
+        self._in_hand[slug] = claimed
         return slug
 
-    def _claim(self) -> None:
+    def _claim(self) -> list[Claimed]:
+        """The next handful, in a thread of its own."""
         assert self._wave is not None, "a crew is at work on a wave"
         number = self._wave.number
+        tenants: list[Tenant] = []
 
         def ask(connection: Connection) -> list[Claimed]:
             run = runs.hold_run(connection, self._run.id)
@@ -347,11 +346,13 @@ class Work:
                 connection, run.id, [Done(tenant_id=each.tenant_id, fence=each.fence, outcome="gone") for each in gone]
             )
             ready = [each for each in claimed if each.ready]
-            self._met(queries.tenants_called(connection, [each.slug for each in ready]) if ready else [])
+            tenants[:] = queries.tenants_called(connection, [each.slug for each in ready]) if ready else []
             return ready
 
-        self._claimed.extend(self._ask(ask))
+        claimed = self._ask(ask)
         failpoint("migrate.claimed")
+        self._met(tenants)
+        return claimed
 
     def started(self, slug: TenantSlug) -> None:
         self._on_event(TenantStarted(slug))
@@ -416,7 +417,7 @@ class Work:
     def _beat(self) -> None:
         if self._clock.monotonic() - self._beaten < HEARTBEAT_SECONDS:
             return
-        held = [*self._in_hand.values(), *self._claimed]
+        held = [*self._in_hand.values(), *(self._claims.left() if self._claims else ())]
         self._ask(lambda connection: runs.keep_claims(connection, self._run.id, [each.tenant_id for each in held]))
         self._beaten = self._clock.monotonic()
 

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Self, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
-import httpx
-
 from tenantry.errors import NotFound, OperatorError, Unavailable
 from tenantry.postgres.engines import MAJORS
 from tenantry.postgres.npm.configuration import PUBLIC_REGISTRY, Configuration, shown
+from tenantry.runtime.http import httpx
 
 SCOPE: Final = "embedded-postgres"
 
