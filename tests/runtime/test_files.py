@@ -209,6 +209,29 @@ with files.lock_file(Path(sys.argv[1]), timeout_seconds=5):
 """
 
 
+@pytest.mark.skipif(not ROOT, reason="only root makes files for others")
+def test_many_files_are_made_as_their_owners_and_the_thread_is_root_again(workdir: Path) -> None:
+    place = workdir / "theirs"
+    files.make_directory(place, owner=NOBODY)
+    files.write_many(str(place), [("a", b"1"), ("b", b"")], mode=0o600, owner=NOBODY)
+    for name, content in (("a", b"1"), ("b", b"")):
+        facts = (place / name).stat()
+        assert (facts.st_uid, facts.st_gid) == NOBODY
+        assert stat.S_IMODE(facts.st_mode) == 0o600
+        assert (place / name).read_bytes() == content
+    with pytest.raises(FileExistsError):
+        files.write_many(str(place), [("c", b"3"), ("a", b"2")], mode=0o600, owner=NOBODY)
+    # What is root's stays shut while files are made for another, and nothing of that is left behind.
+    roots = workdir / "roots"
+    files.make_directory(roots)
+    with pytest.raises(PermissionError):
+        files.write_many(str(roots), [("a", b"1")], mode=0o600, owner=NOBODY)
+    files.write_many(str(roots), [("a", b"1")], mode=0o600, owner=None)
+    assert (roots / "a").stat().st_uid == 0
+    (workdir / "after").touch()
+    assert (workdir / "after").stat().st_uid == 0
+
+
 def test_a_lock_is_kept_from_others_and_freed_by_death(workdir: Path) -> None:
     path = workdir / "lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLD_LOCK, str(path)], stdout=subprocess.PIPE)

@@ -20,6 +20,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -487,6 +488,10 @@ class Template:
         for name, size in manifest["files"]:
             self._contents[name] = image[offset : offset + size]
             offset += size
+        self._names: defaultdict[str, list[str]] = defaultdict(list)
+        """Of each directory: all files in it."""
+        for name in self._contents:
+            self._names[name.rpartition("/")[0]].append(name)
 
     @property
     def image_bytes(self) -> int:
@@ -527,9 +532,9 @@ class Template:
             try:
                 for name in self._manifest["directories"]:
                     files.make_directory(f"{destination}/{name}", owner=owner)
-                for name, content in self._contents.items():
-                    data = changed.get(name, content)
-                    files.write_new(f"{destination}/{name}", data, mode=0o600, owner=owner)
+                for directory, names in self._names.items():
+                    content = ((name.rpartition("/")[2], changed.get(name, self._contents[name])) for name in names)
+                    files.write_many(f"{destination}/{directory}", content, mode=0o600, owner=owner)
                 failpoint("clone.written")
                 if durable:
                     files.syncfs(destination)

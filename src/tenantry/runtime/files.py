@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -31,9 +31,12 @@ LOCK_POLL_SECONDS: Final = 0.02
 WRITE_OUT_BYTES_MIN: Final = 64 * 1024
 """The disk is told of smaller files by the sync itself, which is cheaper than a call for each."""
 _SYNC_FILE_RANGE_WRITE: Final = 2
+_NOBODYS_ID: Final = 0xFFFFFFFF
+"""Changes nothing, and so tells what is."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_libc.setfsuid.argtypes = _libc.setfsgid.argtypes = (ctypes.c_uint32,)
 
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -109,6 +112,42 @@ def write_new(path: str, data: Buffer, *, mode: int, owner: Owner | None, sync: 
     Takes a string and raises plain OSError: clones call it a thousand times within 30 ms.
     """
     _write_at(None, path, data, place=path, mode=mode, owner=owner, sync=sync)
+
+
+def write_many(directory: str, content: Iterable[tuple[str, Buffer]], *, mode: int, owner: Owner | None) -> None:
+    """Creates files that must not exist in one directory, which is the owner's already. Not durable: see ``write_new``.
+
+    They are the owner's from their creation: giving each away afterwards costs a sixth of all.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with _as_owner(owner) as left:
+            for name, data in content:
+                _write_at(descriptor, name, data, place=f"{directory}/{name}", mode=mode, owner=left, sync=False)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _as_owner(owner: Owner | None) -> Generator[Owner | None]:
+    """What this thread makes in the block is the owner's; where that cannot be, yields to whom it is to be given.
+
+    The kernel has these ids for each thread (setfsuid(2)), and none but file systems look at them. What is opened
+    before needs no rights any more; what is not the owner's cannot be opened in the block.
+    """
+    if owner is None or os.geteuid() != 0:
+        yield owner
+        return
+    uid, gid = owner
+    try:
+        # The group first: both need to be root's file system rights. They tell the id before, and no error.
+        _libc.setfsgid(gid)
+        _libc.setfsuid(uid)
+        taken = (_libc.setfsuid(_NOBODYS_ID), _libc.setfsgid(_NOBODYS_ID)) == owner
+        yield None if taken else owner
+    finally:
+        _libc.setfsuid(0)
+        _libc.setfsgid(os.getegid())
 
 
 def make_directory(path: Path | str, *, mode: int = 0o700, owner: Owner | None = None) -> None:
