@@ -68,6 +68,7 @@ class EmptyDatabase:
         self._thread = ThreadPoolExecutor(1, "empty-database")
         self._made = ExitStack()
         self._coming: Future[str] | None = None
+        self._leaving: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -76,8 +77,10 @@ class EmptyDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Returns when there is none any more."""
-        self._thread.submit(self._delete)
+        self._leave()
         self._thread.shutdown()
+        for each in self._leaving:
+            each.result()
 
     def begin(self) -> None:
         """Lets it be made and woken. Without this it is made when it is wanted."""
@@ -93,7 +96,10 @@ class EmptyDatabase:
         try:
             yield coming.result()
         finally:
-            self._thread.submit(self._delete)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._leaving.append(self._thread.submit(self._delete))
 
     def _create(self) -> str:
         dsn = self._made.enter_context(self._make())
