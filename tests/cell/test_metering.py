@@ -147,6 +147,7 @@ async def test_a_cell_that_comes_back_knows_what_was_used_meanwhile(tenant: Any,
         instance = next(iter(one.bare.context.instances.awake()))
         identity = instance.running.identity
         # It is as if this control process had never been: the next one adopts what runs.
+        await one.bare.context.instances._close_admin(instance)
         del one.bare.context.instances._known[instance.endpoint_id]
         async with open_cell(workdir) as bare:
             assert await bare.context.instances.adopt() == 1

@@ -206,7 +206,6 @@ def run_command(
     from tenantry.errors import InvalidInput
     from tenantry.fleet.migrations.configured import run_options
     from tenantry.fleet.migrations.formats.folders import open_folder
-    from tenantry.fleet.migrations.formats.per_tenant import FolderPerTenant
     from tenantry.fleet.migrations.saved_plan import read_plan
     from tenantry.fleet.migrations.selection import Selection
     from tenantry.fleet.settings import load_settings
@@ -249,11 +248,15 @@ def run_command(
             mode = "require" if require_rehearsal else said.rehearse
             for finding in fleet.check_rehearsed(folder, chosen, options, mode=mode, unrehearsed=unrehearsed):
                 output.remark(f"warning: {finding}")
-            # An empty database has no folder of its own.
-            if pending and options.golden and workers is None and not isinstance(folder, FolderPerTenant):
-                empty.begin()
 
-        begun = fleet.begin_run(folder, chosen, options, expected=saved, approve=approve)
+        begun = fleet.begin_run(
+            folder,
+            chosen,
+            options,
+            expected=saved,
+            approve=approve,
+            on_begun=empty.begin if workers is None else lambda: None,
+        )
         _carry_out(output, fleet, begun.run, folder, empty, workers=workers, detach=detach, summary=summary)
 
 

@@ -495,6 +495,7 @@ class Fleet:
         *,
         expected: SavedPlan | None = None,
         approve: Callable[[Collection[str]], None] = lambda _: None,
+        on_begun: Callable[[], None] = lambda: None,
     ) -> Begun:
         """Plans a run and writes it down; ``carry_out`` or workers do the rest."""
         from tenantry.fleet.migrations.run import begin_run
@@ -507,6 +508,7 @@ class Fleet:
             selection=chosen.document(),
             expected=expected,
             approve=approve,
+            on_begun=on_begun,
         )
 
     def expected_seconds(self, plan: Plan, options: RunOptions) -> float | None:

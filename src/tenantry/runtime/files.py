@@ -144,10 +144,16 @@ def _as_owner(owner: Owner | None) -> Generator[Owner | None]:
         _libc.setfsgid(gid)
         _libc.setfsuid(uid)
         taken = (_libc.setfsuid(_NOBODYS_ID), _libc.setfsgid(_NOBODYS_ID)) == owner
+        if not taken:
+            _as_root()
         yield None if taken else owner
     finally:
-        _libc.setfsuid(0)
-        _libc.setfsgid(os.getegid())
+        _as_root()
+
+
+def _as_root() -> None:
+    _libc.setfsuid(0)
+    _libc.setfsgid(os.getegid())
 
 
 def make_directory(path: Path | str, *, mode: int = 0o700, owner: Owner | None = None) -> None:

@@ -73,8 +73,8 @@ def test_a_wave_in_which_too_many_fail_is_not_gone_on_with(
     result = fleet.roll_out(sql_folder(_0001_a="create table a (x int);"), options=options(rules=Rules(canaries=0)))
     assert result.run.state == "stopped"
     assert "tenants failed, and 2 may" in str(result.run.reason)
-    # What was under way ended; most were spared.
-    assert len(fleet.asked) < 9
+    # Two at a time, of which whoever failed waited until that was judged: the third failure found one more begun.
+    assert len(fleet.asked) <= 4
     # (A tenant whose DSN was asked for when the run stopped is given back untried, so not all that were asked failed.)
     failed = {each.slug for each in tenants_of(fleet.catalog, result.run, outcomes=["failed"])}
     waiting = {each.slug for each in tenants_of(fleet.catalog, result.run, outcomes=["waiting"])}
@@ -180,14 +180,14 @@ def test_a_late_result_is_refused(new_fleet: Callable[[int], Any], sql_folder: C
     with fleet.catalog.transaction() as connection:
         runs.set_wave(connection, run.id, 0, "running")
 
-        def claim(stalled: float) -> Any:
+        def claim(stalled: float, worker: str) -> Any:
             (claimed,) = runs.claim_tenants(
-                connection, run.id, 0, worker="w/1/x", limit=9, of_provider_max=9, stalled_seconds=stalled
+                connection, run.id, 0, worker=worker, limit=9, of_provider_max=9, stalled_seconds=stalled
             )
             return claimed
 
-        first = claim(45)
-        second = claim(-1)  # as if the first had been silent for long
+        first = claim(45, "w/1/x")
+        second = claim(-1, "w/2/y")  # as if the first had been silent for long
         late = Done(tenant_id=first.tenant_id, fence=first.fence, outcome="failed")
         assert runs.record_done(connection, run.id, [late]) == 1
         right = Done(tenant_id=second.tenant_id, fence=second.fence, outcome="applied")

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tenantry.errors import InvalidInput
+from tenantry.fleet.migrations import work
 from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.events import Event, Stopping, TenantFinished, TenantStarted
 from tenantry.fleet.migrations.formats.folders import open_folder
@@ -67,6 +68,21 @@ def test_the_example_is_rolled_out_and_the_second_time_nobody_is_woken(
     resumed = roll_out(fleet, example_folder)
     assert outcomes(resumed) == {"t0": "skipped", "t1": "applied", "t2": "skipped"}
     assert {state.version for state in fleet.known.values()} == {"0001_one_title_per_project"}
+
+
+def test_what_was_claimed_ahead_is_kept_while_a_migration_takes_longer_than_a_silence_may(
+    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "STALLED_SECONDS", 0.5)
+    monkeypatch.setattr(work, "HEARTBEAT_SECONDS", 0.1)
+    fleet = new_fleet(3)
+    directory = sql_folder(_0001_slow="create table a (x int); select pg_sleep(1.2);")
+    result = roll_out(fleet, directory, options=replace(QUICK, jobs=1))
+    assert outcomes(result) == {"t0": "applied", "t1": "applied", "t2": "applied"}
+    rows = list(tenants_of(fleet.catalog, result.run))
+    assert [(each.slug, each.attempts, each.applied) for each in rows] == [
+        (slug, 1, ("0001",)) for slug in ("t0", "t1", "t2")
+    ]
 
 
 def test_one_of_ten_fails_and_nine_are_done(new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]) -> None:

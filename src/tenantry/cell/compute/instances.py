@@ -568,6 +568,8 @@ class Instances:
         async with self._measures:
             after = instance.log_begin if instance.log_end is None else instance.log_end
             found = await asyncio.to_thread(self._history.measure, instance.facts, since=instance.measured, after=after)
+        if instance.facts.head.id != reading.head_id:
+            return reading, None  # it has another one by now: these files say nothing of what is read
         whole = dataclasses.replace(
             reading,
             log_end=found.log_end,

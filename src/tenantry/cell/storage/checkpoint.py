@@ -84,7 +84,7 @@ def record_end(pg_wal: Path, begin: Checkpoint) -> Lsn | None:
 def log_end(directory: Path, timeline: int, *, after: Lsn | None = None) -> Lsn | None:
     """Where the log of a timeline in ``directory`` ends: behind its last whole record. None when it has none.
 
-    ``after`` is where a record of it begins or ends: what lies before is not looked at, if the log is there.
+    ``after`` is where a record of it begins or ends: where that is near, what lies before is not looked at.
 
     As exact as Postgres' own recovery for a log that no power cut has torn since its instance was started. While the
     instance runs it is a position that the log had during the call.
@@ -96,7 +96,7 @@ def log_end(directory: Path, timeline: int, *, after: Lsn | None = None) -> Lsn 
     # Only now: pages are written in order, so all before ``last`` are complete in what is read from here on. The last
     # page may hold records that are still being copied into it; those are compared with their checksums.
     behind = Lsn(last + wal.PAGE_BYTES)
-    if after is not None and after <= behind:
+    if after is not None and last - WAL_SEGMENT_BYTES < after <= behind:
         read = SegmentReader(directory, timeline, begin=after, end=behind)
         scan = wal.Scan(read, after, segment_bytes=WAL_SEGMENT_BYTES, verify_from=last)
         deque(scan, maxlen=0)

@@ -134,6 +134,12 @@ def hold_run(connection: Connection, run_id: str) -> Run | None:
     return _one(connection, _RUN.where(models.MigrationRun.id == run_id).with_for_update())
 
 
+def is_running(connection: Connection, run_id: str) -> bool:
+    """Whether nobody holds it now: it is not paused, stopped, aborted or ended."""
+    table = models.MigrationRun
+    return connection.execute(select(table.state).where(table.id == run_id)).scalar() == "running"
+
+
 def latest_run(connection: Connection) -> Run | None:
     """The run that began last."""
     table = models.MigrationRun
@@ -353,7 +359,8 @@ def claim_tenants(
     """Tenants of a running run's wave for ``worker`` to do, none while it is held; ``of_provider_max`` are in hand at
     most at one provider.
 
-    The caller holds the run, so that two claims do not count past each other.
+    Its own are none that it could take over, however long it has been silent. The caller holds the run, so that two
+    claims do not count past each other.
     """
     found = connection.execute(
         text(
@@ -368,7 +375,8 @@ def claim_tenants(
                     + coalesce(in_hand.tenants, 0) AS place
                 FROM migration_tenant tenant LEFT JOIN in_hand USING (provider_id)
                 WHERE run_id = :run_id AND wave = :wave AND outcome IS NULL
-                    AND (worker IS NULL OR claimed_at < now() - make_interval(secs => :stalled))
+                    AND (worker IS NULL
+                        OR (worker <> :worker AND claimed_at < now() - make_interval(secs => :stalled)))
                     AND (opens_at IS NULL OR (opens_at <= now() AND closes_at > now()))
                 ORDER BY slug LIMIT :window
             ), chosen AS (
@@ -410,12 +418,12 @@ def claim_tenants(
     ]
 
 
-def keep_claims(connection: Connection, run_id: str, tenants: Sequence[TenantId]) -> None:
-    """Says that whoever has these in hand lives."""
+def keep_claims(connection: Connection, run_id: str, worker: str) -> None:
+    """Says that the worker lives: what it has claimed stays its own, also what it has not heard of yet."""
     table = models.MigrationTenant
     connection.execute(
         update(table)
-        .where(table.run_id == run_id, table.project_id.in_(tenants), table.worker.is_not(None))
+        .where(table.run_id == run_id, table.worker == worker, table.outcome.is_(None))
         .values(claimed_at=func.now())
     )
 

@@ -28,6 +28,8 @@ class Claims:
         """The last claim was full, so there may be others."""
         self._left: deque[Claimed] = deque()
         self._coming: Future[Sequence[Claimed]] | None = None
+        self._failed: BaseException | None = None
+        """Why there will be no more: told to everybody, and not tried again by each."""
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "migrate-claim")
 
@@ -41,8 +43,10 @@ class Claims:
         self._thread.shutdown()
 
     def take(self) -> Claimed | None:
-        """The next one, or None when there is none. Raises what ``claim`` raises."""
+        """The next one, or None when there is none. Raises what ``claim`` has raised."""
         with self._lock:
+            if self._failed is not None:
+                raise self._failed
             if self._coming is not None and (self._coming.done() or not self._left):
                 self._land(self._coming)
             if not self._left:
@@ -57,10 +61,10 @@ class Claims:
     def _land(self, claim: Future[Sequence[Claimed]]) -> None:
         """Waits for it, as everybody does who finds nothing left."""
         self._coming = None
-        claimed = claim.result()
+        try:
+            claimed = claim.result()
+        except BaseException as error:
+            self._failed = error
+            raise
         self._more = len(claimed) >= self._handful
         self._left.extend(claimed)
-
-    def left(self) -> list[Claimed]:
-        """Those that are claimed and not taken. Does not wait for a claim under way."""
-        return list(self._left)

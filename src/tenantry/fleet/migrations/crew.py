@@ -47,6 +47,12 @@ class _Started:
     slug: TenantSlug
 
 
+@dataclass(frozen=True, slots=True)
+class _Visited:
+    result: TenantResult
+    heard: threading.Event
+
+
 class _Interrupt:
     """The operator wants it to end."""
 
@@ -76,7 +82,7 @@ class Crew:
         self._listener = listener
         self._jobs = jobs
         self._clock = clock or SystemClock()
-        self._inbox: SimpleQueue[_Started | TenantResult | _Interrupt | _Ended] = SimpleQueue()
+        self._inbox: SimpleQueue[_Started | _Visited | _Interrupt | _Ended] = SimpleQueue()
         """Holds at most two messages for each thread and tick; its ``put`` may be called in a signal handler."""
 
     def interrupt(self) -> None:
@@ -108,8 +114,9 @@ class Crew:
         ticked = self._clock.monotonic()
         while working:
             message = self._next()
-            if isinstance(message, TenantResult):
-                self._listener.finished(message)
+            if isinstance(message, _Visited):
+                self._listener.finished(message.result)
+                message.heard.set()
             elif isinstance(message, _Started):
                 self._listener.started(message.slug)
             elif isinstance(message, _Interrupt):
@@ -126,7 +133,7 @@ class Crew:
         if error is not None:
             raise error
 
-    def _next(self) -> _Started | TenantResult | _Interrupt | _Ended | None:
+    def _next(self) -> _Started | _Visited | _Interrupt | _Ended | None:
         try:
             return self._inbox.get(timeout=TICK_SECONDS)
         except Empty:
@@ -137,11 +144,19 @@ class Crew:
         try:
             while not self._migrator.halt.stopping and (slug := self._take()) is not None:
                 self._inbox.put(_Started(slug))
-                self._inbox.put(self._visit(slug))
+                visited = _Visited(self._visit(slug), threading.Event())
+                self._inbox.put(visited)
+                if visited.result.outcome == "failed":
+                    self._wait_until_judged(visited)
         except BaseException as raised:  # noqa: BLE001 - handed to the thread that waits for this one
             error = raised
         finally:
             self._inbox.put(_Ended(error))
+
+    def _wait_until_judged(self, visited: _Visited) -> None:
+        """Whoever met a failure begins no other tenant before the listener has said whether it was one too many."""
+        while not visited.heard.wait(TICK_SECONDS) and not self._migrator.halt.stopping:
+            pass
 
     def _visit(self, slug: TenantSlug) -> TenantResult:
         began = self._clock.monotonic()

@@ -95,11 +95,13 @@ def begin_run(
     state: RunState = "running",
     expected: SavedPlan | None = None,
     approve: Callable[[Collection[str]], None] = lambda _: None,
+    on_begun: Callable[[], None] = lambda: None,
 ) -> Begun:
     """Plans a run over what ``select`` gives and writes it down.
 
     ``select`` is called to see how many there are, and again, where some of them are behind, to say who is in which
-    wave. ``approve`` is told which migrations some of them lack, and raises what keeps the run from being begun. Raises
+    wave. ``approve`` is told which migrations some of them lack, and raises what keeps the run from being begun;
+    ``on_begun`` is called when nothing does and an empty database is wanted first, before all is written down. Raises
     InvalidInput for what cannot be run, and Conflict while another run is being carried out, and where it is not the
     plan that was expected.
     """
@@ -128,6 +130,8 @@ def begin_run(
     with catalog.transaction() as connection:
         queries.hold_name(connection, _NAME)
         _make_room(connection, run_id)
+        if GOLDEN in names and expected is None:
+            on_begun()
         if bundle is not None:
             runs.add_folder(connection, bundle.digest, bundle.content)
         runs.add_run(
@@ -154,6 +158,8 @@ def begin_run(
                 visits.update((each.tenant.slug, Visit.of(each, waves.name_of(each.tenant))) for each in several)
         if expected is not None:
             expected.check(folder, visits)
+            if GOLDEN in names:
+                on_begun()
         record(connection, "migrate_run", run=run_id, target=target_of(folder))
         run = runs.run_by_id(connection, run_id)
     assert run is not None, "it was written in this transaction"

@@ -69,6 +69,7 @@ class EmptyDatabase:
         self._made = ExitStack()
         self._coming: Future[str] | None = None
         self._leaving: list[Future[None]] = []
+        self._left = False
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +78,7 @@ class EmptyDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Returns when there is none any more."""
+        self._left = True
         self._leave()
         self._thread.shutdown()
         for each in self._leaving:
@@ -105,7 +107,8 @@ class EmptyDatabase:
         dsn = self._made.enter_context(self._make())
         # Whoever uses it hears why it does not answer.
         with suppress(psycopg.Error):
-            psycopg.connect(dsn, connect_timeout=WAKE_SECONDS_MAX).close()
+            if not self._left:
+                psycopg.connect(dsn, connect_timeout=WAKE_SECONDS_MAX).close()
         return dsn
 
     def _delete(self) -> None:

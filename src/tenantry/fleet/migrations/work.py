@@ -304,7 +304,7 @@ class Work:
             points=self._points,
         )
         jobs = min(self._options.jobs, max(1, wave.waiting - wave.in_hand - wave.shut))
-        with Claims(self._claim, handful=self._options.jobs, low=jobs) as self._claims:
+        with Claims(self._claim, handful=self._options.jobs, low=jobs // 2 - 1) as self._claims:
             self._crew = Crew(migrator, self._take, self, jobs=jobs, clock=self._clock)
             if self._interrupts:
                 self._crew.interrupt()
@@ -351,7 +351,8 @@ class Work:
 
         claimed = self._ask(ask)
         failpoint("migrate.claimed")
-        self._met(tenants)
+        if not self._halt.stopping:
+            self._met(tenants)
         return claimed
 
     def started(self, slug: TenantSlug) -> None:
@@ -377,7 +378,7 @@ class Work:
         if not self._results:
             return
 
-        def ask(connection: Connection) -> None:
+        def ask(connection: Connection) -> bool:
             known: list[KnownSchema] = []
             for claimed, result in self._results:
                 if result.outcome == "not_started":
@@ -387,8 +388,10 @@ class Work:
             queries.record_schemas(connection, known)
             done = [_done(claimed, result) for claimed, result in self._results if result.outcome != "not_started"]
             runs.record_done(connection, self._run.id, done)
+            return runs.is_running(connection, self._run.id)
 
-        self._ask(ask)
+        if not self._ask(ask):
+            self._halt.stopping = True  # what was claimed before it was held is not begun
         failpoint("migrate.recorded")
         failed = any(result.outcome == "failed" for _, result in self._results)
         self._results.clear()
@@ -417,8 +420,7 @@ class Work:
     def _beat(self) -> None:
         if self._clock.monotonic() - self._beaten < HEARTBEAT_SECONDS:
             return
-        held = [*self._in_hand.values(), *(self._claims.left() if self._claims else ())]
-        self._ask(lambda connection: runs.keep_claims(connection, self._run.id, [each.tenant_id for each in held]))
+        self._ask(lambda connection: runs.keep_claims(connection, self._run.id, self._worker))
         self._beaten = self._clock.monotonic()
 
     # -- gates -----------------------------------------------------------------------------------------------------
