@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,18 +209,23 @@ async def test_eight_who_ask_at_once_share_one_start(workdir: Path, open_cell: A
         assert log.count("database system is ready") == 1
 
 
-async def test_roles_are_looked_at_again_only_where_the_log_has_grown(
-    workdir: Path, open_cell: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = 0
+def counted_looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often the cell has asked an instance for its roles from now on."""
+    looks: list[None] = []
     read = truth.read
 
     async def counted(connection: Any) -> truth.Truth:
-        nonlocal looks
-        looks += 1
+        looks.append(None)
         return await read(connection)
 
     monkeypatch.setattr(truth, "read", counted)
+    return lambda: len(looks)
+
+
+async def test_roles_are_looked_at_again_only_where_the_log_has_grown(
+    workdir: Path, open_cell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = counted_looks(monkeypatch)
     async with open_cell(workdir) as bare:
         created = await bare.cell.create_project(ProjectCreate(name="ACME"))
         project, branch = created.project.id, created.branch.id
@@ -230,8 +236,8 @@ async def test_roles_are_looked_at_again_only_where_the_log_has_grown(
                 # What is told is right at once; when the log has come to rest, nobody is asked any more.
                 async with asyncio.timeout(30):
                     before = -1
-                    while before != looks:
-                        before = looks
+                    while before != looks():
+                        before = looks()
                         await connection.execute("select count(*) from pg_class")
                         assert await bare.cell.reveal_password(project, branch, "neondb_owner") == known
                         await asyncio.sleep(0.06)
@@ -239,40 +245,32 @@ async def test_roles_are_looked_at_again_only_where_the_log_has_grown(
             await connection.execute("set synchronous_commit = off; create role hasty login password 'x'")
             await bare.context.instances.refresh(created.endpoint.id, surely=True)
             assert "hasty" in {role.name for role in await bare.cell.list_roles(project, branch)}
-            assert looks > before
+            assert looks() > before
 
 
 async def test_an_operator_comes_by_what_is_known_and_nobody_is_asked_first(
     workdir: Path, open_cell: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = 0
-    read = truth.read
-
-    async def counted(connection: Any) -> truth.Truth:
-        nonlocal looks
-        looks += 1
-        return await read(connection)
-
-    monkeypatch.setattr(truth, "read", counted)
+    looks = counted_looks(monkeypatch)
     async with open_cell(workdir) as bare:
         created = await bare.cell.create_project(ProjectCreate(name="ACME"))
         project, endpoint = created.project.id, created.endpoint.id
         owner = created.roles[0].password or ""
         door = Door(bare.context, "w")
         wanted = [(project, ConnectionRequest(database_name="neondb", role_name="neondb_owner"))]
-        token = bare.cell.operator_access(project, 60).token
+        token = (await bare.cell.operator_access(project, 60)).token
         async with await login(bare, created, "neondb_owner", owner, "neondb") as connection:
             await connection.execute("alter role current_user password 'by SQL'")
-            before = looks
+            before = looks()
             (found,) = await bare.cell.known_connections(wanted)
             assert found is not None
             assert found.password == owner, "what was true when it was last looked at"
             old = await door.login(endpoint, "neondb_owner", "127.0.0.1", token)
             assert old.operator
-            assert looks == before
+            assert looks() == before
             # Its instance refuses that; then it is looked at, and everybody hears what is true.
             await door.login_failed(endpoint, "neondb_owner", "127.0.0.1")
-            assert looks == before + 1
+            assert looks() == before + 1
             (found,) = await bare.cell.known_connections(wanted)
             assert found is not None
             assert found.password is None

@@ -25,7 +25,8 @@ from tenantry.cell.model import (
 from tenantry.cell.operations.passwords import place
 from tenantry.cell.proxy.ports import Login, WorkerId
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import InvalidInput, QuotaExceeded
+from tenantry.errors import InvalidInput, NotFound, QuotaExceeded
+from tenantry.neon.ids import ProjectId
 
 HOME = "192.168.1.5"
 
@@ -127,7 +128,7 @@ async def test_an_operator_passes_and_is_not_put_to_sleep(tenant: Any) -> None:
         cycle = quotas_loop(context, one.bare.runner)._cycle
         await limit(one, active_time_seconds=100)
         awake_for(one, 200)
-        access = one.cell.operator_access(one.project, 60)
+        access = await one.cell.operator_access(one.project, 60)
         assert (access.expires_at - context.clock.now()).total_seconds() <= 60
         assert access.token not in repr(access)
         found = await login(one, operator=access.token)
@@ -148,14 +149,16 @@ async def test_an_operator_passes_and_is_not_put_to_sleep(tenant: Any) -> None:
         await door.release(upstream.lease)
 
         other = await one.cell.create_project(ProjectCreate(name="other"))
-        foreign = one.cell.operator_access(other.project.id, None)
+        foreign = await one.cell.operator_access(other.project.id, None)
         for token in (foreign.token, "nonsense", "", access.token + "x"):
             found = await login(one, operator=token)
             assert found.refusal == "the operator's token is not valid here, or has expired"
             assert (found.operator, found.refusal_sqlstate) == (False, "28000")
+        with pytest.raises(NotFound):
+            await one.cell.operator_access(ProjectId("gone"), None)
         for seconds in (0, 3601):
             with pytest.raises(InvalidInput):
-                one.cell.operator_access(one.project, seconds)
+                await one.cell.operator_access(one.project, seconds)
 
 
 async def test_a_branch_over_its_size_reads_only_and_can_be_emptied(tenant: Any) -> None:
@@ -181,7 +184,7 @@ async def test_a_branch_over_its_size_reads_only_and_can_be_emptied(tenant: Any)
                 assert asyncio.get_running_loop().time() < deadline
                 await asyncio.sleep(0.05)
         assert (await login(one)).refusal is None, "it can be connected to"
-        access = one.cell.operator_access(one.project, None)
+        access = await one.cell.operator_access(one.project, None)
         assert (await login(one, operator=access.token)).options == "-c default_transaction_read_only=off"
         await one.sleep()
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
@@ -224,7 +227,7 @@ async def test_from_addresses_that_are_not_admitted_nobody_exists(tenant: Any) -
         assert [line["address"] for line in logs if line["event"] == "an address is not admitted"] == ["8.8.8.8"]
         for address in ("203.0.113.77", "198.51.100.9"):
             assert (await login(one, address)).verifier is not None
-        access = one.cell.operator_access(one.project, None)
+        access = await one.cell.operator_access(one.project, None)
         assert (await login(one, "8.8.8.8", access.token)).verifier is None, "a token is no address"
 
         only = {"allowed_ips": {"ips": ["203.0.113.1"], "protected_branches_only": True}}

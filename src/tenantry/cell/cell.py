@@ -127,8 +127,8 @@ class Cell:
     ) -> Mapping[ProjectId, Usage]:
         return await usage_of_projects(self._context, project_ids, byte_hours_too=byte_hours)
 
-    def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
-        return operator_access_for(self._context, project_id, seconds)
+    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        return await operator_access_for(self._context, project_id, seconds)
 
     async def consumption(
         self,

@@ -117,7 +117,7 @@ def write_new(path: str, data: Buffer, *, mode: int, owner: Owner | None, sync: 
 def write_many(directory: str, content: Iterable[tuple[str, Buffer]], *, mode: int, owner: Owner | None) -> None:
     """Creates files that must not exist in one directory, which is the owner's already. Not durable: see ``write_new``.
 
-    They are the owner's from their creation: giving each away afterwards costs a sixth of all.
+    They are the owner's from their creation: giving each away afterwards is a further change of every inode.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

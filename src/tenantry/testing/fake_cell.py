@@ -256,7 +256,8 @@ class FakeCell(FakeStore):
     ) -> Mapping[ProjectId, Usage]:
         return {}
 
-    def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        self._project(project_id)
         return OperatorAccess(f"fake-{project_id}", self.now() + timedelta(seconds=seconds or 900))
 
     async def consumption(
@@ -273,14 +274,12 @@ class FakeCell(FakeStore):
         frames_of(grain, begin, end, self.now())
         return []
 
-    async def known_connections(
-        self, wanted: Sequence[tuple[ProjectId, ConnectionRequest]]
-    ) -> Sequence[Connection | None]:
-        async def known(project_id: ProjectId, request: ConnectionRequest) -> Connection | None:
+    async def known_connections(self, wanted: Sequence[tuple[ProjectId, ConnectionRequest]]) -> list[Connection | None]:
+        found: list[Connection | None] = [None] * len(wanted)
+        for place, each in enumerate(wanted):
             with suppress(NotFound):
-                return await self.connection(project_id, request)
-
-        return [await known(*each) for each in wanted]
+                found[place] = await self.connection(*each)
+        return found
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:
         self._project(project_id)

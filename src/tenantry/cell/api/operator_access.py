@@ -11,6 +11,7 @@ from starlette.responses import Response
 from tenantry.cell import model, operator_access
 from tenantry.cell.api.bodies import Body, BranchIdField, PostgresName, json_body
 from tenantry.cell.api.desk import API_PREFIX, AtDesk, Desk, ProjectIdInPath, answer
+from tenantry.errors import NotFound
 from tenantry.neon import shapes
 from tenantry.neon.ids import EndpointId, ProjectId
 
@@ -48,7 +49,7 @@ async def operator_access_for(
     """For backups and migrations."""
     said = body.operator_access
     found = await desk.cell.connection(project_id, _request(said))
-    return answer(_access(desk, project_id, said, found), 201)
+    return answer(await _access(desk, project_id, said, found), 201)
 
 
 @router.post("/operator_access")
@@ -58,11 +59,15 @@ async def operator_access_for_many(
     """For the next of a fleet's tenants, as far as is known without asking one; left out is whoever has no way."""
     wanted = body.operator_access
     known = await desk.cell.known_connections([(said.project_id, _request(said)) for said in wanted])
-    given = [
-        _access(desk, said.project_id, said, found).model_copy(update={"project_id": said.project_id})
-        for said, found in zip(wanted, known, strict=True)
-        if found is not None
-    ]
+    given: list[shapes.OperatorAccess] = []
+    for said, found in zip(wanted, known, strict=True):
+        if found is None:
+            continue
+        try:
+            access = await _access(desk, said.project_id, said, found)
+        except NotFound:
+            continue  # deleted this moment
+        given.append(access.model_copy(update={"project_id": said.project_id}))
     return answer(shapes.OperatorAccesses(operator_access=given), 201)
 
 
@@ -75,8 +80,10 @@ def _request(said: _OperatorAccess) -> model.ConnectionRequest:
     )
 
 
-def _access(desk: Desk, project_id: ProjectId, said: _OperatorAccess, found: model.Connection) -> shapes.OperatorAccess:
-    access = desk.cell.operator_access(project_id, said.expires_in_seconds)
+async def _access(
+    desk: Desk, project_id: ProjectId, said: _OperatorAccess, found: model.Connection
+) -> shapes.OperatorAccess:
+    access = await desk.cell.operator_access(project_id, said.expires_in_seconds)
     dsn = desk.site.door.dsn(
         found.endpoint.id, database=found.database_name, role=found.role_name, password=found.password, pooled=False
     )

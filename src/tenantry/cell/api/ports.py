@@ -106,11 +106,8 @@ class Projects(Protocol):
         """
         ...
 
-    def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
-        """A token with which connections to the project pass its quotas, for so long (None: the cell's default).
-
-        Asks nobody whether it is there.
-        """
+    async def operator_access(self, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+        """A token with which connections to the project pass its quotas, for so long (None: the cell's default)."""
         ...
 
     async def connection(self, project_id: ProjectId, request: ConnectionRequest) -> Connection:

@@ -43,16 +43,17 @@ def check_quota(context: Context, tables: Tables, project_id: ProjectId) -> None
         raise refused
 
 
-def operator_access_for(context: Context, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
+async def operator_access_for(context: Context, project_id: ProjectId, seconds: int | None) -> OperatorAccess:
     """A token with which connections to the project pass its quotas until it expires; sessions may go on after that.
 
-    Of a project that is not there it opens nothing. Raises InvalidInput.
+    Raises NotFound, InvalidInput.
     """
     lasts = operator_access.SECONDS_DEFAULT if seconds is None else seconds
     if not 1 <= lasts <= operator_access.SECONDS_MAX:
         raise InvalidInput(
             f"expires_in_seconds: between 1 and {operator_access.SECONDS_MAX}", field="expires_in_seconds"
         )
+    await context.state.read(lambda tables: living_project(tables, project_id))
     until = context.clock.now().replace(microsecond=0) + timedelta(seconds=lasts)
     key = context.sealer.derive(OPERATOR_KEY)
     return OperatorAccess(operator_access.issue(key, project_id, until), until)

@@ -5,7 +5,7 @@ so a crew needs as much memory for ten tenants as for ten thousand. Must never r
 seen its ledger say so.
 
 Threads, not an event loop: a tenant's work is waiting for its server, libpq waits without the interpreter's lock, and
-the ports may block. A tenant costs the client 4 to 6 ms of CPU (measured), two thirds of it libpq's login.
+the ports may block.
 """
 
 from __future__ import annotations

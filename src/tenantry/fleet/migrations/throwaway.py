@@ -68,8 +68,8 @@ class EmptyDatabase:
         self._thread = ThreadPoolExecutor(1, "empty-database")
         self._made = ExitStack()
         self._coming: Future[str] | None = None
-        self._leaving: list[Future[None]] = []
-        self._left = False
+        self._deletions: list[Future[None]] = []
+        self._closing = False
 
     def __enter__(self) -> Self:
         return self
@@ -78,10 +78,10 @@ class EmptyDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Returns when there is none any more."""
-        self._left = True
-        self._leave()
+        self._closing = True
+        self._delete_later()
         self._thread.shutdown()
-        for each in self._leaving:
+        for each in self._deletions:
             each.result()
 
     def begin(self) -> None:
@@ -98,16 +98,16 @@ class EmptyDatabase:
         try:
             yield coming.result()
         finally:
-            self._leave()
+            self._delete_later()
 
-    def _leave(self) -> None:
-        self._leaving.append(self._thread.submit(self._delete))
+    def _delete_later(self) -> None:
+        self._deletions.append(self._thread.submit(self._delete))
 
     def _create(self) -> str:
         dsn = self._made.enter_context(self._make())
         # Whoever uses it hears why it does not answer.
         with suppress(psycopg.Error):
-            if not self._left:
+            if not self._closing:
                 psycopg.connect(dsn, connect_timeout=WAKE_SECONDS_MAX).close()
         return dsn
 

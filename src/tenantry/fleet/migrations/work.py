@@ -304,7 +304,7 @@ class Work:
             points=self._points,
         )
         jobs = min(self._options.jobs, max(1, wave.waiting - wave.in_hand - wave.shut))
-        with Claims(self._claim, handful=self._options.jobs, low=jobs // 2 - 1) as self._claims:
+        with Claims(self._claim, handful=self._options.jobs, low=jobs // 2 - 2) as self._claims:
             self._crew = Crew(migrator, self._take, self, jobs=jobs, clock=self._clock)
             if self._interrupts:
                 self._crew.interrupt()
@@ -326,12 +326,11 @@ class Work:
         """The next handful, in a thread of its own."""
         assert self._wave is not None, "a crew is at work on a wave"
         number = self._wave.number
-        tenants: list[Tenant] = []
 
-        def ask(connection: Connection) -> list[Claimed]:
+        def ask(connection: Connection) -> tuple[list[Claimed], Sequence[Tenant]]:
             run = runs.hold_run(connection, self._run.id)
             if run is None or run.state != "running" or self._halt.stopping:
-                return []
+                return [], []
             claimed = runs.claim_tenants(
                 connection,
                 run.id,
@@ -346,10 +345,9 @@ class Work:
                 connection, run.id, [Done(tenant_id=each.tenant_id, fence=each.fence, outcome="gone") for each in gone]
             )
             ready = [each for each in claimed if each.ready]
-            tenants[:] = queries.tenants_called(connection, [each.slug for each in ready]) if ready else []
-            return ready
+            return ready, queries.tenants_called(connection, [each.slug for each in ready]) if ready else []
 
-        claimed = self._ask(ask)
+        claimed, tenants = self._ask(ask)
         failpoint("migrate.claimed")
         if not self._halt.stopping:
             self._met(tenants)
