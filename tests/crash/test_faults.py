@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -124,11 +125,9 @@ def test_a_killed_worker_is_replaced_and_its_leases_end(
     connection = connect(uri)
     connection.execute("create table log (n int); insert into log values (1)")
     worker = next(
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit()
-        and b"tenantry.cell.proxy.worker" in (entry / "cmdline").read_bytes()
-        and (entry / "stat").read_text().rsplit(") ", 1)[1].split()[1] == str(cell.process.pid)
+        each.pid
+        for each in psutil.process_iter(["cmdline", "ppid"])
+        if each.info["ppid"] == cell.process.pid and "tenantry.cell.proxy.worker" in (each.info["cmdline"] or ())
     )
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(psycopg.OperationalError):

@@ -161,7 +161,6 @@ class Backups:
         watch = VaultWatch(at_a_time)
 
         def finished(done: Done[BackupRecord]) -> None:
-            watch.saw(done.error)
             outcome: Outcome = "failed" if done.error is not None else "taken"
             count(
                 TenantOutcome(
@@ -176,7 +175,7 @@ class Backups:
                 jobs=at_a_time,
                 tell=finished,
                 until=None if minutes is None else began + minutes * 60,
-                in_vain=lambda: watch.away is not None,
+                goes_on=lambda done: watch.still_answers(done.error),
             )
         seconds = time.monotonic() - began
         return RunSummary(**counts, left=left, seconds=seconds, swept=swept, vault_away=watch.away)

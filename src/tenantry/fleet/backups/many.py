@@ -52,14 +52,15 @@ class VaultWatch:
         self.away: VaultError | None = None
         """What it said last; None: it answers, as far as anybody knows."""
 
-    def saw(self, error: TenantryError | None) -> None:
-        """What came of one tenant. What failed by itself says nothing about the vault."""
+    def still_answers(self, error: TenantryError | None) -> bool:
+        """After what came of one more tenant. What failed by itself says nothing about the vault."""
         if error is None:
             self._in_a_row = 0
         elif isinstance(error, VaultError):
             self._in_a_row += 1
             if self._in_a_row >= self._failures_max:
                 self.away = error
+        return self.away is None
 
 
 def work_on(
@@ -69,10 +70,11 @@ def work_on(
     jobs: int,
     tell: Callable[[Done[T]], None],
     until: float | None = None,
-    in_vain: Callable[[], bool] = lambda: False,
+    goes_on: Callable[[Done[T]], bool] = lambda _: True,
 ) -> list[str]:
-    """Begins no other once ``until`` (monotonic) has come, or it is ``in_vain``; says who was left.
+    """Begins no other once ``until`` (monotonic) has come or ``goes_on`` has said no; says who was left.
 
+    ``goes_on`` hears of each in the thread that did it, one at a time, before that thread begins another.
     An interrupt lets what is under way end, and is raised then.
     """
     waiting = iter(slugs)
@@ -82,7 +84,7 @@ def work_on(
 
     def take() -> str | None:
         with turn:
-            if stop.is_set() or in_vain() or (until is not None and time.monotonic() >= until):
+            if stop.is_set() or (until is not None and time.monotonic() >= until):
                 return None
             return next(waiting, None)
 
@@ -99,7 +101,11 @@ def work_on(
                 except Exception as failure:  # noqa: BLE001 - the boundary between tenants
                     late_log("backups").exception("working on a tenant failed unexpectedly", tenant=slug)
                     error = TenantryError(f"unexpected {type(failure).__name__}", next_step="the log has the traceback")
-                inbox.put(Done(slug, time.monotonic() - began, result, error))
+                done = Done(slug, time.monotonic() - began, result, error)
+                with turn:
+                    if not goes_on(done):
+                        stop.set()
+                inbox.put(done)
         finally:
             inbox.put(None)
 

@@ -101,7 +101,6 @@ class Proofs:
         watch = VaultWatch(at_a_time)
 
         def finished(done: Done[Verified]) -> None:
-            watch.saw(done.error if done.result is None else done.result.error)
             state = "broken" if done.result is None else done.result.state
             counts[state] += 1
             result = done.result
@@ -123,7 +122,7 @@ class Proofs:
                 jobs=at_a_time,
                 tell=finished,
                 until=None if minutes is None else began + minutes * 60,
-                in_vain=lambda: watch.away is not None,
+                goes_on=lambda done: watch.still_answers(done.error if done.result is None else done.result.error),
             )
         return VerifySummary(
             passed=counts["passed"],

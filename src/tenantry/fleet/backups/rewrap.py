@@ -86,7 +86,6 @@ def rewrap(
     watch = VaultWatch(jobs)
 
     def finished(done: Done[RewrappedKey]) -> None:
-        watch.saw(done.error)
         if done.error is not None:
             failed[done.slug] = done.error
         elif done.result is not None:
@@ -102,7 +101,7 @@ def rewrap(
         lambda key_id: _one(catalog, vault, fleet_keys, KeyId(key_id), dry_run=dry_run),
         jobs=max(1, min(jobs, len(known))),
         tell=finished,
-        in_vain=lambda: watch.away is not None,
+        goes_on=lambda done: watch.still_answers(done.error),
     )
     with catalog.transaction() as connection:
         others = [each for each in rows.vaults_in_use(connection) if each != vault.url]
