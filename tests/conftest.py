@@ -38,7 +38,7 @@ KEPT_BYTES_MAX: Final = 128 * 2**20
 KEPT_FILES_MAX: Final = 10_000
 """Of a larger working directory a failed test keeps only the logs."""
 PREPARED_SECONDS_MAX: Final = 90.0
-_LOG_SUFFIXES: Final = {".log", ".json", ".conf", ".txt"}
+_LOG_SUFFIXES: Final = {".log", ".json", ".conf", ".txt", ".out", ".err"}
 _REBUILDABLE: Final = {"engines", "templates", "__pycache__", "node_modules", "site-packages"}
 _TESTS: Final = Path(__file__).parent
 _KEPT: Final = _TESTS.parent / "test-logs"

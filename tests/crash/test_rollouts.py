@@ -125,8 +125,7 @@ class Installation:
         (self.folder / f"{version}_m.sql").write_text(text.format(number=number, version=version))
 
     def new_worker(self) -> Any:
-        # One part of a run each: with more at a time one worker may take all of them.
-        options = ["--data", str(self.cell.data), "--queues", "tenants", "--concurrency", "1"]
+        options = ["--data", str(self.cell.data), "--queues", "tenants"]
         return self.born("workers", ["worker", *options], WORKER)
 
     def command(self, *arguments: str) -> Any:

@@ -43,14 +43,20 @@ class Workshop:
     """Workers on one catalog and one ledger, which the ledger's own server keeps when the catalog's is killed."""
 
     def __init__(
-        self, nursery: subprocess.Popen[str], catalog_url: str, ledger: str, directory: Path, batch_items: int
+        self,
+        nursery: subprocess.Popen[str],
+        catalog_url: str,
+        ledger: str,
+        directory: Path,
+        batch_items: int,
+        apart: bool,
     ) -> None:
         self.catalog = Catalog(catalog_url)
         self.directory = directory
         self.kind = Kind(name="write", work=lambda _: {}, batch_items=batch_items)
         self.bounds = dict(QUICK)
         self.workers: dict[str, psutil.Process] = {}
-        self._order = {"catalog": catalog_url, "ledger": ledger, "batch_items": batch_items}
+        self._order = {"catalog": catalog_url, "ledger": ledger, "batch_items": batch_items, "apart": apart}
         self._ledger = psycopg.connect(ledger, autocommit=True)
         self._ledger.execute(LEDGER.encode())
         self._number = 0
@@ -156,8 +162,8 @@ def new_workshop(
     """Makes one on a catalog, with a ledger of its own on the session's server; no worker of it has begun."""
     made: list[Workshop] = []
 
-    def make(catalog_url: str, *, batch_items: int = 4) -> Workshop:
-        made.append(Workshop(nursery, catalog_url, new_database(), workdir, batch_items))
+    def make(catalog_url: str, *, batch_items: int = 4, apart: bool = False) -> Workshop:
+        made.append(Workshop(nursery, catalog_url, new_database(), workdir, batch_items, apart))
         return made[-1]
 
     yield make

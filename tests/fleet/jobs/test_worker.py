@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tenantry.fleet.catalog import jobs as rows
+from tenantry.fleet.catalog.catalog import Catalog
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -60,6 +62,37 @@ def test_a_stopped_workers_batch_is_taken_over_and_its_late_result_refused(works
     later = workshop.start(subjects(3), job="later")
     assert workshop.wait_finished(later).state == "done"
     assert [(item.result or {})["worker"] for item in workshop.items(later).values()] == [stalled] * 3
+
+
+def test_parts_that_are_meant_for_different_workers_are_not_taken_by_one(
+    catalog: Catalog, catalog_url: str, new_workshop: Callable[..., Workshop]
+) -> None:
+    del catalog
+    workshop = new_workshop(catalog_url, batch_items=1, apart=True)
+    job_id = workshop.start(subjects(3, gate="end"))
+    first = workshop.begin()
+    workshop.until(lambda: attempts(workshop) == 1, "the first worker has begun one")
+    second = workshop.begin()
+    workshop.until(lambda: attempts(workshop) == 2, "the second has begun another")
+    assert set(workshop.ledger("SELECT worker FROM attempt")) == {(first,), (second,)}
+    workshop.open_gate("end")
+    job = workshop.wait_finished(job_id)
+    assert (job.state, job.done) == ("done", 3), "the third is done by whoever is free"
+    assert {item.attempts for item in workshop.items(job_id).values()} == {1}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_worker_claims_no_batch_of_which_it_cannot_begin_an_item(workshop: Workshop, concurrency: int) -> None:
+    jobs = [workshop.start(subjects(1, gate="end"), job=f"j{number}") for number in range(3)]
+    busy = workshop.begin(concurrency=concurrency)
+    workshop.until(lambda: attempts(workshop) == concurrency, "it has as many items in hand as it may")
+    free = workshop.begin(concurrency=3 - concurrency)
+    workshop.until(lambda: attempts(workshop) == 3, "the other has begun the rest")
+    counted = dict(workshop.ledger("SELECT worker, count(*) FROM attempt GROUP BY worker"))
+    assert counted == {busy: concurrency, free: 3 - concurrency}
+    workshop.open_gate("end")
+    for job_id in jobs:
+        assert workshop.wait_finished(job_id).state == "done"
 
 
 def test_what_is_done_is_not_done_again_by_whoever_takes_over(workshop: Workshop) -> None:

@@ -77,6 +77,7 @@ async def live(order: dict[str, Any]) -> None:
                 name="write",
                 work=ledger.write,
                 batch_items=order["batch_items"],
+                apart=order["apart"],
                 seconds_max=order["seconds_max"],
                 attempts_max=3,
             )

@@ -250,18 +250,20 @@ class Instances:
     async def _watch(self, instance: Instance, running: Postmaster) -> None:
         while not await wait_exit(running.identity, WATCH_SECONDS):
             pass
-        if instance.running is not running or instance.status != "awake":
-            return
-        instance.deaths += 1
-        metrics.deaths.inc()
-        _log.warning("instance died", endpoint_id=instance.endpoint_id, deaths=instance.deaths)
-        try:
-            await self.meter([instance])
-        except TenantryError as error:
-            _log.error(
-                "the last reading of a dead instance is lost", endpoint_id=instance.endpoint_id, error=str(error)
-            )
-        await self._forget_process(instance)
+        # Under the lock: whoever stops or starts it meanwhile neither finds it gone, nor has the next one forgotten.
+        async with instance.lock:
+            if instance.running is not running or instance.status != "awake":
+                return
+            instance.deaths += 1
+            metrics.deaths.inc()
+            _log.warning("instance died", endpoint_id=instance.endpoint_id, deaths=instance.deaths)
+            try:
+                await self.meter([instance])
+            except TenantryError as error:
+                _log.error(
+                    "the last reading of a dead instance is lost", endpoint_id=instance.endpoint_id, error=str(error)
+                )
+            await self._forget_process(instance)
         if instance.deaths <= RECOVERIES_MAX and not self._closing:
             try:
                 await self._started(instance)

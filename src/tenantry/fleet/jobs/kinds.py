@@ -43,6 +43,8 @@ class Kind:
     """Its subjects are tenants' slugs, so that an operator can start it by naming them."""
     queue: str = QUEUE_DEFAULT
     batch_items: int = 20
+    apart: bool = False
+    """Batches of one job are meant for different workers: none has two of them in hand."""
     seconds_max: float = 600.0
     """What takes longer has failed. Its thread cannot be stopped, and is left to itself."""
     attempts_max: int = 10
@@ -146,6 +148,7 @@ def kinds(fleet: Verbs) -> tuple[Kind, ...]:
             # The subject is the run's id and the number of the part: parts differ in nothing else.
             work=lambda item: fleet.work_on(item.subject.partition("/")[0]),
             batch_items=1,
+            apart=True,
             seconds_max=MIGRATE_SECONDS_MAX,
         ),
     )

@@ -37,7 +37,10 @@ from tenantry.runtime.tasks import Tasks
 CONCURRENCY_DEFAULT: Final = 4
 CONCURRENCY_MAX: Final = 64
 BATCHES_MAX: Final = 3
-"""Batches in hand: while one waits for its last item, the next has begun, and a pass need not wait for either."""
+"""Batches in hand: while one waits for its last item, the next has begun, and a pass need not wait for either. Never
+more than items at a time: what could not be begun is better claimed by somebody else."""
+GIVE_BACK_SECONDS: Final = 1.0
+"""Before a batch that is meant for another worker is put back: one that is alone would else claim it again at once."""
 STRAYS_MAX: Final = 8
 """Threads that took too long before a worker gives itself up: only its end frees them."""
 AGAIN_SECONDS: Final = 1.0
@@ -179,7 +182,7 @@ class _Session:
             self._work,
             name=self._name,
             queues=self._only,
-            batches=BATCHES_MAX,
+            batches=min(BATCHES_MAX, bounds.concurrency),
             heartbeat_seconds=bounds.heartbeat_seconds,
             stalled_seconds=bounds.stalled_seconds,
             poll_seconds=bounds.poll_seconds,
@@ -234,6 +237,10 @@ class _Session:
         if claimed is None:
             return
         kind = self._kinds[claimed.kind]
+        if kind.apart and any(other == job and which != number for other, which in self._in_hand):
+            await within(self._orders.halt, GIVE_BACK_SECONDS)
+            await self._desk.ask(lambda connection: rows.release_batch(connection, claimed, queues=self._queues))
+            return
         batch = BatchWork(claimed, kind, self._desk, self._orders, queues=self._queues)
         self._in_hand[job, number] = batch
         try:
