@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,9 @@ def test_killed_at_every_step_of_delete(
         client = api(cell)
         with connect(client.uri(project_id)) as connection:
             connection.execute("select 1")
-        try:
+        # It dies before it answers; but the files, for which nobody waits, may be looked at after the answer or before.
+        with suppress(httpx.HTTPError):
             client.call("DELETE", f"/projects/{project_id}")
-        except httpx.HTTPError:
-            assert point != "discard.renamed", "the caller does not wait for files to be deleted"
         cell.wait_killed()
     cell.environment = {}
     cell.start()
