@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def metrics(cell: ThrowawayCell) -> dict[tuple[str, ...], float]:
         for sample in family.samples
         if not sample.name.endswith(("_bucket", "_created"))
     }
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)
 
 
 def test_numbers_follow_what_happens_and_looking_wakes_nobody(cell: ThrowawayCell) -> None:
@@ -66,7 +74,7 @@ def test_numbers_follow_what_happens_and_looking_wakes_nobody(cell: ThrowawayCel
             assert awake["tenantry_wake_seconds_count",] == awake["tenantry_wakes_total", "awake"]
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(uri.replace("neondb_owner:", "neondb_owner:x"))
-        assert metrics(cell)["tenantry_door_failed_logins_total",] == 1
+        until(lambda: metrics(cell)["tenantry_door_failed_logins_total",] == 1)  # the client does not wait for that
         api.post(f"{path}/suspend").raise_for_status()
         assert metrics(cell)["tenantry_instances", "asleep"] == 1
         assert api.get(path).json()["endpoint"]["current_state"] == "idle"

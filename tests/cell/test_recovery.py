@@ -27,6 +27,7 @@ from tenantry.cell.model import (
 from tenantry.cell.operations import purge
 from tenantry.cell.operations.spares import Uids
 from tenantry.errors import Conflict, Locked, NotFound
+from tenantry.runtime.clock import SystemClock
 
 
 async def listed(one: Any, *, deleted: bool = True) -> list[str]:
@@ -245,12 +246,13 @@ async def test_nothing_is_purged_or_recovered_under_a_change(tenant: Any, monkey
             await one.cell.recover_branch(one.project, branch.id)
 
 
-async def test_an_expired_branch_says_that_it_expired(tenant: Any) -> None:
+async def test_an_expired_branch_says_that_it_expired(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with tenant() as one:
-        dev = await one.branch("dev", expires_at=datetime.now(UTC) + timedelta(milliseconds=200))
+        dev = await one.branch("dev", expires_at=datetime.now(UTC) + timedelta(hours=1))
         expire = expiry_loop(one.bare.context, one.bare.runner)._cycle
-        while await expire() is None:
-            pass
+        assert await expire() is None
+        monkeypatch.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + timedelta(hours=1))
+        assert await expire() is not None
         (branch,) = [b for b in await one.cell.list_branches(one.project, deleted=True) if b.id == dev]
         assert branch.deletion_method == "ttl"
         await one.cell.recover_branch(one.project, dev)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,13 @@ alter database neondb set role = 'neondb_owner'
 
 
 def bytes_of(tree: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file())
+    """Of all files that are there: those of a running instance come and go while they are looked at."""
+    found: list[bytes] = []
+    for place, _, names in os.walk(tree):
+        for path in (Path(place) / name for name in sorted(names)):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(path.read_bytes() if path.is_file() else b"")
+    return b"".join(found)
 
 
 async def schema_only(one: Any, name: str = "bare", **how: Any) -> Any:

@@ -93,8 +93,10 @@ async def start(
     try:
         launched = await asyncio.shield(launch)
     except asyncio.CancelledError:
-        # The thread cannot be cancelled: wait for what it started, to end it.
-        await asyncio.wait([launch])
+        # The thread cannot be cancelled: wait for what it started, to end it, however often we are.
+        while not launch.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([launch])
         if launch.exception() is None:
             os.close(launch.result().data_fd)
             await _end(launch.result().postmaster)
@@ -427,7 +429,7 @@ def _release_memory(data: Path) -> None:
         return
     try:
         lines = _pid_file(data_fd)
-        if len(lines) < 7 or not files.try_lock(data_fd) or not any((data / "pg_dynshmem").glob("mmap.*")):
+        if len(lines) < 7 or not any((data / "pg_dynshmem").glob("mmap.*")) or not _all_let_go(data, data_fd):
             return
         owner = os.fstat(data_fd).st_uid
         segment = lines[6].split()[-1] if lines[6].split() else ""
@@ -437,6 +439,20 @@ def _release_memory(data: Path) -> None:
                 _libc.shmctl(int(identifier), _IPC_RMID, None)
     finally:
         os.close(data_fd)
+
+
+def _all_let_go(data: Path, data_fd: int) -> bool:
+    """Takes the directory's lock, once the last process of a dead postmaster has let it go; False when another lives.
+
+    A process on its way out shows no program any more, so nobody finds it, while its memory and its files are still
+    being taken apart: only the lock tells that it is gone.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS_MAX
+    while not files.try_lock(data_fd):
+        if _living(data) is not None or time.monotonic() >= deadline:
+            return False
+        time.sleep(files.LOCK_POLL_SECONDS)
+    return True
 
 
 async def _until_gone(group: list[Identity], data: Path) -> None:

@@ -154,6 +154,8 @@ class StaticCell:
     woken: int = 0
     leases: set[LeaseId] = field(default_factory=set)
     failed: list[tuple[EndpointId, str]] = field(default_factory=list)
+    looked: int = 0
+    """After how many of the failed logins the instance's roles have been looked at."""
     traffic: list[Traffic] = field(default_factory=list)
     verifiers: dict[str, str | None] = field(default_factory=dict)
     connections_max: int = 0
@@ -186,6 +188,7 @@ class StaticCell:
     async def login_failed(self, endpoint: EndpointId, role: str, client_address: str) -> None:
         self.failed.append((endpoint, role))
         await asyncio.to_thread(self.refresh)
+        self.looked += 1
 
     async def wake(self, endpoint: EndpointId, *, operator: bool = False) -> Upstream:
         if self.wake_gate is not None:
@@ -287,10 +290,17 @@ DoorMaker = Callable[..., OpenDoor]
 
 @pytest.fixture
 def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker]:
-    """Opens doors; each keyword is a setting, ``tls`` gives one with TLS, ``cell`` changes the cell."""
+    """Opens doors; each keyword is a setting, ``tls`` gives one with TLS, ``cell`` changes the cell, and ``now`` is
+    the clock by which failed logins are forgiven."""
     opened: list[tuple[Door, Tasks, House]] = []
 
-    def make(*, tls: Tls | None = None, cell: StaticCell | None = None, **settings: Any) -> OpenDoor:
+    def make(
+        *,
+        tls: Tls | None = None,
+        cell: StaticCell | None = None,
+        now: Callable[[], float] | None = None,
+        **settings: Any,
+    ) -> OpenDoor:
         the_cell = cell or StaticCell(instance)
         tasks = Tasks("test door")
 
@@ -300,7 +310,7 @@ def open_door(instance: Instance, loop_thread: LoopThread) -> Iterator[DoorMaker
             house = House(
                 cell=the_cell,
                 settings=chosen,
-                limits=Limits(chosen, asyncio.get_running_loop().time),
+                limits=Limits(chosen, now or asyncio.get_running_loop().time),
                 meter=meter,
                 cancels=Cancels(),
                 forwarder=the_cell,

@@ -181,13 +181,19 @@ def lease_test(monkeypatch: pytest.MonkeyPatch) -> Callable[[Test], Awaitable[No
     return run
 
 
-async def test_one_lease_for_many_uses_and_a_moment_longer(lease_test: Callable[[Test], Awaitable[None]]):
+async def test_one_lease_for_many_uses_and_a_moment_longer(
+    lease_test: Callable[[Test], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+):
     async def test(cell: CountingCell, leases: Leases) -> None:
+        monkeypatch.setattr(leases_module, "LINGER_SECONDS", 3600.0)
+
         async def use() -> None:
             async with leases.hold(ENDPOINT, 5):
                 await asyncio.sleep(0.01)
 
         await asyncio.gather(*(use() for _ in range(10)))
+        await asyncio.sleep(0.02)
+        monkeypatch.setattr(leases_module, "LINGER_SECONDS", 0.02)
         await use()
         assert cell.woken == 1
         while cell.out:

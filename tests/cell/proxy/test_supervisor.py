@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -54,7 +55,7 @@ class Building(ClientSide):
         self.config = DoorConfig(
             address=("127.0.0.1", 0),
             directory=directory / "door",
-            settings=Settings(secret=b"s" * 32, report_seconds=0.2, drain_seconds=0.2, patience_seconds=3),
+            settings=Settings(secret=b"s" * 32, report_seconds=0.2, drain_seconds=0.2, patience_seconds=30),
             log_path=directory / "door.log",
         )
         self.supervisors: list[Supervisor] = []
@@ -156,7 +157,7 @@ def test_sessions_go_on_while_the_control_process_is_replaced(building: Building
         second, staff = building.open()
         assert second.workers == workers
         assert staff.registered[0][1] == [lease]
-        late.join(10)
+        late.join(30)
         assert found == [(7,)]
         assert client.execute("select 'still here'").fetchone() == ("still here",)
         assert lease in staff.cell.leases
@@ -176,11 +177,15 @@ def test_a_session_that_ended_meanwhile_gives_its_lease_back(building: Building)
     kept, ended = building.connect(), building.connect()
     wait_for(lambda: len(staff.cell.leases) == 2)
     building.thread.run(first.detach())
+    its = "select from pg_stat_activity where pid = %s"
+    pid = ended.info.backend_pid
     ended.close()
     with kept:
-        kept.execute("select 1")
+        wait_for(lambda: kept.execute(its, [pid]).fetchone() is None)
         _, staff = building.open()
-        assert len(staff.registered[0][1]) == 1
+        # It may have been named in the moment in which it ended; then it is given back behind that.
+        wait_for(lambda: len(staff.cell.leases) == 1)
+        kept.execute("select 1")
 
 
 def test_a_taken_port_is_an_operator_error(building: Building):
@@ -203,7 +208,10 @@ def serves(worker: Identity, client: socket.socket) -> bool:
     """Whether the other end of a client's connection is this process's."""
     port = f":{client.getsockname()[1]:04X}"
     connections = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    held = {os.readlink(entry) for entry in Path(f"/proc/{worker.pid}/fd").iterdir()}
+    held: set[str] = set()
+    for entry in Path(f"/proc/{worker.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            held.add(os.readlink(entry))
     return any(f"socket:[{found[9]}]" in held for found in connections if found[2].endswith(port))
 
 
@@ -280,8 +288,8 @@ def test_a_door_that_moves_leaves_open_sessions_alone(building: Building):
         building.open(address=("127.0.0.1", new_port))
         assert building.port == new_port
         building.connect().close()
-        with pytest.raises(OSError):
-            wait_for(lambda: bool(socket.create_connection(("127.0.0.1", old_port), 1).close()), 2)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", old_port), 20)
         assert client.execute("select 1").fetchone() == (1,)
     wait_for(lambda: not alive(old))
 

@@ -220,7 +220,7 @@ def test_a_goodbye_of_the_websocket_ends_the_session(open_web: WebMaker, instanc
         client.login()
         client.read_to(b"Z")
         of_ours = "select count(*) from pg_stat_activity where application_name = 'tunnel'"
-        assert admin.execute(of_ours).fetchone() == (1,)
+        wait_for(lambda: admin.execute(of_ours).fetchone() == (1,))  # those of the tests before are on their way out
         client.say(CloseConnection(code=1000))
         assert client.until(CloseConnection)
         wait_for(lambda: admin.execute(of_ours).fetchone() == (0,))

@@ -47,7 +47,9 @@ class Loop:
                 metrics.loop_cycles.labels(self._name, "failed").inc()
                 _log.error("cycle failed", loop=self._name, exc_info=error)
             try:
-                await asyncio.wait_for(self._sooner.wait(), self._period_seconds)
+                # wait_for would lose our end where both come at once, before Python 3.12.
+                async with asyncio.timeout(self._period_seconds):
+                    await self._sooner.wait()
             except TimeoutError:
                 pass
 

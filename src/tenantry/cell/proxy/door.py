@@ -49,10 +49,14 @@ class Door:
         """See Relay.watch_again; in small portions, so that the loop is not held up."""
         while True:
             await asyncio.sleep(WATCH_AGAIN_SECONDS)
-            for number, relay in enumerate(list(self._house.relays), start=1):
-                relay.watch_again()
-                if number % _WATCHES_PER_TURN == 0:
-                    await asyncio.sleep(0)
+            await self._watch_all_again()
+
+    async def _watch_all_again(self) -> None:
+        # Apart from the sleep, which would keep the relay that was looked at last, and its sockets, until the next.
+        for number, relay in enumerate(list(self._house.relays), start=1):
+            relay.watch_again()
+            if number % _WATCHES_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     def _welcome(self, sock: socket.socket, address: str) -> None:
         try:

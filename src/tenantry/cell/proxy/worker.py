@@ -89,6 +89,14 @@ class Worker:
         await self._remote.stop()
         await self._tasks.stop()
 
+    def _stop_accepting(self) -> None:
+        if self._door is not None:
+            self._door.close()
+        if self._web is not None:
+            self._web.close()
+        for listener in self._listeners.values():  # of a worker that never opened
+            listener.close()
+
     async def _drain(self, seconds: float | None) -> None:
         assert self._door is not None
         drains = [self._door.drain(seconds)]
@@ -111,6 +119,8 @@ class Worker:
     async def _welcomed(self, welcome: dict[str, Any]) -> None:
         """Takes what the control process says; at the first time, opens."""
         if welcome["retire"]:
+            # The control process hears that we are ready when this has returned, and may then want the ports itself.
+            self._stop_accepting()
             self._end(None)
             return
         settings = _within_descriptors(Settings.from_json(welcome["settings"]))
