@@ -391,25 +391,28 @@ def test_the_recipe_gives_createrole_only_where_it_is_harmless(major: int) -> No
 
 PYTHONS = (Path(sys.executable), Path(f"/usr/bin/python3.{sys.version_info.minor}"))
 BUILD = """
-import shutil, sys
+import dataclasses, shutil, sys
 from pathlib import Path
 from tenantry.postgres import engines, template
-found, into, *copied = map(Path, sys.argv[1:])
-if copied:
+found, into, *more = map(Path, sys.argv[1:])
+engine = engines.choose(engines.discover(extra_dirs=[found]), 18)
+if more and (more[0] / "image").exists():
     def build(engine, staging, *_):
         for name in ("image", "template.json"):
-            shutil.copy(copied[0] / name, staging / name)
+            shutil.copy(more[0] / name, staging / name)
     template._build = build
-engine = engines.choose(engines.discover(extra_dirs=[found]), 18)
+elif more:
+    engine = dataclasses.replace(engine, bin_dir=more[0])
 print(template.build_template(engine, into).directory.name)
 """
 
 
 def build_elsewhere(
-    shared: Path, into: Path, *, copying: Path | None = None, uid: int | None = None, python: Path = PYTHONS[0]
+    shared: Path, into: Path, *more: Path, uid: int | None = None, python: Path = PYTHONS[0]
 ) -> subprocess.Popen[str]:
+    """``more`` is a template to be copied instead, or a directory of other programs."""
     return subprocess.Popen(
-        [python, "-c", BUILD, shared / "engines", into, *([copying] if copying else [])],
+        [python, "-c", BUILD, shared / "engines", into, *more],
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", user=uid, group=uid,
         extra_groups=[] if uid is not None else None,
@@ -442,13 +445,22 @@ def test_a_builder_killed_at_work_leaves_no_template_and_the_next_one_waits_for_
     engine: Engine, shared: Path, workdir: Path, copied_build: list[int]
 ) -> None:
     into = workdir / "templates"
-    builder = build_elsewhere(shared, into)
+    # An initdb that has not ended before it may.
+    (workdir / "bin").mkdir()
+    (workdir / "bin").chmod(0o755)
+    slow = workdir / "bin" / "initdb"
+    slow.write_text(
+        f'#!/bin/sh\n{engine.program("initdb")} "$@"\nuntil [ -e {workdir}/may_end ]; do sleep 0.01; done\n'
+    )
+    slow.chmod(0o755)
+    builder = build_elsewhere(shared, into, slow.parent)
     until((into / ".staging/data/base/1").exists)
     builder.send_signal(signal.SIGKILL)
     builder.communicate()
     assert not list(into.glob("pg*"))
     with pytest.raises(Unavailable), files.lock_file(into / ".lock", timeout_seconds=0):
         pytest.fail("initdb does not hold the lock")
+    (workdir / "may_end").touch()
     made = template.build_template(engine, into)
     assert copied_build == [1]
     assert sorted(path.name for path in into.iterdir()) == [".lock", made.directory.name]
@@ -508,7 +520,7 @@ def test_a_power_cut_leaves_no_template_or_a_whole_one(
 
 
 def test_two_builders_at_once_make_one(the_template: Template, shared: Path, workdir: Path) -> None:
-    both = [build_elsewhere(shared, workdir / "t", copying=the_template.directory) for _ in range(2)]
+    both = [build_elsewhere(shared, workdir / "t", the_template.directory) for _ in range(2)]
     answers = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
     assert sorted(path.name for path in (workdir / "t").iterdir()) == [".lock", answers[0][0].strip()]

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tenantry.cell.proxy import sql as sql_module
 from tenantry.cell.proxy.limits import PER_ADDRESS_AND_ENDPOINT
 from tenantry.cell.proxy.ports import Login
 from tenantry.cell.proxy.sql_request import NUMBERS_MAX
@@ -675,20 +676,25 @@ def test_a_wait_has_an_end_and_so_has_the_queue(
     assert query(web, "select 1 as n") == [{"n": 1}]
 
 
-def test_others_go_on_while_a_large_body_is_read_and_a_large_answer_written(open_web: WebMaker):
+def test_others_go_on_while_a_large_body_is_read(open_web: WebMaker, monkeypatch: pytest.MonkeyPatch):
     web = open_web()
-    query(web, "select 1")
-    done = threading.Event()
+    parse, begun, may_end = sql_module._parse, threading.Event(), threading.Event()
+
+    def slowly(body: bytes, queries_max: int) -> Any:
+        if len(body) >= sql_module.LARGE_BODY_BYTES:
+            begun.set()
+            assert may_end.wait(20), "nobody was answered meanwhile"
+        return parse(body, queries_max)
+
+    monkeypatch.setattr(sql_module, "_parse", slowly)
     with ThreadPoolExecutor(1) as pool:
         numbers = b'{"query": "select cardinality($1::int[])", "params": [[' + b"1," * 400_000 + b"1]]}"
         large = pool.submit(ask, web, numbers)
-        large.add_done_callback(lambda _: done.set())
-        answered = 0
-        while not done.is_set():
+        assert begun.wait(20)
+        for _ in range(3):
             assert query(web, "select 1 as n") == [{"n": 1}]
-            answered += 1
-        assert large.result().json()["rows"] == [{"cardinality": 400_001}]
-    assert answered >= 3
+        may_end.set()
+        assert large.result(30).json()["rows"] == [{"cardinality": 400_001}]
 
 
 def test_traffic_is_counted(open_web: WebMaker):
