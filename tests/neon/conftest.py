@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
+from tenantry.neon import transport
 from tenantry.neon.client import NeonClient
 from tenantry.testing.fake_api import FakeApi
 
@@ -89,6 +92,14 @@ def script() -> Iterator[Script]:
 @pytest.fixture
 def new_reply() -> type[Reply]:
     return Reply
+
+
+@pytest.fixture
+def even_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However quick the machine: for clients a second passes each time that one looks at the clock, and none else."""
+    monkeypatch.setattr(transport, "_RETRY_SECONDS_FIRST", 0.001)
+    looks = itertools.count(1.0)
+    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: next(looks)))
 
 
 Connect = Callable[[str], NeonClient]

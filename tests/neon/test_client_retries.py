@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import socket
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,13 +64,6 @@ def test_what_may_be_repeated_is(script: Any, connect: Any, new_reply: Any, brok
     script.replies += [new_reply(*broken), new_reply(*broken), new_reply()]
     assert connect(script.base_url).list_regions() == []
     assert len(script.asked) == 3
-
-
-@pytest.fixture
-def even_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However quick the machine: for the client a second passes each time that it looks at the clock."""
-    looks = itertools.count(1.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(looks)))
 
 
 @pytest.mark.usefixtures("even_pace")
