@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .forks import Nurseries
 
 RUN_VARIABLE: Final = "TENANTRY_TEST_RUN"
-LEAVE_SECONDS_MAX: Final = 5.0
+LEAVE_SECONDS_MAX: Final = 20.0
 """How long a process that has been told to stop may take after the last test."""
 KEPT_BYTES_MAX: Final = 128 * 2**20
 KEPT_FILES_MAX: Final = 10_000

@@ -106,7 +106,7 @@ def as_other_user() -> dict[str, Any]:
     return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits until ``condition`` holds, looking every few milliseconds."""
     ready = threading.Event()
     for _ in range(int(seconds / 0.005)):
