@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
+from .ports import reserved
 
 WEED: Final = Path(sys.executable).parent / "weed"
 """What the wheel brings, for Linux on x86-64 and ARM; tests are skipped where it is not."""
@@ -30,6 +32,8 @@ _RIGHTS: Final = {
     "nobody": [],
 }
 _WAIT_SECONDS: Final = 0.02
+_kept: Final = ExitStack()
+atexit.register(_kept.close)
 
 
 class Seaweed:
@@ -38,7 +42,8 @@ class Seaweed:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
-        self.port, *self._others = _free_ports(4)
+        # SeaweedFS takes for gRPC the port that is 10,000 higher. It may be started again until this process ends.
+        self.port, *self._others = _kept.enter_context(reserved(4))
         identities = [
             {"name": name, "credentials": [{"accessKey": name, "secretKey": _SECRET}], "actions": actions}
             for name, actions in _RIGHTS.items()
@@ -88,9 +93,9 @@ class Seaweed:
         self._process.wait(10)
         for port in (self.port, *self._others):  # it leaves sockets in a place of its own choice
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                left.unlink()
+                left.unlink(missing_ok=True)
             for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + 10_000}.sock"):
-                left.unlink()
+                left.unlink(missing_ok=True)
 
     def _writable(self) -> bool:
         import obstore  # noqa: PLC0415
@@ -119,22 +124,6 @@ class Seaweed:
 
 def _marks() -> Iterator[tuple[str, str]]:
     return ((name, value) for name, value in os.environ.items() if name.startswith("TENANTRY_TEST"))
-
-
-def _free_ports(count: int) -> list[int]:
-    """SeaweedFS takes for gRPC the port that is 10,000 higher, so both must be free."""
-    with ExitStack() as held:
-        found: list[int] = []
-        candidates = iter(range(20_000 + os.getpid() % 5_000, 54_000, 7))
-        while len(found) < count:
-            port = next(candidates)
-            try:
-                for each in (port, port + 10_000):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", each))
-            except OSError:
-                continue
-            found.append(port)
-        return found
 
 
 @pytest.fixture(scope="session")

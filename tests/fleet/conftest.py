@@ -12,9 +12,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
+import psutil
 import psycopg
 import pytest
 
@@ -114,15 +116,32 @@ class Server:
         _wait_until_up(self.dsn, self._process)
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes at once."""
+        """SIGKILL to all of its processes at once. Returns when none is left: another server is refused before."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        postmaster = psutil.Process(self._process.pid)
+        postmaster.suspend()  # it makes no others meanwhile, and each is the leader of a group of its own
+        everybody = [*postmaster.children(recursive=True), postmaster]
+        for each in everybody:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         self._process.wait(_START_SECONDS_MAX)
+        deadline = time.monotonic() + _START_SECONDS_MAX
+        while any(map(_lives, everybody)):
+            assert time.monotonic() < deadline, "a killed server's processes do not end"
+            time.sleep(0.01)
 
     def stop(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(_START_SECONDS_MAX)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """A child of a server that is dead may have nobody who waits for it."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def certificate(new_workdir: Callable[[str], Path]) -> tuple[Path, Path]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
@@ -159,8 +160,11 @@ def test_a_server_without_tls_and_one_that_is_not_there_are_told_apart(certifica
         dsn = Dsn(host="127.0.0.1", port=port, database="d", role="r", parameters={"sslmode": "require"})
         with pytest.raises(OperatorError, match="offers no TLS"), reachable(dsn, certificate[0]):
             pass
-    with pytest.raises(Unavailable, match="does not answer"), reachable(dsn, certificate[0]):
-        pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else comes to
+        nobody = replace(dsn, port=taken.getsockname()[1])
+        with pytest.raises(Unavailable, match="does not answer"), reachable(nobody, certificate[0]):
+            pass
 
 
 def test_where_nothing_demands_tls_the_way_is_the_direct_one() -> None:

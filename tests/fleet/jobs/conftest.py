@@ -25,13 +25,16 @@ from tenantry.fleet.jobs.kinds import Kind
 QUICK = {
     "concurrency": 4,
     "heartbeat_seconds": 0.3,
-    "stalled_seconds": 2.0,
+    "stalled_seconds": 3600.0,
     "look_seconds": 0.3,
     "poll_seconds": 0.5,
-    "stop_seconds": 10.0,
+    "stop_seconds": 3600.0,
     "again_seconds": 0.05,
 }
-"""A worker's bounds in a hurry: what takes a minute in production takes two seconds."""
+"""A worker's bounds in a hurry. Nobody takes over from another, or gives up what is under way, only because the machine
+stood still: whoever is to do so is told by his test, which sees to it that nobody else can."""
+SOON = 2.0
+"""After so many seconds of silence takes over who is to take over soon."""
 LEDGER = """
     CREATE TABLE done (job text, subject text, worker text NOT NULL, PRIMARY KEY (job, subject));
     CREATE TABLE attempt (job text, subject text, worker text NOT NULL, at timestamptz DEFAULT clock_timestamp());
@@ -53,7 +56,7 @@ class Workshop:
     ) -> None:
         self.catalog = Catalog(catalog_url)
         self.directory = directory
-        self.kind = Kind(name="write", work=lambda _: {}, batch_items=batch_items)
+        self.kinds = {name: Kind(name=name, work=lambda _: {}, batch_items=batch_items) for name in ("write", "brief")}
         self.bounds = dict(QUICK)
         self.workers: dict[str, psutil.Process] = {}
         self._order = {"catalog": catalog_url, "ledger": ledger, "batch_items": batch_items, "apart": apart}
@@ -73,7 +76,7 @@ class Workshop:
         return value
 
     def begin(
-        self, *, seconds_max: float = 60, queues: list[str] | None = None, tidy: str | None = None, **bounds: float
+        self, *, attempts_max: int = 3, queues: list[str] | None = None, tidy: str | None = None, **bounds: float
     ) -> str:
         """One more worker; returns its name. ``tidy``: the schedule of the one pass that it knows."""
         self._number += 1
@@ -82,14 +85,19 @@ class Workshop:
             "name": name,
             "log": str(self.directory / f"{name}.log"),
             "bounds": self.bounds | bounds,
-            "seconds_max": seconds_max,
+            "attempts_max": attempts_max,
             "queues": queues,
             "tidy": tidy,
         }
         assert self._nursery.stdin is not None and self._nursery.stdout is not None
         self._nursery.stdin.write(json.dumps(order) + "\n")
         self.workers[name] = psutil.Process(int(self._nursery.stdout.readline()))
+        self._nursery.stdin.write("\n")
         return name
+
+    def heir(self, **given: Any) -> str:
+        """One more worker, who takes over from those who are silent."""
+        return self.begin(stalled_seconds=SOON, **given)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self.workers[name].send_signal(number)
@@ -104,8 +112,8 @@ class Workshop:
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()
 
-    def start(self, subjects: Mapping[str, Mapping[str, object]], job: str = "j", **arguments: object) -> JobId:
-        return start_job(self.catalog, self.kind, subjects, arguments={"job": job} | arguments, by="test")
+    def start(self, subjects: Mapping[str, Mapping[str, object]], job: str = "j", kind: str = "write") -> JobId:
+        return start_job(self.catalog, self.kinds[kind], subjects, arguments={"job": job}, by="test")
 
     def job(self, job_id: JobId) -> Job:
         with self.catalog.transaction() as connection:

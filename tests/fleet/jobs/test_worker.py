@@ -43,7 +43,7 @@ def test_a_stopped_workers_batch_is_taken_over_and_its_late_result_refused(works
     workshop.until(lambda: attempts(workshop) == 1, "the first worker has begun")
     workshop.signal(stalled, signal.SIGSTOP)
 
-    second = workshop.begin()
+    second = workshop.heir()
     workshop.until(lambda: workshop.job(job_id).workers == (second,), "the second has claimed the batch")
     workshop.until(lambda: attempts(workshop) == 2, "the second has begun")
 
@@ -62,6 +62,26 @@ def test_a_stopped_workers_batch_is_taken_over_and_its_late_result_refused(works
     later = workshop.start(subjects(3), job="later")
     assert workshop.wait_finished(later).state == "done"
     assert [(item.result or {})["worker"] for item in workshop.items(later).values()] == [stalled] * 3
+
+
+def test_a_worker_that_was_silent_for_long_does_not_begin_its_own_work_once_more(workshop: Workshop) -> None:
+    """As after a machine that slept: it may look for silent workers before it has said that it lives."""
+    job_id = workshop.start(subjects(1, gate="end"))
+    workshop.begin(stalled_seconds=10)
+    workshop.until(lambda: attempts(workshop) == 1, "it has begun")
+    queued = "SELECT last_value FROM procrastinate.procrastinate_jobs_id_seq"
+    before = _scalar(workshop, queued)
+
+    def was_put_back_and_followed() -> bool:
+        """A look puts nothing back that is in the queue, so there are two once the first was followed."""
+        with workshop.catalog.transaction() as connection:
+            connection.exec_driver_sql("UPDATE job_batch SET claimed_at = now() - interval '1 hour'")
+        return _scalar(workshop, queued) >= before + 2
+
+    workshop.until(was_put_back_and_followed, "its batch was taken for a silent worker's")
+    workshop.open_gate("end")
+    assert workshop.wait_finished(job_id).state == "done"
+    assert [item.attempts for item in workshop.items(job_id).values()] == [attempts(workshop)] == [1]
 
 
 def test_parts_that_are_meant_for_different_workers_are_not_taken_by_one(
@@ -102,7 +122,7 @@ def test_what_is_done_is_not_done_again_by_whoever_takes_over(workshop: Workshop
         lambda: workshop.job(job_id).done == 2 and attempts(workshop) == 3, "two are done, the third is under way"
     )
     workshop.kill(first)
-    second = workshop.begin()
+    second = workshop.heir()
     workshop.open_gate("held")
     assert workshop.wait_finished(job_id).state == "done"
     by = {subject: item.result and item.result["worker"] for subject, item in workshop.items(job_id).items()}
@@ -115,19 +135,18 @@ def test_sigterm_ends_what_is_under_way_and_leaves_the_rest_to_others_at_once(wo
     first = workshop.begin(concurrency=1)
     workshop.until(lambda: attempts(workshop) == 1, "it has begun")
     workshop.signal(first, signal.SIGTERM)
-    workshop.bounds["stalled_seconds"] = 3600  # nobody takes over: what is left was released
     workshop.until(lambda: "Stop requested" in workshop.log(first), "it has heard of it")
     workshop.open_gate("slow")
     workshop.wait_ended(first)
     assert (workshop.job(job_id).done, workshop.job(job_id).waiting) == (1, 3)
-    workshop.begin()
+    workshop.begin()  # it takes over from nobody: what is left was released
     assert workshop.wait_finished(job_id).state == "done"
     assert attempts(workshop) == 4
 
 
 def test_a_second_sigterm_waits_for_nothing(workshop: Workshop) -> None:
     job_id = workshop.start(subjects(1, gate="never"))
-    first = workshop.begin(stop_seconds=3600)
+    first = workshop.begin()
     workshop.until(lambda: attempts(workshop) == 1, "it has begun")
     workshop.signal(first, signal.SIGTERM)
     workshop.until(lambda: "Stop requested" in workshop.log(first), "it has heard of it")
@@ -190,18 +209,20 @@ def test_what_kills_its_workers_is_given_up(workshop: Workshop) -> None:
 
 
 def test_what_takes_too_long_has_failed_and_holds_nobody_up(workshop: Workshop) -> None:
-    job_id = workshop.start({"a": {"gate": "never"}, "b": {}, "c": {}})
-    workshop.begin(seconds_max=0.5, concurrency=1)
-    job = workshop.wait_finished(job_id)
-    assert (job.done, job.failed) == (2, 1)
-    assert workshop.items(job_id)["a"].error == "it took longer than 0.5 s"
+    job_id = workshop.start(subjects(2, gate="never"), kind="brief")
+    other = workshop.start(subjects(2), job="other")
+    workshop.begin(concurrency=1)
+    assert workshop.wait_finished(job_id).failed == 2
+    assert {item.error for item in workshop.items(job_id).values()} == {"it took longer than 0.5 s"}
+    assert workshop.wait_finished(other).state == "done"
 
 
 def test_a_worker_whose_threads_hang_gives_itself_up(workshop: Workshop) -> None:
-    job_id = workshop.start(subjects(8, gate="never"))
-    hung = workshop.begin(seconds_max=0.5)
+    job_id = workshop.start(subjects(8, gate="never"), kind="brief")
+    hung = workshop.begin()
     workshop.wait_ended(hung)
     assert "their threads hang" in workshop.log(hung)
+    workshop.begin()  # it may have given itself up before it had said that the last batch has ended
     assert workshop.wait_finished(job_id).failed == 8
 
 
@@ -235,16 +256,16 @@ def test_a_worker_survives_its_connections(workshop: Workshop) -> None:
 def test_a_worker_keeps_to_its_budget_of_connections(workshop: Workshop) -> None:
     from tenantry.fleet.jobs.worker import CATALOG_CONNECTIONS_MAX  # noqa: PLC0415
 
+    connected = (
+        "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'tenantry%%'"
+    )
+    others = _scalar(workshop, connected)
     workshop.start(subjects(12, gate="open"))
     workshop.begin(concurrency=12)
     workshop.until(lambda: attempts(workshop) == 12, "all are under way")
-    workshop.catalog.close()
-    mine = _scalar(
-        workshop,
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        " AND application_name LIKE 'tenantry%%'",
-    )
-    assert 0 < mine <= CATALOG_CONNECTIONS_MAX
+    its = set(_scalar(workshop, connected)) - set(others)
+    assert 0 < len(its) <= CATALOG_CONNECTIONS_MAX
     workshop.open_gate("open")
 
 
@@ -280,7 +301,7 @@ def test_a_run_of_a_pass_is_finished_by_another_when_its_worker_dies(workshop: W
     workshop.until(lambda: attempts(workshop) > 0, "it runs")
     workshop.kill(first)
     ran = attempts(workshop)
-    workshop.begin(tidy="* * * * * *")
+    workshop.heir(tidy="* * * * * *")
     workshop.until(lambda: attempts(workshop) > ran, "it runs again")
 
 

@@ -1,7 +1,8 @@
 """Workers in processes of their own, to be killed and stopped: a fork for each line read, with everything imported.
 
-Reads a line ``{"catalog", "ledger", "log", "name", "bounds", ...}`` and answers with the fork's pid, which runs one
-worker until SIGTERM. What an item does is an INSERT into the ledger that succeeds once for each job and subject.
+Reads a line ``{"catalog", "ledger", "log", "name", "bounds", ...}`` and answers with the fork's pid. After another
+line, which is empty, that runs one worker until SIGTERM. What an item does is an INSERT into the ledger that succeeds
+once for each job and subject.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -21,6 +23,9 @@ from tenantry.errors import Conflict, Unavailable
 from tenantry.fleet.jobs.kinds import Item, Kind, Pass
 from tenantry.fleet.jobs.worker import Bounds, Worker, Workplace
 from tenantry.runtime.telemetry import configure_logs
+
+BRIEF_SECONDS_MAX = 0.5
+"""What an item of the kind ``brief`` may take; one of the kind ``write`` has as long as it needs."""
 
 
 class Ledger:
@@ -70,18 +75,16 @@ class Ledger:
 
 async def live(order: dict[str, Any]) -> None:
     ledger = Ledger(order["ledger"], order["name"])
+    write = Kind(
+        name="write",
+        work=ledger.write,
+        batch_items=order["batch_items"],
+        apart=order["apart"],
+        attempts_max=order["attempts_max"],
+    )
     place = Workplace(
         catalog_url=order["catalog"],
-        kinds=[
-            Kind(
-                name="write",
-                work=ledger.write,
-                batch_items=order["batch_items"],
-                apart=order["apart"],
-                seconds_max=order["seconds_max"],
-                attempts_max=3,
-            )
-        ],
+        kinds=[write, replace(write, name="brief", seconds_max=BRIEF_SECONDS_MAX)],
         passes=[Pass("tidy", order["tidy"], ledger.tidy)] if order["tidy"] else [],
         close=lambda: None,
     )
@@ -95,8 +98,12 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         order = json.loads(line)
+        held, release = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.close(release)
+            os.read(held, 1)
+            os.close(held)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
@@ -105,6 +112,10 @@ def main() -> None:
             asyncio.run(live(order))
             os._exit(0)
         print(pid, flush=True)
+        # It begins when it is known by more than its number: one that has ended by then is nobody any more.
+        sys.stdin.readline()
+        os.close(held)
+        os.close(release)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -42,6 +42,9 @@ def no_provider(_tenant: object) -> Any:
 
 class Fleet(MigratedTenants):
     """Tenants of a catalog whose DSNs are known here. ``asked`` has each whose DSN somebody wanted, in order."""
+
+    GATE = "select pg_advisory_xact_lock(5);"
+    """What a migration waits at in tenants that are shut. Its lock timeout must be long."""
 
     def __init__(self, catalog: Catalog) -> None:
         super().__init__(catalog, no_provider)
@@ -95,6 +98,19 @@ class Fleet(MigratedTenants):
         with psycopg.connect(self.dsns[slug], autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def shut(self, *slugs: str) -> Iterator[Callable[[], None]]:
+        """These tenants are, until what is given is called, which may be twice."""
+        with ExitStack() as sessions:
+            for slug in slugs:
+                session = sessions.enter_context(psycopg.connect(self.dsns[slug], autocommit=True))
+                session.execute("select pg_advisory_lock(5)")
+            yield sessions.close
+
+    def let_end(self, slug: str) -> None:
+        """Waits for runners that have gone: a server notices the end of a session, and frees its locks, in a while."""
+        self.sql(slug, "select pg_advisory_xact_lock(x'74656E616E747279'::bigint)")
 
     # -- runs --------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import pytest
 
 from tenantry.fleet.catalog import runs
 from tenantry.fleet.catalog.records import Run
+from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.formats.folders import open_folder
 from tenantry.fleet.migrations.plan import states_of
 from tenantry.fleet.migrations.run import RunOptions
@@ -28,6 +29,7 @@ POINTS = ["migrate.claimed", "migrate.judged", "migrate.applied", "migrate.commi
 MIGRATIONS = [(f"{number:04}_m", number + 1, f"insert into applied values ('{number:04}_m')") for number in range(3)]
 # Between two breakpoints, so that a kill finds a transaction half done.
 SLOW = "--> statement-breakpoint\nselect pg_sleep(0.01)"
+LOCK_SECONDS_MAX = 60.0
 
 
 class Killed:
@@ -43,7 +45,8 @@ class Killed:
             (directory / f"{slug}.dsn").write_text(dsn)
 
     def begin(self, folder: Path, jobs: int = 2) -> str:
-        return self.fleet.begin(folder, options=RunOptions(jobs=jobs)).run.id
+        options = RunOptions(jobs=jobs, bounds=Bounds(lock_seconds=LOCK_SECONDS_MAX))
+        return self.fleet.begin(folder, options=options).run.id
 
     def started(self, run: str, failpoints: str = "") -> AbstractContextManager[Runner]:
         return self._start(run, self.directory, failpoints)
@@ -135,17 +138,22 @@ def test_kill_9_from_outside_while_transactions_are_open(killed: Killed, drizzle
 def test_ctrl_c_ends_what_is_under_way_and_exits_1(
     killed: Killed, drizzle_folder: Callable[..., Path], postgres_server: str
 ) -> None:
-    tag, when, text = MIGRATIONS[0]
-    run = killed.begin(drizzle_folder((tag, when, f"{text}--> statement-breakpoint\nselect pg_sleep(1.01)")))
-    asleep = "select count(*) from pg_stat_activity where query like '%pg_sleep(1.01)%' and pid <> pg_backend_pid()"
+    (tag, when, text), fleet = MIGRATIONS[0], killed.fleet
+    run = killed.begin(drizzle_folder((tag, when, f"{text}--> statement-breakpoint\n{fleet.GATE}")))
+    at_work = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and wait_event = 'advisory'"
+    events: list[dict[str, Any]] = []
     with (
+        fleet.shut(*fleet.dsns) as open_all,
         killed.started(run) as process,
         psycopg.connect(postgres_server, dbname="postgres", autocommit=True) as connection,
     ):
-        while connection.execute(asleep).fetchone() != (2,):
+        while connection.execute(at_work).fetchone() != (2,):
             assert process.poll() is None, "it ended before two tenants were seen at work"
         process.send_signal(signal.SIGINT)
-        events = [json.loads(line) for line in process.stdout]
+        for line in process.stdout:
+            events.append(json.loads(line))
+            if events[-1]["event"] == "stopping":
+                open_all()
         assert process.wait(timeout=60) == 1, events
     finished = [event for event in events if event["event"] == "tenant_finished" and event["outcome"] == "applied"]
     assert len(finished) == 2

@@ -133,13 +133,16 @@ def test_a_run_that_is_paused_or_aborted_begins_nothing_more(
     new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path]
 ) -> None:
     fleet = new_fleet(4)
-    begun = fleet.begin(sql_folder(_0001_a="create table a (x int);"), options=options(jobs=1))
+    directory = sql_folder(_0001_a=f"create table a (x int); {fleet.GATE}")
+    begun = fleet.begin(directory, options=options(jobs=1, bounds=Bounds(lock_seconds=60)))
 
     def pause(event: Event) -> None:
         if isinstance(event, TenantFinished) and event.result.slug == "t0":
             pause_run(fleet.catalog, begun.run, reason="lunch")
+            open_next()
 
-    paused = fleet.work(begun.run, pause)
+    with fleet.shut("t1") as open_next:  # whoever is begun before the pause is heard of
+        paused = fleet.work(begun.run, pause)
     assert (paused.state, paused.reason) == ("paused", "lunch")
     assert 1 <= len(fleet.asked) <= 2
     assert abort_run(fleet.catalog, paused).state == "aborted"

@@ -243,19 +243,20 @@ def test_a_wrong_key_is_said_to_be_wrong_and_never_shown(secret: Secret, catalog
 
 
 def test_one_that_is_not_there_is_said_not_to_answer(secret: Secret, catalog: Catalog, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
     record = secret.record(catalog, "there", tmp_path / "s")
-    if secret.url is None:
-        away = open_provider(record, f"postgresql://a:hunter2@127.0.0.1:{port}/postgres {'k' * 32}")
-    else:
-        away = open_provider(replace(record, api_url=f"http://127.0.0.1:{port}/api/v2"), "hunter2")
-    for call in (
-        away.check,
-        lambda: away.find_projects("x"),
-        lambda: away.create_project(name="x", region=None, pg_version=None),
-    ):
-        with pytest.raises(Unavailable) as refused:
-            call()
-        assert "hunter2" not in f"{refused.value} {refused.value.__cause__!r}"
-    away.close()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else comes to
+        port = taken.getsockname()[1]
+        if secret.url is None:
+            away = open_provider(record, f"postgresql://a:hunter2@127.0.0.1:{port}/postgres {'k' * 32}")
+        else:
+            away = open_provider(replace(record, api_url=f"http://127.0.0.1:{port}/api/v2"), "hunter2")
+        for call in (
+            away.check,
+            lambda: away.find_projects("x"),
+            lambda: away.create_project(name="x", region=None, pg_version=None),
+        ):
+            with pytest.raises(Unavailable) as refused:
+                call()
+            assert "hunter2" not in f"{refused.value} {refused.value.__cause__!r}"
+        away.close()

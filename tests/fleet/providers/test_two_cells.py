@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,8 @@ from tenantry.fleet.providers.ports import Provider
 from tenantry.fleet.tenants.create import Created
 from tenantry.testing.throwaway import ThrowawayCell
 
+from ...ports import reserved
+
 HOME = ProviderId(HOME_PROVIDER)
 AT_ONCE = 8
 
@@ -39,11 +40,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def second(new_workdir: Callable[[str], Path], new_cell: Callable[..., ThrowawayCell]) -> Iterator[ThrowawayCell]:
     """Whose address is the same after a restart. It is home to no fleet."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        http = f"127.0.0.1:{free.getsockname()[1]}"
     options = ["--spares", "2", "--no-fleet", "--recover-for", "0"]
     script = Path(__file__).with_name("impatient.py")
-    with new_cell(new_workdir("second") / "data", options=options, http=http, script=script) as cell:
+    with (
+        reserved(1) as (port,),
+        new_cell(new_workdir("second") / "data", options=options, http=f"127.0.0.1:{port}", script=script) as cell,
+    ):
         yield cell
 
 
@@ -92,11 +94,13 @@ def test_a_cell_dies_while_tenants_are_created_and_all_of_them_exist_once(
     fleet = wide_fleet
     names = [f"Customer {n:03}" for n in range(number)]
     homes = {HOME: fleet.providers.home, second_id: fleet.providers.by_id(second_id)}
-    made, a_quarter = 0, threading.Event()
+    made, a_quarter, killed = 0, threading.Event(), threading.Event()
     lock = threading.Lock()
 
     def create(name: str) -> TenantryError | None:
         nonlocal made
+        if a_quarter.is_set():
+            assert killed.wait(300), "whoever is begun from now on finds it dead"
         try:
             tenant = fleet.create(name, region="eu-1").tenant
         except TenantryError as error:
@@ -109,8 +113,11 @@ def test_a_cell_dies_while_tenants_are_created_and_all_of_them_exist_once(
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         creating = [pool.submit(create, name) for name in names]
-        assert a_quarter.wait(300), "enough of them for it to be in the middle"
-        second.kill()
+        try:
+            assert a_quarter.wait(300), "enough of them for it to be in the middle"
+            second.kill()
+        finally:
+            killed.set()
         outcomes = {name: each.result() for name, each in zip(names, creating, strict=True)}
 
     intents = {tenant.name: tenant for tenant in fleet.list()}

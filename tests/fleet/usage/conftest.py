@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from datetime import UTC, date, datetime, time
 from typing import cast
 
 import pytest
 
 from tenantry.errors import TenantryError
-from tenantry.fleet.catalog import providers, queries
+from tenantry.fleet.catalog import providers, queries, usage
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import ProviderId, ProviderRecord, Tenant
@@ -99,9 +99,14 @@ def metered(catalog: Catalog) -> Iterator[Metered]:
 
 
 @pytest.fixture
-def today(catalog: Catalog) -> date:
+def today(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> date:
+    """The day on which usage is collected, which is at noon: it does not end before the test does."""
+    clock = usage.clock
     with catalog.transaction() as connection:
-        return connection.exec_driver_sql("SELECT (now() AT TIME ZONE 'UTC')::date").scalar_one()
+        now = clock(connection)
+    later = datetime.combine(now.date(), time(12), UTC) - now
+    monkeypatch.setattr(usage, "clock", lambda connection: clock(connection) + later)
+    return now.date()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,6 +35,8 @@ DAY = timedelta(days=1)
         (datetime(2026, 11, 24, 11, 59, tzinfo=UTC), date(2026, 11, 24)),
         # Yesterday may still change until its meters have had their time.
         (datetime(2026, 11, 24, 5, 59, tzinfo=UTC), date(2026, 11, 23)),
+        # A catalog tells times in a zone of its own; days are of UTC.
+        (datetime(2026, 11, 24, 7, 59, tzinfo=timezone(timedelta(hours=2))), date(2026, 11, 23)),
         (datetime(2026, 11, 20, 12, 0, tzinfo=UTC), date(2026, 11, 20)),
     ],
 )

@@ -90,7 +90,7 @@ def claim_ready(
             else or_(_TABLE.wanted_region == region, _TABLE.wanted_region.is_(None) & (_TABLE.region == region)),
             _TABLE.wanted_pg_version.is_(None) if pg_version is None else _TABLE.pg_version == pg_version,
         )
-        .order_by(_TABLE.created_at)
+        .order_by(_TABLE.created_at, _TABLE.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )

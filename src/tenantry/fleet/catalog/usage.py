@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Final
+from datetime import UTC, date, datetime
+from typing import Final, cast
 
 from sqlalchemy import Connection, RowMapping, text
 
@@ -65,8 +65,8 @@ class Idle:
 
 
 def clock(connection: Connection) -> datetime:
-    """The catalog's, which all of its programs share."""
-    return connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    """The catalog's, which all of its programs share, in UTC: its days are those of usage."""
+    return cast(datetime, connection.execute(text("SELECT clock_timestamp()")).scalar_one()).astimezone(UTC)
 
 
 def collected_at(connection: Connection) -> dict[ProviderId, datetime]:

@@ -90,8 +90,9 @@ class Crew:
 
         May be called from any thread and from a signal handler.
         """
-        self._migrator.halt.stopping = True
+        # In this order: threads that stop because of it say so behind it, and it is heard.
         self._inbox.put(_Interrupt())
+        self._migrator.halt.stopping = True
 
     def work(self) -> None:
         """Returns when there is nothing more to take, or what was under way at an interrupt has ended."""

@@ -153,10 +153,10 @@ class Work:
         May be called from any thread and from a signal handler.
         """
         self._interrupts += 1
-        self._halt.stopping = True
-        self._wake.set()
         if (crew := self._crew) is not None:
             crew.interrupt()
+        self._halt.stopping = True
+        self._wake.set()
 
     def execute(self) -> Run:
         """Returns when the run has ended, is held, or waits for tenants' windows; Ctrl-C counts as ``interrupt``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final
 
@@ -57,7 +57,7 @@ class Collected:
 def first_open_day(collected_at: datetime | None, now: datetime) -> date:
     """The first day that may still change, for a provider that last told everything at ``collected_at``. Pure."""
     oldest = now.date() - timedelta(days=DAYS_MAX)
-    return oldest if collected_at is None else max(oldest, (collected_at - LATE).date())
+    return oldest if collected_at is None else max(oldest, (collected_at - LATE).astimezone(UTC).date())
 
 
 def collect(catalog: Catalog, opening: Opening) -> list[Collected]:

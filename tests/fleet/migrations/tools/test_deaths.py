@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.run import RunOptions
 from tenantry.fleet.migrations.tenant_sql import ADVISORY_LOCK_KEY
 
@@ -67,7 +69,13 @@ def fleet_directory(new_fleet: Callable[[int], Any], tmp_path: Path) -> Callable
 
 
 def children_of(pid: int) -> list[psutil.Process]:
-    return [each for each in psutil.Process(pid).children(recursive=True) if "inside" in " ".join(each.cmdline())]
+    """The tools at work below it. Others of its children may end while we look."""
+    found: list[psutil.Process] = []
+    for each in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "inside" in " ".join(each.cmdline()):
+                found.append(each)
+    return found
 
 
 def in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -98,7 +106,8 @@ def test_kill_9_of_the_tool_in_a_migration_rolls_it_back_and_the_others_go_on(
         assert free == (False,), "somebody else could migrate it now"
     wait_for(lambda: fleet.known.get("t1") is not None)
     for each in working:
-        each.send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # the other tenant's has done its work
+            each.send_signal(signal.SIGKILL)
     thread.join(WAIT_SECONDS_MAX)
     killed, done = results[0].results
     assert done.applied == ("r1", "r2", "r3")
@@ -228,14 +237,18 @@ def test_the_password_is_in_no_command_line_and_in_no_output(
     password = str(psycopg.conninfo.conninfo_to_dict(fleet.dsns["t0"])["password"])
     url = 'context.config.get_main_option("sqlalchemy.url")'
     tells = f"print({url})\nraise RuntimeError({url})"
-    project.revise("r3", f'from alembic import context\nop.execute("select pg_sleep(1.003)")\n{tells}', after="r2")
-    sleeping = ASLEEP.replace("1002", "1.003")
+    project.revise("r3", f'from alembic import context\nop.execute("{fleet.GATE}")\n{tells}', after="r2")
+    at_the_gate = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and wait_event = 'advisory'"
     # Not a fork: those have the command line of what they were forked from.
     command = [sys.executable, str(RUNNER), str(directory), str(directory / "catalog")]
-    run = fleet.begin(project.directory).run
-    with subprocess.Popen([*command, run.id], stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: watching(sleeping) == 1)
+    run = fleet.begin(project.directory, options=RunOptions(bounds=Bounds(lock_seconds=WAIT_SECONDS_MAX))).run
+    with (
+        fleet.shut("t0") as open_it,
+        subprocess.Popen([*command, run.id], stdout=subprocess.PIPE, text=True) as process,
+    ):
+        wait_for(lambda: watching(at_the_gate) == 1)
         lines = [each.cmdline() for each in [psutil.Process(process.pid), *children_of(process.pid)]]
+        open_it()
         output, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
     assert len(lines) > 1
     assert password not in str(lines)
