@@ -48,9 +48,11 @@ def activity_after(provider: Provider, project_id: ProjectId) -> dict[str, objec
     if "suspend" not in provider.features:
         return None
     deadline = time.monotonic() + LEAVING_SECONDS_MAX
-    before = None
+    before, last = None, False
     try:
-        while time.monotonic() < deadline:
+        while not last:
+            # Two looks at least, however long the first has taken.
+            last = before is not None and time.monotonic() >= deadline
             now = activity_of(provider.api("suspend").get_project(project_id))
             if now is None or now == before:
                 return now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,13 @@ class Prisma:
 @pytest.fixture(scope="session")
 def prisma(npm_home: Callable[..., Path]) -> Prisma:
     home = npm_home(f"prisma-{VERSION}", f"prisma@{VERSION}", f"@prisma/adapter-pg@{VERSION}")
-    shutil.copy(HERE / "prisma.config.mjs", home)
-    (home / STUB).write_text("#!/bin/sh\n")
-    (home / STUB).chmod(0o755)
+    # Whole at once: other processes of the tests use the same directory.
+    with tempfile.TemporaryDirectory(dir=home) as made:
+        shutil.copy(HERE / "prisma.config.mjs", made)
+        (Path(made) / STUB).write_text("#!/bin/sh\n")
+        (Path(made) / STUB).chmod(0o755)
+        for path in Path(made).iterdir():
+            path.replace(home / path.name)
     return Prisma(home)
 
 
