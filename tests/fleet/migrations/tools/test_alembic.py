@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from conftest import AlembicHome
 
 
+pytestmark = pytest.mark.timeout(400)  # a dozen starts of a process, on machines with other things to do
+
+
 def test_all_tenants_are_migrated_and_alembic_itself_finds_nothing_to_do(
     new_alembic: Callable[..., AlembicHome],
     new_fleet: Callable[[int], Any],

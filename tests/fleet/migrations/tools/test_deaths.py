@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from ..conftest import StartRunner
 
+pytestmark = pytest.mark.timeout(400)  # a dozen starts of a process, on machines with other things to do
+
 RUNNER = Path(__file__).parents[1] / "runner.py"
 WAIT_SECONDS_MAX = 60
 ASLEEP = "select count(*) from pg_stat_activity where query like '%pg_sleep(1002)%' and pid <> pg_backend_pid()"

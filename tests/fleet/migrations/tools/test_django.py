@@ -16,6 +16,8 @@ from tenantry.fleet.migrations.plan import make_plan
 if TYPE_CHECKING:
     from conftest import DjangoHome
 
+pytestmark = pytest.mark.timeout(400)  # a dozen starts of a process, on machines with other things to do
+
 AGE = "migrations.AddField('user', 'age', models.IntegerField(null=True))"
 
 
