@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def _run(home: Path, source: str, *options: str) -> subprocess.CompletedProcess[
     conftest = Path(__file__).with_name("conftest.py").read_text()
     assert "LEAVE_SECONDS_MAX: Final = 5.0" in conftest
     (tests / "conftest.py").write_text(conftest.replace("LEAVE_SECONDS_MAX: Final = 5.0", "LEAVE_SECONDS_MAX = 0.2"))
+    shutil.copy(Path(__file__).with_name("ground.py"), tests)
     (home / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\nmarkers =\n  crash: c\n")
     (tests / "test_inner.py").write_text(source)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
