@@ -8,6 +8,7 @@ import dataclasses
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,18 @@ def open_cell(shared_engines: Path) -> OpenCell:
             yield Bare(context, Cell(context, runner, newborn, keys), runner, newborn)
 
     return opened
+
+
+@pytest.fixture
+def well_into_the_month(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever the tests run: what ran in the last hours ran in this month, and what ran in the last minutes, in this
+    hour."""
+    now = datetime.now(UTC)
+    then = (now + timedelta(hours=1)).replace(minute=30)
+    while then.day == 1:
+        then += timedelta(days=1)
+    ahead = then - now
+    monkeypatch.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + ahead)
 
 
 class Tenant:

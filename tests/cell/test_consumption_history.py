@@ -18,7 +18,6 @@ from tenantry.cell.consumption import Amounts, Step
 from tenantry.cell.model import BranchCreate, ProjectCreate
 from tenantry.neon import consumption as shapes
 from tenantry.neon.ids import RegionId
-from tenantry.runtime.clock import SystemClock
 
 PATH = "/consumption_history"
 USAGE = "compute_unit_seconds,root_branch_bytes_month,child_branch_bytes_month,public_network_transfer_bytes"
@@ -150,15 +149,12 @@ async def test_the_history_of_projects_and_branches(workdir: Path, open_cell: An
         assert account.periods[0].period_end is not None
 
 
-async def test_what_runs_is_in_the_hour_that_runs(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("well_into_the_month")
+async def test_what_runs_is_in_the_hour_that_runs(tenant: Any) -> None:
     async with tenant() as one, client(one.bare) as get:
         instance = one.bare.context.instances.awake()[0]
         instance.ready_at -= 30
-        # In the middle of an hour: what ran for half a minute ran in this one, and in this month.
-        later = datetime.now(UTC) + timedelta(hours=1)
-        ahead = later.replace(minute=30) - datetime.now(UTC)
-        monkeypatch.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + ahead)
-        now = datetime.now(UTC) + ahead
+        now = one.bare.context.clock.now()
         found = await get(f"{PATH}/projects", from_=text(now), to=text(now + timedelta(hours=1)), granularity="hourly")
         (project,) = found.json()["projects"]
         assert project["periods"][-1]["consumption"][-1]["active_time_seconds"] >= 30

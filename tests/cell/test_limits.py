@@ -51,7 +51,7 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "GRACE_SECONDS", 0.0)
 
 
-@pytest.mark.usefixtures("no_grace")
+@pytest.mark.usefixtures("no_grace", "well_into_the_month")
 async def test_a_quota_warns_then_turns_away_then_puts_to_sleep(tenant: Any) -> None:
     async with tenant() as one:
         cycle = quotas_loop(one.bare.context, one.bare.runner)._cycle
@@ -90,6 +90,7 @@ async def test_a_quota_warns_then_turns_away_then_puts_to_sleep(tenant: Any) -> 
         assert await cycle() is None
 
 
+@pytest.mark.usefixtures("well_into_the_month")
 async def test_sessions_have_a_moment_before_they_are_ended(tenant: Any) -> None:
     async with tenant() as one:
         cycle = quotas_loop(one.bare.context, one.bare.runner)._cycle
@@ -121,7 +122,7 @@ async def test_written_and_sent_bytes_are_bounded_too(tenant: Any) -> None:
         assert await quotas_loop(context, one.bare.runner)._cycle() is not None
 
 
-@pytest.mark.usefixtures("no_grace")
+@pytest.mark.usefixtures("no_grace", "well_into_the_month")
 async def test_an_operator_passes_and_is_not_put_to_sleep(tenant: Any) -> None:
     async with tenant() as one:
         context = one.bare.context

@@ -66,6 +66,7 @@ async def test_the_log_that_is_written_is_counted_to_the_byte(tenant: Any) -> No
         assert (await one.cell.branch_usage([one.main]))[one.main].written_data_bytes == asleep
 
 
+@pytest.mark.usefixtures("well_into_the_month")
 async def test_time_is_known_this_moment_and_compute_is_time_by_size(tenant: Any) -> None:
     async with tenant() as one:
         endpoint = await endpoint_of(one)
@@ -139,6 +140,7 @@ async def test_a_restore_counts_what_is_written_and_not_what_is_copied(tenant: A
         assert 0 <= after.written_data_bytes - before.written_data_bytes < 100_000
 
 
+@pytest.mark.usefixtures("well_into_the_month")
 async def test_a_cell_that_comes_back_knows_what_was_used_meanwhile(tenant: Any, workdir: Any, open_cell: Any) -> None:
     """The control process dies between two readings: time comes from the process itself, bytes from the log."""
     async with tenant() as one:
