@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from tenantry.cell.compute.ports import Measured
 from tenantry.cell.model import ProjectCreate
 from tenantry.cell.operations.history import Keeper
+from tenantry.cell.operations.records import StateRecords
 from tenantry.runtime.child import alive
 
 NOTICED_SECONDS_MAX = 20.0
@@ -73,3 +75,25 @@ async def test_who_stops_an_instance_that_has_just_died_and_who_noticed_it_do_no
         assert alive(running.identity)
         assert await instances.suspend(endpoint, insist=True)
         assert instances.status(endpoint) == "asleep" and not alive(running.identity)
+
+
+async def test_one_whose_last_reading_cannot_be_noted_is_recovered_all_the_same(
+    workdir: Path, open_cell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_cell(workdir) as bare:
+        instances = bare.context.instances
+        endpoint = (await bare.cell.create_project(ProjectCreate(name="ACME"))).endpoint.id
+        await instances.lease(endpoint, "test")
+        (instance,) = instances.awake()
+        died = instance.running
+
+        async def fail(*_: Any) -> None:
+            raise sqlite3.OperationalError("database is locked")
+
+        monkeypatch.setattr(StateRecords, "note_readings", fail)
+        noticing = [task for task in asyncio.all_tasks() if "watch" in task.get_name()]
+        os.kill(died.identity.pid, signal.SIGKILL)
+        await asyncio.wait(noticing, timeout=NOTICED_SECONDS_MAX)
+        await instances.lease(endpoint, "test")
+        (instance,) = instances.awake()
+        assert instance.running is not died and alive(instance.running.identity)

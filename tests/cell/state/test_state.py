@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sqlite3
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,6 +68,37 @@ def head(of: Branch) -> Head:
 
 async def opened(path: Path) -> State:
     return await asyncio.to_thread(State, path / "cell.db")
+
+
+async def test_what_a_read_asks_is_of_one_moment(tmp_path: Path) -> None:
+    state, one = await opened(tmp_path), project()
+    own = branch(one)
+    looked, changed = threading.Event(), threading.Event()
+
+    def insert(tables: Tables) -> None:
+        for record in (one, own, head(own)):
+            tables.insert(record)
+
+    def swap(tables: Tables) -> None:
+        new = dataclasses.replace(own, head_id=new_head_id())
+        tables.insert(head(new))
+        tables.update(new)
+        tables.delete_head(own.head_id)
+
+    def look(tables: Tables) -> Head | None:
+        found = tables.branch(own.id)
+        looked.set()
+        assert found is not None and changed.wait(10)
+        return tables.head(found.head_id)
+
+    await state.write(insert)
+    looking = asyncio.create_task(state.read(look))
+    assert await asyncio.to_thread(looked.wait, 10)
+    await state.write(swap)
+    changed.set()
+    assert await looking is not None, "the branch was there with this head"
+    assert await state.read(lambda tables: tables.head(own.head_id)) is None, "the next one sees what is now"
+    await state.close()
 
 
 async def test_a_full_disk_is_the_operators_and_the_next_write_goes_through(tmp_path: Path) -> None:

@@ -65,6 +65,11 @@ class Instance:
         """Whether an operator, or an operation of the cell's own, keeps it awake."""
         return any(lease.endswith(OPERATORS) or holder == OPERATION for lease, holder in self.leases.items())
 
+    @property
+    def refreshes(self) -> bool:
+        """Whether its roles and databases are being read for somebody."""
+        return self.refreshing is not None and not self.refreshing.done()
+
     def reading(self, clock: Clock) -> Reading | None:
         """What its process has used of time up to now, if one runs or has just ended; its files are not looked at."""
         if self.facts is None or self.running is None:

@@ -259,7 +259,7 @@ class Instances:
             _log.warning("instance died", endpoint_id=instance.endpoint_id, deaths=instance.deaths)
             try:
                 await self.meter([instance])
-            except TenantryError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody must be led to the dead one
                 _log.error(
                     "the last reading of a dead instance is lost", endpoint_id=instance.endpoint_id, error=str(error)
                 )
@@ -482,7 +482,7 @@ class Instances:
         facts = instance.facts
         if facts is None:
             return
-        clean = not instance.leases
+        quiet_since = None if instance.leases else instance.idle_since
         # Held until the copy is written: an older answer must not be stored over a newer one.
         async with instance.admin_lock:
             # Taken before the look: what is written during it is looked at again.
@@ -496,8 +496,15 @@ class Instances:
                 return
             await self._records.store_truth(facts.branch.id, found)
             instance.copied_at = mark
-        if clean and not instance.leases:
+        # Whoever came and left meanwhile may have changed what was read already.
+        if not instance.leases and instance.idle_since == quiet_since:
             instance.stale = False
+
+    @asynccontextmanager
+    async def copying(self, endpoint_id: EndpointId) -> AsyncGenerator[None]:
+        """For who writes into the copy what it has changed: nothing that was read before is stored after the block."""
+        async with self._instance(endpoint_id).admin_lock:
+            yield
 
     async def _close_admin(self, instance: Instance) -> None:
         async with instance.admin_lock:
@@ -603,7 +610,7 @@ class Instances:
             if instance.leases or instance.facts is None:
                 continue
             idle = now - instance.idle_since
-            if instance.admin is not None and idle > ADMIN_LINGER_SECONDS and instance.refreshing is None:
+            if instance.admin is not None and idle > ADMIN_LINGER_SECONDS and not instance.refreshes:
                 await self._close_admin(instance)
             timeout = suspend_seconds(instance.facts, self._config)
             if timeout >= 0 and idle >= timeout and await self.suspend(instance.endpoint_id, insist=False):

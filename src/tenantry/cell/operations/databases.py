@@ -13,10 +13,10 @@ from tenantry.cell.model import Database, DatabaseChange, DatabaseChanged, Datab
 from tenantry.cell.operations.context import Context, Verb
 from tenantry.cell.operations.endpoints import endpoint_id_of
 from tenantry.cell.operations.names import check_database
-from tenantry.cell.operations.roles import branch_id_of, fresh, write_down
+from tenantry.cell.operations.roles import branch_id_of, fresh, missing, write_down
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import Conflict, Defect, InvalidInput, NotFound
+from tenantry.errors import Conflict, InvalidInput, NotFound
 from tenantry.neon.ids import BranchId, ProjectId
 
 
@@ -88,12 +88,14 @@ async def _note(context: Context, work: Operation) -> None:
                 Database(id=0, branch_id=branch_id, name=new, owner_name=owner, created_at=now, updated_at=now)
             )
 
-    await context.state.write(note)
+    async with context.instances.copying(endpoint_id_of(work)):
+        await context.state.write(note)
 
 
 async def _forget(context: Context, work: Operation) -> None:
     branch_id, name = branch_id_of(work), str(work.argument["name"])
-    await context.state.write(lambda tables: tables.delete_database(branch_id, name))
+    async with context.instances.copying(endpoint_id_of(work)):
+        await context.state.write(lambda tables: tables.delete_database(branch_id, name))
 
 
 CREATE: Final = Verb("create_database", (_create, _note))
@@ -115,7 +117,7 @@ async def _changed(
 ) -> DatabaseChanged:
     database = await context.state.read(lambda tables: tables.database(branch_id, name))
     if database is None:
-        raise Defect(f"database {name!r} of branch {branch_id} was made and is not known")
+        raise missing(f"database {name!r} of branch {branch_id}", operations)
     return DatabaseChanged(database=database, operations=operations)
 
 

@@ -212,6 +212,11 @@ async def _remove(context: Context, work: Operation) -> None:
     context.instances.forget(endpoint_id)
 
 
+async def _stay(context: Context, work: Operation) -> None:
+    """An endpoint that could not be deleted is there as before."""
+    context.instances.forget_retired(endpoint_id_of(work))
+
+
 def changed(endpoint: Endpoint, change: EndpointChange) -> Endpoint:
     """The endpoint after the change. Raises InvalidInput for values out of bounds, NotSupported for moving it."""
     if change.branch_id is not None and change.branch_id != endpoint.branch_id:
@@ -264,4 +269,4 @@ async def update_endpoint(
     return EndpointChanged(endpoint=context.instances.overlay(endpoint), operations=operations)
 
 
-DELETE: Final = Verb("delete_endpoint", (_retire, _remove))
+DELETE: Final = Verb("delete_endpoint", (_retire, _remove), _stay)

@@ -8,6 +8,7 @@ restored branch had been looked at through.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from typing import Final
@@ -102,7 +103,8 @@ async def _carry_over(context: Context, work: Operation) -> None:
             if role is not None and other is not None and role.verifier == verifier:
                 tables.update(replace(role, password_sealed=resealed(context, other, branch_id), updated_at=now))
 
-    await context.state.write(note)
+    async with nullcontext() if source.endpoint is None else context.instances.copying(source.endpoint.id):
+        await context.state.write(note)
 
 
 async def _move(context: Context, work: Operation) -> None:

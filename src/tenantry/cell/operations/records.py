@@ -92,8 +92,10 @@ class StateRecords:
             return changes(branch_id, truth, tables.roles(branch_id), tables.databases(branch_id), now)
 
         def apply(tables: Tables) -> None:
-            if tables.branch(branch_id) is not None:
-                copy_truth(tables, branch_id, truth, now)
+            branch = tables.branch(branch_id)
+            if branch is None or (branch.state == "init" and tables.operations_unfinished(branch.project_id)):
+                return  # its rows have what it is just being given
+            copy_truth(tables, branch_id, truth, now)
 
         # Most refreshes find nothing new, and those must cost no write.
         if await self._state.read(difference):

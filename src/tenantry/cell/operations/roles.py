@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,7 +11,7 @@ from psycopg import sql
 
 from tenantry.cell.compute.admin import AdminConnection
 from tenantry.cell.compute.truth import GROUP_ROLE
-from tenantry.cell.model import Branch, JsonObject, Operation, Role, RoleChanged, RoleCreate
+from tenantry.cell.model import Branch, JsonObject, Operation, Role, RoleChanged, RoleCreate, unfinished
 from tenantry.cell.operations.context import (
     Context,
     Verb,
@@ -24,7 +25,7 @@ from tenantry.cell.operations.names import check_role
 from tenantry.cell.operations.passwords import new_password, not_stored, stored_password
 from tenantry.cell.operations.runner import Runner
 from tenantry.cell.state.tables import Tables
-from tenantry.errors import Conflict, Defect, NotFound
+from tenantry.errors import Conflict, Defect, NotFound, TenantryError, Unavailable
 from tenantry.neon.ids import BranchId, ProjectId
 
 CREATEROLE_MAJOR_MIN: Final = 16
@@ -68,6 +69,17 @@ def branch_id_of(work: Operation) -> BranchId:
     if work.branch_id is None:
         raise Defect(f"operation {work.id} ({work.verb}) names no branch")
     return work.branch_id
+
+
+def missing(what: str, operations: Sequence[Operation]) -> TenantryError:
+    """Why nothing is known of what was to be made: it takes longer than anybody waits, or is gone again."""
+    if any(unfinished(work) for work in operations):
+        return Unavailable(
+            f"{what} takes long to be made",
+            next_step="it is there once the project's operations have finished",
+            client_text=f"{what} is still being made",
+        )
+    return NotFound(f"{what} was made, and is gone again")
 
 
 async def _role_in_instance(admin: AdminConnection, name: str) -> tuple[str | None] | None:
@@ -124,7 +136,8 @@ async def _note_role(context: Context, work: Operation) -> None:
         )
         tables.insert(role) if known is None else tables.update(role)
 
-    await context.state.write(note)
+    async with context.instances.copying(endpoint_id_of(work)):
+        await context.state.write(note)
 
 
 async def _drop(context: Context, work: Operation) -> None:
@@ -157,7 +170,8 @@ async def _drop(context: Context, work: Operation) -> None:
 
 async def _forget_role(context: Context, work: Operation) -> None:
     branch_id, name = branch_id_of(work), str(work.argument["name"])
-    await context.state.write(lambda tables: tables.delete_role(branch_id, name))
+    async with context.instances.copying(endpoint_id_of(work)):
+        await context.state.write(lambda tables: tables.delete_role(branch_id, name))
 
 
 CREATE: Final = Verb("create_role", (_create, _note_role))
@@ -203,7 +217,7 @@ async def _with_password(
     operations = await runner.finish([await write_down(context, verb, project_id, branch_id, argument)])
     role = await context.state.read(lambda tables: tables.role(branch_id, request.name))
     if role is None:
-        raise Defect(f"role {request.name!r} of branch {branch_id} was made and is not known")
+        raise missing(f"role {request.name!r} of branch {branch_id}", operations)
     return RoleChanged(role=role, password=None if request.no_login else password.clear, operations=operations)
 
 

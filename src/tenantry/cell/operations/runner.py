@@ -36,6 +36,8 @@ class Runner:
         self._verbs: Mapping[str, Verb] = {verb.name: verb for verb in verbs}
         self._tasks = Tasks("operations")
         self._running: dict[ProjectId, asyncio.Task[None]] = {}
+        self._poked: set[ProjectId] = set()
+        """Since somebody looked last what there is to do."""
         self._awaited: set[OperationId] = set()
         self._failures: dict[OperationId, TenantryError] = {}
 
@@ -49,6 +51,7 @@ class Runner:
 
     def poke(self, project_id: ProjectId) -> asyncio.Task[None]:
         """Makes sure that somebody works on the project's unfinished operations; call it after writing them down."""
+        self._poked.add(project_id)
         task = self._running.get(project_id)
         if task is None or task.done():
             task = self._tasks.start(self._work(project_id), f"project {project_id}")
@@ -81,8 +84,11 @@ class Runner:
         stuck = 0
         while True:
             try:
+                self._poked.discard(project_id)
                 waiting = await self._context.state.read(lambda tables: tables.operations_unfinished(project_id))
                 if not waiting:
+                    if project_id in self._poked:  # written down while we looked: nobody else works on it
+                        continue
                     return
                 await self._carry_out(waiting[0], waiting[1:])
                 stuck = 0

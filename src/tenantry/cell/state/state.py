@@ -38,8 +38,17 @@ class State:
         self._closed = False
 
     async def read(self, query: Callable[[Tables], T]) -> T:
-        """Runs ``query`` against the newest committed state."""
-        return await asyncio.get_running_loop().run_in_executor(self._reading, query, Tables(self._reader))
+        """Runs ``query`` against the newest committed state, which is the same for all that it asks."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._look, query)
+
+    def _look(self, query: Callable[[Tables], T]) -> T:
+        # Or a write could come in between two statements, and what the first one names be gone for the second.
+        self._reader.execute("begin")
+        try:
+            return query(Tables(self._reader))
+        finally:
+            if self._reader.in_transaction:
+                self._reader.execute("rollback")
 
     async def write(self, change: Callable[[Tables], T]) -> T:
         """Runs ``change`` in one transaction; it is durable when this returns, or rolled back when it raises."""
