@@ -221,6 +221,26 @@ async def test_one_that_may_be_void_is_not_given_to_the_next(lease_test: Callabl
     await lease_test(test)
 
 
+async def test_one_that_is_given_back_before_its_first_user_hears_of_it_is_not_used(
+    lease_test: Callable[[Test], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+):
+    async def test(cell: CountingCell, leases: Leases) -> None:
+        wake = cell.wake
+
+        async def hurried(endpoint: EndpointId, *, operator: bool = False) -> Upstream:
+            # As where the machine is so busy that the moment is over at once.
+            monkeypatch.setattr(leases_module, "LINGER_SECONDS", 0 if not cell.woken else 0.02)
+            return await wake(endpoint, operator=operator)
+
+        monkeypatch.setattr(cell, "wake", hurried)
+        async with leases.hold(ENDPOINT, 5) as held:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert cell.out == {held.upstream.lease}
+
+    await lease_test(test)
+
+
 async def test_whoever_goes_away_before_it_is_awake_holds_nothing(lease_test: Callable[[Test], Awaitable[None]]):
     async def test(cell: CountingCell, leases: Leases) -> None:
         cell.gate = asyncio.Event()

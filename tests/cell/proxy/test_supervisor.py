@@ -16,11 +16,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from tenantry.cell.proxy import control as control_module
 from tenantry.cell.proxy import supervisor as supervisor_module
 from tenantry.cell.proxy.ports import Cell, LeaseId, WorkerId
 from tenantry.cell.proxy.settings import Settings
 from tenantry.cell.proxy.supervisor import DoorConfig, Supervisor
-from tenantry.errors import OperatorError
+from tenantry.errors import DiskFull, OperatorError
 from tenantry.postgres import wire
 from tenantry.runtime.child import Identity, alive
 
@@ -257,6 +258,89 @@ def test_a_worker_that_hangs_is_not_waited_for(building: Building, monkeypatch: 
     assert second.workers[0] != hung
     assert [worker.split("-")[1] for worker in staff.gone] == [str(hung.pid)]
     building.connect().close()
+
+
+def test_a_worker_that_hangs_keeps_nobody_from_stopping(building: Building, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(control_module, "ASK_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(supervisor_module, "END_SECONDS", 0.3)
+    supervisor, _ = building.open()
+    (hung,) = supervisor.workers
+    os.kill(hung.pid, signal.SIGSTOP)
+
+    async def stop() -> None:
+        async with asyncio.timeout(10):
+            await supervisor.stop(0)
+
+    try:
+        building.thread.run(stop())
+    finally:
+        os.kill(hung.pid, signal.SIGKILL) if alive(hung) else None
+    wait_for(lambda: not alive(hung))
+
+
+def test_a_dead_worker_is_replaced_where_the_list_of_workers_cannot_be_written(
+    building: Building, monkeypatch: pytest.MonkeyPatch
+):
+    supervisor, _ = building.open()
+    (first,) = supervisor.workers
+    write, failures = supervisor._write_registry, iter([DiskFull("no space", next_step="make some")])
+
+    def full_once() -> None:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        write()
+
+    monkeypatch.setattr(supervisor, "_write_registry", full_once)
+    os.kill(first.pid, signal.SIGKILL)
+    wait_for(lambda: supervisor.open and first not in supervisor.workers)
+    building.connect().close()
+
+
+def test_a_worker_may_register_before_whoever_started_it_hears_of_it(
+    building: Building, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(supervisor_module, "START_SECONDS", 5.0)
+    spawn = supervisor_module.child.spawn
+
+    def late(*arguments: Any, **named: Any) -> Identity:
+        identity = spawn(*arguments, **named)
+        wait_for(lambda: building.supervisors[-1].open)
+        return identity
+
+    monkeypatch.setattr(supervisor_module.child, "spawn", late)
+    supervisor, staff = building.open()
+    (worker,) = supervisor.workers
+    building.connect().close()
+    building.thread.run(supervisor.stop())
+    assert not alive(worker) and len(staff.gone) == 1
+
+
+def test_a_worker_that_is_being_started_is_ended_with_the_others(building: Building, monkeypatch: pytest.MonkeyPatch):
+    supervisor, _ = building.open()
+    (first,) = supervisor.workers
+    spawn, begun, may_go_on, started = (
+        supervisor_module.child.spawn,
+        threading.Event(),
+        threading.Event(),
+        list[Identity](),
+    )
+
+    def late(*arguments: Any, **named: Any) -> Identity:
+        begun.set()
+        assert may_go_on.wait(15)
+        started.append(spawn(*arguments, **named))
+        return started[0]
+
+    monkeypatch.setattr(supervisor_module.child, "spawn", late)
+    os.kill(first.pid, signal.SIGKILL)
+    assert begun.wait(15), "a successor is being started"
+    threading.Timer(0.3, may_go_on.set).start()
+    building.thread.run(supervisor.stop())
+    wait_for(lambda: bool(started))
+    try:
+        assert not alive(started[0])
+    finally:
+        os.kill(started[0].pid, signal.SIGKILL) if alive(started[0]) else None
 
 
 def test_a_worker_of_another_version_finishes_its_sessions(building: Building, monkeypatch: pytest.MonkeyPatch):

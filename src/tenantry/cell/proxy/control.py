@@ -27,6 +27,8 @@ from tenantry.runtime.tasks import Tasks
 WORKERS_MAX: Final = 256
 UNREGISTERED_MAX: Final = 64
 """Connections that may be registering at a time."""
+ASK_SECONDS_MAX: Final = 5.0
+"""How long a worker may take to answer, before it counts as hung."""
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 
 _log = structlog.get_logger("proxy.control")
@@ -223,13 +225,14 @@ class Control:
         self._ready(worker_id(slot, identity))
 
     async def ask(self, worker: WorkerId, method: str, **parameters: Any) -> bool:
-        """Calls a worker; False when it is out of reach."""
+        """Calls a worker; False when it is out of reach, or hangs."""
         seat = self._seats.get(worker)
         if seat is None or seat.peer is None:
             return False
         try:
-            await seat.peer.call(method, **parameters)
-        except Disconnected:
+            async with asyncio.timeout(ASK_SECONDS_MAX):
+                await seat.peer.call(method, **parameters)
+        except (Disconnected, TimeoutError):
             return False
         return True
 

@@ -55,7 +55,9 @@ class Leases:
         if shared is None:
             try:
                 async with asyncio.timeout(wake_seconds):
-                    shared = await self._wake(endpoint)
+                    # Looked up behind the wait: on a busy machine it may have been given back before we heard of it.
+                    while (shared := self._shared.get(endpoint)) is None:
+                        await self._wake(endpoint)
             except TimeoutError as error:
                 raise Unavailable(
                     f"endpoint {endpoint} did not wake in {wake_seconds:g} seconds",

@@ -289,11 +289,13 @@ class Supervisor:
         if not self._ending and not worker.retiring:
             _log.error("a front door worker died", pid=worker.identity.pid, lived_seconds=round(lived, 1))
         self._delay = RESTART_SECONDS if lived > PROVEN_SECONDS else min(2 * self._delay, RESTART_SECONDS_MAX)
-        await self._control.gone(worker.id)
-        if not self._ending:
-            await asyncio.to_thread(self._write_registry)
-        worker.ended.set()
-        self._changed.set()
+        try:
+            await self._control.gone(worker.id)
+            if not self._ending:
+                await asyncio.to_thread(self._write_registry)
+        finally:  # it has ended and wants a successor, also where the list of workers cannot be written
+            worker.ended.set()
+            self._changed.set()
 
     def _missing(self) -> int:
         return max(0, self._config.workers - sum(not worker.retiring for worker in self._workers.values()))
@@ -321,18 +323,33 @@ class Supervisor:
             *(f"--listen={name}:{listener.fileno()}" for name, listener in self._listeners.items()),
             *("--slot", str(slot), "--version", PROTOCOL_VERSION),
         ]
-        identity = await asyncio.to_thread(
-            child.spawn,
-            arguments,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            cwd=None,
-            log_path=self._config.log_path,
-            uid=self._config.uid,
-            gid=self._config.gid,
-            pass_fds=[listener.fileno() for listener in self._listeners.values()],
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(
+                child.spawn,
+                arguments,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                cwd=None,
+                log_path=self._config.log_path,
+                uid=self._config.uid,
+                gid=self._config.gid,
+                pass_fds=[listener.fileno() for listener in self._listeners.values()],
+            )
         )
-        self._employ(slot, identity, adopted=False)
+        try:
+            await asyncio.shield(starting)
+        finally:
+            # The thread cannot be cancelled: whoever stops us must find what it starts.
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                self._started(slot, starting.result())
         await asyncio.to_thread(self._write_registry)
+
+    def _started(self, slot: int, identity: Identity) -> None:
+        registered = self._workers.get(worker_id(slot, identity))
+        if registered is None:
+            self._employ(slot, identity, adopted=False)
+        else:  # it was faster than the thread that started it
+            registered.adopted = False
 
     # -- the list of workers
 
