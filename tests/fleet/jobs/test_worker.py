@@ -305,6 +305,19 @@ def test_a_run_of_a_pass_is_finished_by_another_when_its_worker_dies(workshop: W
     workshop.until(lambda: attempts(workshop) > ran, "it runs again")
 
 
+def test_a_look_that_fails_unexpectedly_is_not_the_last(workshop: Workshop) -> None:
+    worker = workshop.begin(tidy="* * * * * *")
+    workshop.until(lambda: attempts(workshop) > 0, "it runs")
+    alter = "ALTER FUNCTION procrastinate.{} RENAME TO {}"
+    with workshop.catalog.transaction() as connection:
+        connection.exec_driver_sql(alter.format("procrastinate_defer_jobs_v1", "away"))
+    workshop.until(lambda: "procrastinate_defer_jobs_v1" in workshop.log(worker), "a look has failed")
+    with workshop.catalog.transaction() as connection:
+        connection.exec_driver_sql(alter.format("away", "procrastinate_defer_jobs_v1"))
+    ran = attempts(workshop)
+    workshop.until(lambda: attempts(workshop) > ran, "it runs again")
+
+
 def _scalar(workshop: Workshop, statement: str) -> Any:
     with workshop.catalog.transaction() as connection:
         return connection.exec_driver_sql(statement).scalar()

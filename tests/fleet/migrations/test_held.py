@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from tenantry.errors import Conflict, NotFound
+from tenantry.errors import Conflict, NotFound, Unavailable
 from tenantry.fleet.catalog import runs
-from tenantry.fleet.catalog.records import Done
+from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.catalog.records import Done, Run
 from tenantry.fleet.migrations.apply import Bounds
 from tenantry.fleet.migrations.events import Event, TenantFinished, Waiting, WaveJudged, WaveStarted
 from tenantry.fleet.migrations.gates import Gates
@@ -27,7 +30,9 @@ from tenantry.fleet.migrations.run import (
     worker_name,
 )
 from tenantry.fleet.migrations.waves import Ring, Rules
+from tenantry.fleet.migrations.work import Work, folder_of_run
 
+SOON_SECONDS = 15.0
 QUICK = Bounds(lock_seconds=0.2, connect_deadline_seconds=0.5)
 
 
@@ -62,6 +67,39 @@ def test_a_canary_that_fails_stops_the_run_before_anybody_else_is_touched(
         resume_run(fleet.catalog, again)
     with pytest.raises(NotFound, match="no run is open"):
         find_run(fleet.catalog, None)
+
+
+def test_tenants_are_migrated_whose_claim_was_never_heard_of(
+    new_fleet: Callable[[int], Any], sql_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalog goes away when it has committed the claim, and before it says so."""
+    fleet = new_fleet(3)
+    transaction, claim, committed = Catalog.transaction, runs.claim_tenants, [0]
+
+    def claim_tenants(*arguments: Any, **named: Any) -> Any:
+        committed[0] += 1
+        return claim(*arguments, **named)
+
+    @contextmanager
+    def unheard(catalog: Catalog) -> Generator[Connection]:
+        before = committed[0]
+        with transaction(catalog) as connection:
+            yield connection
+        if (before, committed[0]) == (0, 1):
+            raise Unavailable("the catalog does not answer")
+
+    monkeypatch.setattr(runs, "claim_tenants", claim_tenants)
+    monkeypatch.setattr(Catalog, "transaction", unheard)
+    run = fleet.begin(sql_folder(_0001_a="create table a (x int);"), options=options(rules=Rules(canaries=0))).run
+    ended: list[Run] = []
+    with folder_of_run(fleet.catalog, run) as folder:
+        work = Work(fleet.catalog, fleet, run, folder)
+        thread = threading.Thread(target=lambda: ended.append(work.execute()))
+        thread.start()
+        thread.join(SOON_SECONDS)
+        work.interrupt()
+        thread.join()
+    assert (ended[0].state, ended[0].counts) == ("finished", {"applied": 3})
 
 
 def test_a_wave_in_which_too_many_fail_is_not_gone_on_with(

@@ -267,6 +267,9 @@ class _Session:
             except TenantryError as error:
                 _log.debug("the catalog did not hear that this worker lives", reason=str(error))
                 continue
+            except Exception as error:  # noqa: BLE001 - as in a look: who goes on working must go on saying so
+                _log.error("the catalog did not hear that this worker lives", exc_info=error)
+                continue
             for key, batch in held.items():
                 if key not in kept:
                     batch.lose()
@@ -279,6 +282,8 @@ class _Session:
                     _log.debug("looked", queued=queued, begun=begun)
             except TenantryError as error:
                 _log.debug("could not look for what is left to do", reason=str(error))
+            except Exception as error:  # noqa: BLE001 - the boundary of the loop: one look that fails is not the last
+                _log.error("could not look for what is left to do", exc_info=error)
             await asyncio.sleep(self._bounds.look_seconds)
 
     def _look_once(self, connection: Connection) -> tuple[int, list[str]]:

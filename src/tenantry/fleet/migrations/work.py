@@ -311,6 +311,8 @@ class Work:
             self._crew.work()
             self._crew = None
         self._flush()
+        # Also what was claimed and never heard of: where the answer to a claim was lost, it is nobody's otherwise.
+        self._ask(lambda connection: runs.release_claims(connection, self._run.id, self._worker))
 
     def _take(self) -> TenantSlug | None:
         """The next tenant that is ours, in a thread of the crew."""
