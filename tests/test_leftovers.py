@@ -18,7 +18,17 @@ def test_leaves_one(workdir):
     launcher = 'setsid "$@" >{pid_file}.out 2>&1 & echo $! >{pid_file}'
     sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
     subprocess.run(["sh", "-c", launcher, "sh", *sleeper, {argument}], {how}, check=True)
+    pid = open("{pid_file}").read().strip()
+    while not open(f"/proc/{{pid}}/cmdline").read().startswith(sys.executable):
+        pass  # it is still the shell, or setsid
 """
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _run(home: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +72,7 @@ def test_a_process_left_behind_fails_the_run_and_is_killed(
     assert "1 passed, 1 error" in outcome.stdout
     pid = int(pid_file.read_text())
     assert f"{pid} {sys.executable}" in outcome.stdout
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert _is_dead(pid)
 
 
 def test_what_a_killed_worker_left_is_ended_by_the_run(workdir: Path) -> None:
@@ -72,7 +82,7 @@ def test_what_a_killed_worker_left_is_ended_by_the_run(workdir: Path) -> None:
     assert outcome.returncode != 0
     pid = int(pid_file.read_text())
     assert f"{pid} {sys.executable}" in outcome.stdout
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert _is_dead(pid)
 
 
 def test_a_failure_keeps_its_files_and_a_success_leaves_nothing(workdir: Path) -> None:

@@ -6,6 +6,7 @@ command ends what was left.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,14 +82,12 @@ def tenants(operator: Operator, query: Query, name: str, workdir: Path) -> list[
 
 def cut_at(line: Line, verb: bytes, what: bytes, count: int) -> None:
     """The line is cut as it is asked for this the so many-th time."""
-    seen: list[bytes] = []
+    asked = itertools.count(1)  # by several threads
 
     def watched(request: bytes) -> None:
         head = request.split(b"\r\n", 1)[0]
-        if head.startswith(verb) and what in head:
-            seen.append(head)
-            if len(seen) == count:
-                line.cut()
+        if head.startswith(verb) and what in head and next(asked) == count:
+            line.cut()
 
     line.on_request = watched
 
@@ -204,15 +203,13 @@ def test_a_server_that_is_killed_and_comes_back(
     mortal = Seaweed(new_workdir("s3"))
     mortal.start()
     line = Line(mortal.port)  # it shows when it is time
-    seen: list[bytes] = []
+    asked = itertools.count(1)
 
     def watched(request: bytes) -> None:
         head = request.split(b"\r\n", 1)[0]
-        if head.startswith(b"PUT ") and b"manifest.json" in head:
-            seen.append(head)
-            if len(seen) == 2:
-                line.cut()
-                mortal.kill()
+        if head.startswith(b"PUT ") and b"manifest.json" in head and next(asked) == 2:
+            line.cut()
+            mortal.kill()
 
     line.on_request = watched
     try:

@@ -209,5 +209,6 @@ def test_up_finds_its_catalog_again_and_finishes_what_was_interrupted(
             deadline = time.monotonic() + 30
             while (tenant := fleet.show("acme").tenant).state != "ready":
                 assert time.monotonic() < deadline, tenant
+                time.sleep(0.05)
     finally:
         cell.close()

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def test_many_tenants_are_suspended_and_what_failed_says_why(operator: Operator, name: str) -> None:
     slug = operator.json("create", name)["tenant"]["slug"]
     started = operator.json("jobs", "start", "suspend", slug, "no-such-tenant")["job"]
-    assert (started["kind"], started["waiting"]) == ("suspend", 2)
+    # A worker may have begun by the time that it is told.
+    assert started["kind"] == "suspend"
     job = started["id"][:8]
 
     ended = operator.json("jobs", "wait", job, code=3)["job"]

@@ -262,6 +262,7 @@ class Killed:
         self.killed = True
 
     def check(self, told: dict[str, Any]) -> None:
+        self._watcher.join(WAIT_SECONDS_MAX)
         assert self.killed
         assert (told["kind"], told["next_step"]) == ("connection_lost", "nothing of this run was kept; run again")
 

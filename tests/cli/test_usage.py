@@ -6,7 +6,7 @@ import csv
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from conftest import Operator
 
 USED_SECONDS_MAX = 60.0
+DAY_SECONDS_MIN = 30.0
+"""What is left of the day when something begins that is told by day."""
 
 
 def used(operator: Operator, name: str) -> str:
@@ -33,11 +35,19 @@ def used(operator: Operator, name: str) -> str:
     return slug
 
 
+@pytest.fixture
+def within_a_day() -> None:
+    """Lets midnight pass where it is near."""
+    while (datetime.now(UTC) + timedelta(seconds=DAY_SECONDS_MIN)).date() != datetime.now(UTC).date():
+        time.sleep(0.1)
+
+
 def line_of(document: dict[str, Any], slug: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = [line for line in document["lines"] if line["tenant"] == slug]
     return found[0] if found else {}
 
 
+@pytest.mark.usefixtures("within_a_day")
 def test_what_a_tenant_used_is_told_by_tenant_and_day_with_its_cost(
     operator: Operator, name: str, workdir: Path
 ) -> None:

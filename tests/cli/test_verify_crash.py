@@ -58,9 +58,12 @@ def _begin(operator: Operator, *arguments: str) -> Born:
 
 
 def _kill(running: Born, whom: str) -> None:
-    victims = [psutil.Process(running.pid)] if running.poll() is None else []
-    if whom == "what it has begun":
-        victims = [child for each in victims for child in each.children(recursive=True)]
+    try:
+        victims = [psutil.Process(running.pid)] if running.poll() is None else []
+        if whom == "what it has begun":
+            victims = [child for each in victims for child in each.children(recursive=True)]
+    except psutil.NoSuchProcess:  # it has ended by itself
+        return
     for victim in victims:
         try:
             victim.kill()

@@ -93,8 +93,14 @@ class Flood:
 
 
 def workers_of(cell: ThrowawayCell) -> list[psutil.Process]:
-    children = psutil.Process(cell.process.pid).children(recursive=True)
-    return [child for child in children if "tenantry.cell.proxy.worker" in child.cmdline()]
+    found: list[psutil.Process] = []
+    for child in psutil.Process(cell.process.pid).children(recursive=True):
+        try:
+            if "tenantry.cell.proxy.worker" in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:  # one of Postgres', which come and go
+            continue
+    return found
 
 
 def memory_of(workers: list[psutil.Process]) -> int:

@@ -207,18 +207,20 @@ def postgres_pids() -> Callable[[Path], list[int]]:
     """Living postmasters whose data directory lies below a path."""
 
     def find(data: Path) -> list[int]:
-        pids: list[int] = []
+        parents: dict[int, int] = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
                 cwd = os.readlink(entry / "cwd")
                 command = (entry / "cmdline").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             if cwd.startswith(f"{data}/") and re.search(rb"bin/postgres\0-D\0", command):
-                pids.append(int(entry.name))
-        return pids
+                parents[int(entry.name)] = parent
+        # What a postmaster has just forked is called like itself for a moment.
+        return [pid for pid, parent in parents.items() if parent not in parents]
 
     return find
 

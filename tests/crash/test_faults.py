@@ -30,7 +30,7 @@ class Writer(threading.Thread):
     """Commits numbers one after another, connecting anew whenever the connection breaks."""
 
     def __init__(self, uri: str) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.uri = uri
         self.acknowledged: list[int] = []
         self.breaks = 0
@@ -97,8 +97,8 @@ def test_sessions_go_on_when_the_control_process_is_killed_and_comes_back(
         connection.execute("create temporary table mine (n int)")
         with connect(idle_uri) as other:
             other.execute("select 1")
-        pids = postgres_pids(cell.data)
-        assert len(pids) == 2
+            pids = postgres_pids(cell.data)
+            assert len(pids) == 2
         port = cell.target.postgres_port
         cell.kill()
         connection.execute("insert into mine values (1)")  # with nobody in control
@@ -183,7 +183,7 @@ def test_suspend_races_connect(make_cell: Any, api: Any, connect: Any, rounds: i
                 ):
                     failures.append(str(error))
 
-    threads = [threading.Thread(target=hammer) for _ in range(2)]
+    threads = [threading.Thread(target=hammer, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for _ in range(rounds):

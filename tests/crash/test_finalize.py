@@ -49,7 +49,12 @@ def test_killed_at_every_step_of_a_finalized_restore(make_cell: Any, api: Any, c
     def status() -> str:
         return client.call("GET", f"/projects/{project}/branches/{look}")["branch"]["restore_status"]
 
+    def settled() -> bool:
+        operations = client.call("GET", f"/projects/{project}/operations")["operations"]
+        return all(operation["status"] == "finished" for operation in operations)
+
     until(lambda: status() == "finalized", "it is finalized")
+    until(settled, "nothing is under way when the cell stops")
     branches = client.call("GET", f"/projects/{project}/branches")["branches"]
     assert {branch["name"]: branch["id"] for branch in branches} == {"main": look, "main (old)": main}
     assert client.uri(project).startswith(f"{who}@")

@@ -83,20 +83,22 @@ def test_limits_at_the_front_door(make_cell: Any, api: Any, connect: Any) -> Non
         except Exception as error:
             return str(error)
 
+    wanted = {"database_name": "neondb", "role_name": "neondb_owner"}
+    operator = client.call("POST", f"/projects/{project_id}/operator_access", {"operator_access": wanted})
     with connect(uri) as connection:
         connection.execute("create table t (n int)")
         time.sleep(1.1)
-        change(quota={"active_time_seconds": 1})
-        assert "exceeded the active time quota" in refused(uri)
-        assert connection.execute("select 1").fetchone() == (1,), "who is in may go on for a moment"
-        wanted = {"database_name": "neondb", "role_name": "neondb_owner"}
-        operator = client.call("POST", f"/projects/{project_id}/operator_access", {"operator_access": wanted})
-        with connect(operator["uri"]) as at_work:
-            at_work.execute("insert into t values (1)")
-            assert at_work.execute("show application_name").fetchone() == ("",)
-        assert "not valid here" in refused(operator["uri"].replace(operator["token"], "1.x"))
-        status = client.call("GET", f"/projects/{project_id}")["project"]["quota_status"]
-        assert [(one["quota"], one["level"]) for one in status] == [("active_time_seconds", "exceeded")]
+        # While an operator is at work nobody's session is ended, however long this takes.
+        with connect(operator["uri"]):
+            change(quota={"active_time_seconds": 1})
+            assert "exceeded the active time quota" in refused(uri)
+            assert connection.execute("select 1").fetchone() == (1,), "who is in may go on for a moment"
+            with connect(operator["uri"]) as at_work:
+                at_work.execute("insert into t values (1)")
+                assert at_work.execute("show application_name").fetchone() == ("",)
+            assert "not valid here" in refused(operator["uri"].replace(operator["token"], "1.x"))
+            status = client.call("GET", f"/projects/{project_id}")["project"]["quota_status"]
+            assert [(one["quota"], one["level"]) for one in status] == [("active_time_seconds", "exceeded")]
 
         def asleep() -> bool:
             (endpoint,) = client.call("GET", f"/projects/{project_id}/endpoints")["endpoints"]

@@ -219,7 +219,10 @@ class Installation:
             servers = [pid for pid, project in self._servers() if (project == catalog) == (what == "catalog")]
             if not servers:
                 return f"no server of {what} to kill"
-            os.kill(chance.choice(sorted(servers)), signal.SIGKILL)
+            try:
+                os.kill(chance.choice(sorted(servers)), signal.SIGKILL)
+            except ProcessLookupError:
+                return f"a server of {what} had ended by itself"
         return f"killed {what}"
 
     def _kill_worker(self, number: int) -> None:

@@ -86,14 +86,17 @@ def fleet_of(cell: ThrowawayCell) -> Fleet:
 
 
 def test_up_outlives_its_worker_and_its_worker_does_not_outlive_up(installation: ThrowawayCell, until: Until) -> None:
+    def ready(count: int) -> bool:
+        return installation.log.read_text().count("the worker is ready") >= count
+
     installation.start()
-    until(lambda: workers_of(installation), "it has begun")
+    until(lambda: ready(1), "a worker is ready")
     (first,) = workers_of(installation)
     first.kill()
     until(lambda: first not in workers_of(installation) and workers_of(installation), "another one has begun")
     (second,) = workers_of(installation)
     assert installation.process.poll() is None
-    until(lambda: "the worker is ready" in installation.log.read_text(), "a worker is ready")
+    until(lambda: ready(2), "it is ready")
 
     installation.kill()
     second.wait(timeout=60)
