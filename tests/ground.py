@@ -17,8 +17,10 @@ VARIABLE: Final = "TENANTRY_TEST_ROOT"
 DISK: Final = Path("/tmp")
 """Short, because sockets lie below."""
 MEMORY: Final = Path("/dev/shm")
-ROOM_BYTES: Final = 8 * 2**30
-"""More than twice of what lies there at any moment of a run on two cores."""
+ROOM_BYTES: Final = 12 * 2**30
+"""Twice what lies there at most in a run on two cores."""
+PROCESSES_BYTES: Final = 4 * 2**30
+"""Left to what the tests start."""
 _LIMITS: Final = ("memory.max", "memory/memory.limit_in_bytes")
 _USED: Final = ("memory.current", "memory/memory.usage_in_bytes")
 _CGROUP: Final = Path("/sys/fs/cgroup")
@@ -33,17 +35,18 @@ def _has_room(directory: Path) -> bool:
     """Room in the file system and in the memory behind it; programs can be run from there."""
     try:
         runs = not os.statvfs(directory).f_flag & os.ST_NOEXEC
-        free = min(shutil.disk_usage(directory).free, psutil.virtual_memory().available - ROOM_BYTES // 2, _unlimited())
+        free = min(shutil.disk_usage(directory).free, _unused())
     except OSError:
         return False
     return runs and os.access(directory, os.W_OK | os.X_OK) and free >= ROOM_BYTES
 
 
-def _unlimited() -> int:
-    """What the container's own limit leaves, where there is one."""
+def _unused() -> int:
+    """Memory that files may take, by the machine and by the container's own limit, where there is one."""
+    unused = psutil.virtual_memory().available
     for limit, used in zip(_LIMITS, _USED, strict=True):
         try:
-            return int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text())
+            unused = min(unused, int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
         except (OSError, ValueError):
             continue
-    return 2**63
+    return unused - PROCESSES_BYTES
