@@ -1,9 +1,9 @@
 """What all tests share: short working directories that a failure keeps, and no process that outlives the tests.
 
-A run has an id. Everything it makes lies under ``tt-<id>`` (where: ``ground.py``), which is also its TMPDIR, and every
-process that it starts carries ``TENANTRY_TEST_RUN=<id>.<worker>``. A process is the run's when it has that mark,
-descends from the tests, or works in that directory (a child started with an environment of its own still has its data
-there). Whatever is alive at the end is killed, and the run fails.
+A run has an id. Everything it makes lies under ``/tmp/tt-<id>``, which is also its TMPDIR, and every process that it
+starts carries ``TENANTRY_TEST_RUN=<id>.<worker>``. A process is the run's when it has that mark, descends from the
+tests, or works in that directory (a child started with an environment of its own still has its data there). Whatever
+is alive at the end is killed, and the run fails.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 import pytest
-
-from . import ground
 
 if TYPE_CHECKING:
     from tenantry.testing.throwaway import ThrowawayCell
@@ -55,13 +53,13 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", {}).get("workerid")
     if worker is None:
         run = secrets.token_hex(4)
-        root = ground.choose() / f"tt-{run}"
+        root = Path("/tmp") / f"tt-{run}"
         root.mkdir(mode=0o711)
         # A terminated run ends as an interrupted one does: with its finalizers.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     else:
         run, _, _ = os.environ[RUN_VARIABLE].partition(".")
-        root = Path(os.environ["TMPDIR"]).parent
+        root = Path("/tmp") / f"tt-{run}"
     mine = root / (worker or "main")
     mine.mkdir(mode=0o711)
     os.environ[RUN_VARIABLE] = f"{run}.{mine.name}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +38,6 @@ def _run(home: Path, source: str, *options: str) -> subprocess.CompletedProcess[
     hurried, places = re.subn(r"LEAVE_SECONDS_MAX: Final = .+", "LEAVE_SECONDS_MAX = 0.2", conftest)
     assert places == 1
     (tests / "conftest.py").write_text(hurried)
-    shutil.copy(Path(__file__).with_name("ground.py"), tests)
     (home / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\nmarkers =\n  crash: c\n")
     (tests / "test_inner.py").write_text(source)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

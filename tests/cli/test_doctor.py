@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,13 +131,9 @@ def test_a_killed_cell_is_wrong_and_so_is_what_others_may_read(
 def test_where_nothing_was_ever_started_nothing_is_wrong_and_nothing_is_made(
     workdir: Path, program: Callable[..., Any]
 ) -> None:
-    done = program("doctor", "--data", str(workdir / "none" / "d"), "--json")
-    findings = {each["name"]: each for each in json.loads(done.stdout)["findings"]}
-    assert "is not made yet" in findings["data directory"]["found"]
-    wrong = [name for name, each in findings.items() if each["level"] == "wrong"]
-    in_memory = findings["file system"]["facts"]["kind"] == "tmpfs"  # as tests may be
-    assert wrong == (["file system"] if in_memory else []), done.stdout
-    assert done.returncode == (1 if wrong else 0)
+    done = program("doctor", "--data", str(workdir / "none" / "d"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is not made yet" in done.stdout
     assert "none runs on" in done.stdout
     assert list(workdir.iterdir()) == []
 

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -742,6 +742,23 @@ def test_a_connection_carries_many_requests_and_its_idle_time_ends(
                 length -= len(client.sock.recv(length))
         if idle_seconds < 60:
             assert client.at_end()
+
+
+def test_who_comes_in_the_last_moment_is_let_go(open_web: WebMaker):
+    web = open_web()
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        client = RawHttp(socket.create_connection(listener.getsockname(), timeout=20))
+        accepted, _ = listener.accept()
+
+    async def welcome_and_drain() -> None:
+        web.web._welcome(accepted, "127.0.0.1")
+        await web.web.drain(0.0)  # before anything was done for the client
+
+    with client:
+        web.door.run(welcome_and_drain())
+        assert client.at_end()
+    assert accepted.fileno() == -1
+    assert web.house.limits.connections == 0
 
 
 def test_connections_have_a_bound(open_web: WebMaker):

@@ -214,7 +214,7 @@ class Web:
             return
         task = asyncio.get_running_loop().create_task(self._connect(sock, client))
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(lambda done: self._connected(done, sock, client))
 
     async def _connect(self, sock: socket.socket, client: _Http) -> None:
         seconds = self._house.settings.http_head_seconds if self._tls else None
@@ -226,10 +226,12 @@ class Web:
             _log.debug("client gone", reason=str(error))
             client.leave()
             sock.close()
-        except asyncio.CancelledError:
+
+    def _connected(self, task: asyncio.Task[None], sock: socket.socket, client: _Http) -> None:
+        self._connecting.discard(task)
+        if task.cancelled():  # perhaps before its first step
             client.leave()
             sock.close()
-            raise
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == sql.PATH:
