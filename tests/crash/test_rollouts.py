@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,8 @@ from tenantry.fleet.migrations.run import RunOptions, is_alive, resume_run
 from tenantry.fleet.migrations.selection import Selection
 from tenantry.runtime import child
 from tenantry.testing.throwaway import ThrowawayCell
+
+from ..ports import reserved
 
 if TYPE_CHECKING:
     from conftest import CellMaker
@@ -106,8 +107,7 @@ class Installation:
     slugs: list[str] = field(default_factory=list[str])
 
     def begin(self, *, tenants: int) -> None:
-        """Starts it, on ports that it keeps, with two workers."""
-        self.cell.http, self.cell.postgres = (f"127.0.0.1:{_free_port()}" for _ in range(2))
+        """Starts it with two workers."""
         self.cell.start()
         self.workers = [self.new_worker(), self.new_worker()]
         self.write(0, "CREATE TABLE t ();\nCREATE TABLE applied (version text);\n")
@@ -330,22 +330,12 @@ def installation(make_cell: CellMaker, workdir: Path, nurseries: Any) -> Iterato
         return nurseries.give_birth(arguments, environment, out=out, err=err, directory=workdir, script=script)
 
     made = Installation(cell, folder, born)
-    yield made
-    for process in made.workers:
-        process.kill()
-        process.wait()
-    for command in made.commands:
-        command.kill()
-        command.wait()
-
-
-def _free_port() -> int:
-    """Below those that the kernel gives to outgoing connections: nobody has it while its listener is dead."""
-    while True:
-        with socket.socket() as listener:
-            port = random.randrange(20_000, 32_000)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+    with reserved(2) as ports:  # which it keeps while it is dead
+        cell.http, cell.postgres = (f"127.0.0.1:{port}" for port in ports)
+        yield made
+        for process in made.workers:
+            process.kill()
+            process.wait()
+        for command in made.commands:
+            command.kill()
+            command.wait()

@@ -172,10 +172,7 @@ def test_pg8000(door: OpenDoor):
         client.close()
 
 
-def test_two_hundred_clients_at_once(open_door: DoorMaker):
-    # They share this process with the door, and on a busy machine the last one has its turn late.
-    door = open_door(handshake_seconds=60, wake_seconds=60)
-
+def test_two_hundred_clients_at_once(door: OpenDoor):
     async def one(number: int) -> Any:
         client = await psycopg.AsyncConnection.connect(door.dsn(connect_timeout=60))
         async with client:
@@ -316,14 +313,10 @@ def test_the_loop_is_never_held_up(open_door: DoorMaker, caplog: pytest.LogCaptu
     door = open_door()
     door.thread.loop.slow_callback_duration = 0.1
     with caplog.at_level("WARNING", logger="asyncio"):
-        for _ in range(5):  # What holds it up does so each time; a machine that stands still, now and then.
-            caplog.clear()
-            with door.connect() as client:
-                client.execute("select repeat('x', 30000000)")
-            with pytest.raises(psycopg.OperationalError):
-                door.connect(password="wrong")
-            if not caplog.messages:
-                break
+        with door.connect() as client:
+            client.execute("select repeat('x', 30000000)")
+        with pytest.raises(psycopg.OperationalError):
+            door.connect(password="wrong")
         assert caplog.messages == []
         door.thread.loop.call_soon_threadsafe(time.sleep, 0.2)
         wait_for(lambda: any("took" in message for message in caplog.messages))  # It would have been seen.

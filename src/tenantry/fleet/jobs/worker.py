@@ -220,7 +220,7 @@ class _Session:
         if self._orders.halt.is_set():
             return  # nobody has claimed it: the next look puts it back
         if (job, number) in self._in_hand:
-            return  # silent for too long, by ourselves or by another: nobody does one thing twice at once, a look comes
+            return  # put back as if we were dead, and we are not: should we lose it, the next look puts it back again
 
         def claim(connection: Connection) -> rows.Claim | None:
             kind = rows.kind_of(connection, job)
@@ -248,7 +248,7 @@ class _Session:
         try:
             await batch.run()
         finally:
-            # Two entries of it may have been followed at once, and the later claim have taken this one's place.
+            # Two entries may be followed at once, and the later claim has then taken this one's place.
             if self._in_hand.get((job, number)) is batch:
                 del self._in_hand[job, number]
         if self._orders.strays >= STRAYS_MAX:
