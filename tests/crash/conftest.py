@@ -115,14 +115,18 @@ def until_fixture() -> Callable[..., None]:
 
 @pytest.fixture
 def swept() -> Callable[[Path], None]:
-    """Waits until nothing of a running cell is to be deleted any more."""
+    """Waits until nothing of a running cell is to be deleted any more, nor will be: what was begun has ended, too."""
 
     def wait(data: Path) -> None:
         def done() -> bool:
             with contextlib.closing(sqlite3.connect(f"file:{data / 'cell.db'}?mode=ro", uri=True)) as db:
-                return db.execute("select count(*) from doomed").fetchone() == (0,) and not any(data.glob("trash/*"))
+                left = db.execute(
+                    "select (select count(*) from operation where status in ('scheduling', 'running'))"
+                    " + (select count(*) from doomed)"
+                ).fetchone()
+            return left == (0,) and not any(data.glob("trash/*"))
 
-        until(done, "what is doomed is deleted")
+        until(done, "what was begun has ended and what is doomed is deleted")
 
     return wait
 
