@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -25,6 +26,7 @@ def handful(*slugs: str) -> list[Claimed]:
             schema_format=None,
             schema_version=None,
             schema_fingerprint=None,
+            as_of=datetime.now(UTC),
         )
         for slug in slugs
     ]

@@ -115,6 +115,8 @@ def test_what_a_run_needs_next() -> None:
     assert next_step(run(), [over, todo]) == Judge(over)
     judged = wave(state="judging", worker="w")
     assert next_step(run(), [judged]) == Others(judged)
+    assert next_step(run(), [judged], worker="v") == Others(judged)
+    assert next_step(run(), [judged], worker="w") == Judge(judged), "its answer was lost: it was never told"
     left = wave(state="judging", worker="w", silent=True)
     assert next_step(run(), [left]) == Judge(left)
     golden = wave(GOLDEN, tenants=0)

@@ -20,6 +20,7 @@ from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import ProviderId
 from tenantry.fleet.catalog.verifications import Proven, VerificationId, VerificationRecord
 from tenantry.fleet.providers.ports import Provider
+from tenantry.runtime.failpoints import failpoint
 
 PAGE: Final = 1_000
 SWEPT_MAX: Final = 200
@@ -175,10 +176,18 @@ class Proofs:
         """Deletes the projects of verifications that died; a sentence for each. Safe at any time and by anybody."""
         with self._around.catalog.transaction() as connection:
             dead = rows.uncleared_verifications(connection, silent_seconds=silent_seconds, limit=SWEPT_MAX)
-        return [self._clear(each) for each in dead]
+        said = (self._clear(each, silent_seconds) for each in dead)
+        return [each for each in said if each is not None]
 
-    def _clear(self, left: VerificationRecord) -> str:
+    def _clear(self, left: VerificationRecord, silent_seconds: float) -> str | None:
+        """None where it was heard of since the sweep looked: it lives, and its project is its own."""
         try:
+            # The catalog first: whoever still compares, unheard, would else find a good backup's project gone, and
+            # doubt the backup.
+            with self._around.catalog.transaction() as connection:
+                if not rows.give_up_verification(connection, left.id, silent_seconds=silent_seconds):
+                    return None
+            failpoint("verify.given_up")
             delete_project(self._provider_by_id(left.provider_id), left.id)
             with self._around.catalog.transaction() as connection:
                 rows.clear_verification(connection, left.id)

@@ -20,7 +20,7 @@ SWEPT_MAX: Final = 500
 
 
 def sweep(around: Surroundings, *, silent_seconds: float = SILENT_SECONDS) -> list[str]:
-    """A sentence for each."""
+    """A sentence for each. One that was heard of since this looked is left alone: clearing up others takes its time."""
     with around.catalog.transaction() as connection:
         silent = rows.silent_backups(connection, silent_seconds=silent_seconds, limit=SWEPT_MAX)
     said: list[str] = []
@@ -29,7 +29,8 @@ def sweep(around: Surroundings, *, silent_seconds: float = SILENT_SECONDS) -> li
             said.append(f"{each.id} of {each.slug} is in {each.vault}, which is not the vault that is configured")
             continue
         try:
-            said.append(_finish(around, each))
+            if (sentence := _finish(around, each, silent_seconds)) is not None:
+                said.append(sentence)
         except TenantryError as error:
             said.append(f"{each.id} of {each.slug} cannot be cleared up yet: {error.message}")
             if isinstance(error, VaultError):  # each of the others would wait for it as long
@@ -40,7 +41,7 @@ def sweep(around: Surroundings, *, silent_seconds: float = SILENT_SECONDS) -> li
     return said
 
 
-def _finish(around: Surroundings, left: BackupRecord) -> str:
+def _finish(around: Surroundings, left: BackupRecord, silent_seconds: float) -> str | None:
     if left.state == "deleting":
         remove_objects(around.vault, left.place)
         with around.catalog.transaction() as connection:
@@ -49,7 +50,7 @@ def _finish(around: Surroundings, left: BackupRecord) -> str:
     manifest = _manifest(around, left)
     if manifest is not None:
         with around.catalog.transaction() as connection:
-            rows.finish_backup(
+            mine = rows.finish_backup(
                 connection,
                 left.id,
                 manifest_sha256=manifest.sha256,
@@ -57,14 +58,16 @@ def _finish(around: Surroundings, left: BackupRecord) -> str:
                 rows=manifest.rows,
                 fingerprint=manifest.fingerprint,
                 activity=None,
+                silent_seconds=silent_seconds,
             )
-        return f"{left.id} of {left.slug}: it was whole when its process died, and is kept"
+        return f"{left.id} of {left.slug}: it was whole when its process died, and is kept" if mine else None
     # The catalog first: whoever still works on it, unheard, must not find it alive and its objects gone.
     with around.catalog.transaction() as connection:
         failure = {"message": "the process that took it has died", "next_step": "back up again"}
-        mine = rows.fail_backup(connection, left.id, failure)
-    if mine:
-        remove_objects(around.vault, left.place)
+        mine = rows.fail_backup(connection, left.id, failure, silent_seconds=silent_seconds)
+    if not mine:
+        return None
+    remove_objects(around.vault, left.place)
     return f"{left.id} of {left.slug}: its process died before it was whole, and it is removed"
 
 

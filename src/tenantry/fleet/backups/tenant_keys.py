@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 
-from tenantry.errors import WrongKey
+from tenantry.errors import NotFound, WrongKey
 from tenantry.fleet.backups.keys import (
     DataKey,
     FleetKeys,
@@ -19,6 +19,7 @@ from tenantry.fleet.backups.keys import (
 )
 from tenantry.fleet.backups.vault import Vault
 from tenantry.fleet.catalog import backups as rows
+from tenantry.fleet.catalog import queries
 from tenantry.fleet.catalog.backups import KeyId
 from tenantry.fleet.catalog.catalog import Catalog
 from tenantry.fleet.catalog.records import TenantId
@@ -37,10 +38,16 @@ class TenantKeys:
         self._lock = threading.Lock()
 
     def of(self, tenant_id: TenantId) -> DataKey:
-        """What new backups of this tenant are sealed with; made where it has none. Raises WrongKey, VaultError."""
+        """What new backups of this tenant are sealed with; made where it has none. Raises WrongKey, VaultError.
+
+        Raises NotFound for a tenant that is deleted, or being deleted, and has none any more.
+        """
         with self._catalog.transaction() as connection:
             known = rows.key_of_tenant(connection, tenant_id)
             if known is None:
+                # Held against its deletion, which destroys the keys that it finds, and would miss this one.
+                if queries.hold_tenant(connection, tenant_id).state in {"deleting", "deleted"}:
+                    raise NotFound("the tenant is deleted, and is backed up no more", tenant_id=str(tenant_id))
                 made = new_data_key()
                 known = rows.add_key(connection, tenant_id, KeyId(made.id), self._fleet_keys.wrap(made).to_json())
         wrapped = WrappedKey.from_json(known.sealed)

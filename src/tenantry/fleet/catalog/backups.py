@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NewType
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from tenantry.fleet.catalog import models
 from tenantry.fleet.catalog.models import Backup, BackupSchedule, TenantKey
 from tenantry.fleet.catalog.records import ProviderId, TenantId
+from tenantry.fleet.catalog.silence import unheard_for
 from tenantry.neon.ids import ProjectId
 
 BackupId = NewType("BackupId", str)
@@ -196,11 +197,15 @@ def finish_backup(
     rows: int,
     fingerprint: str | None,
     activity: Mapping[str, object] | None,
+    silent_seconds: float | None = None,
 ) -> bool:
-    """Its manifest is in the vault. False when somebody has given it up meanwhile."""
+    """Its manifest is in the vault. False when somebody has given it up meanwhile.
+
+    ``silent_seconds`` says that it is done for somebody else, and only while he is silent for so long.
+    """
     done = connection.execute(
         update(Backup)
-        .where(Backup.id == backup_id, Backup.state == "running")
+        .where(Backup.id == backup_id, Backup.state == "running", *_silent(silent_seconds))
         .values(
             state="done",
             finished_at=func.now(),
@@ -216,11 +221,13 @@ def finish_backup(
     return done.one_or_none() is not None
 
 
-def fail_backup(connection: Connection, backup_id: BackupId, failure: Mapping[str, object]) -> bool:
-    """It came to nothing. False when it had ended already."""
+def fail_backup(
+    connection: Connection, backup_id: BackupId, failure: Mapping[str, object], *, silent_seconds: float | None = None
+) -> bool:
+    """It came to nothing. False when it had ended already, and, as above, when he who works on it was heard of."""
     done = connection.execute(
         update(Backup)
-        .where(Backup.id == backup_id, Backup.state == "running")
+        .where(Backup.id == backup_id, Backup.state == "running", *_silent(silent_seconds))
         .values(state="failed", finished_at=func.now(), failure=dict(failure))
         .returning(Backup.id)
     )
@@ -229,9 +236,12 @@ def fail_backup(connection: Connection, backup_id: BackupId, failure: Mapping[st
 
 def silent_backups(connection: Connection, *, silent_seconds: float, limit: int) -> list[BackupRecord]:
     """Those that nobody works on any more: begun, or to be deleted, and not heard of for so long; the oldest first."""
-    silent = func.now() - text(f"interval '{silent_seconds} seconds'")
-    query = select(_BACKUP).where(Backup.state.in_(["running", "deleting"]), Backup.seen_at < silent)
+    query = select(_BACKUP).where(Backup.state.in_(["running", "deleting"]), *_silent(silent_seconds))
     return [_record(row) for row in connection.execute(query.order_by(Backup.started_at).limit(limit)).mappings()]
+
+
+def _silent(seconds: float | None) -> list[ColumnElement[bool]]:
+    return [] if seconds is None else [unheard_for(Backup.seen_at, seconds)]
 
 
 def backup_by_id(connection: Connection, backup_id: str) -> BackupRecord | None:

@@ -428,7 +428,12 @@ def record_schema(connection: Connection, slug: str, *, version: str | None, for
 
 
 def record_schemas(connection: Connection, known: Sequence[KnownSchema]) -> None:
-    """The same for many tenants, in one statement; those that are not there (any more) are passed over."""
+    """The same for many tenants, in one statement.
+
+    Those are passed over that are not there any more, and those of which something was written since they were claimed:
+    a restore, an undo or a later run may have been there, and what they wrote counts. A tenant that is passed over for
+    less than that is asked once more by the next run.
+    """
     if not known:
         return
     connection.execute(
@@ -438,12 +443,12 @@ def record_schemas(connection: Connection, known: Sequence[KnownSchema]) -> None
                 schema_version = told.version, schema_format = told.format, schema_fingerprint = told.fingerprint,
                 schema_seen_at = now(), updated_at = now()
             FROM jsonb_to_recordset(CAST(:known AS jsonb)) AS told (
-                slug text, version text, format text, fingerprint text
-            ) JOIN customer ON customer.slug = told.slug AND customer.deleted_at IS NULL
-            WHERE project.customer_id = customer.id AND project.state <> 'deleted'
+                tenant_id uuid, as_of timestamptz, version text, format text, fingerprint text
+            )
+            WHERE project.id = told.tenant_id AND project.updated_at = told.as_of AND project.state <> 'deleted'
             """
         ),
-        {"known": json.dumps([asdict(each) for each in known])},
+        {"known": json.dumps([asdict(each) for each in known], default=str)},
     )
 
 

@@ -233,6 +233,8 @@ class Claimed:
     schema_format: str | None
     schema_version: str | None
     schema_fingerprint: str | None
+    as_of: datetime
+    """When the catalog last wrote anything of its project: what was learnt since is newer than what is known here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,9 +254,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class KnownSchema:
-    """What the ledger of the slug's tenant says."""
+    """What a tenant's ledger says, to whoever claimed it when its project was as of then."""
 
-    slug: str
+    tenant_id: TenantId
+    as_of: datetime
     version: str | None
     format: str
     fingerprint: str

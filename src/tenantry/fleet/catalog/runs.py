@@ -343,6 +343,17 @@ def set_wave(
     connection.execute(update(table).where(table.run_id == run_id, table.number == number).values(**values))
 
 
+def keep_judging(connection: Connection, run_id: str, number: int, worker: str) -> bool:
+    """Says that who judges the wave lives; False where another does, or nobody any more."""
+    table = models.MigrationWave
+    kept = connection.execute(
+        update(table)
+        .where(table.run_id == run_id, table.number == number, table.worker == worker, table.state == "judging")
+        .values(claimed_at=func.now())
+    )
+    return kept.rowcount == 1
+
+
 # -- its tenants ---------------------------------------------------------------------------------------------
 
 
@@ -388,7 +399,8 @@ def claim_tenants(
             WHERE tenant.run_id = :run_id AND tenant.project_id = chosen.project_id AND project.id = tenant.project_id
             RETURNING tenant.project_id, tenant.slug, tenant.fence, tenant.attempts, tenant.pending,
                 (SELECT slug FROM customer WHERE customer.id = project.customer_id) AS slug_now,
-                project.state, project.schema_format, project.schema_version, project.schema_fingerprint
+                project.state, project.schema_format, project.schema_version, project.schema_fingerprint,
+                project.updated_at
             """
         ),
         {
@@ -413,6 +425,7 @@ def claim_tenants(
             schema_format=row["schema_format"],
             schema_version=row["schema_version"],
             schema_fingerprint=row["schema_fingerprint"],
+            as_of=row["updated_at"],
         )
         for row in found
     ]
@@ -501,7 +514,8 @@ def retry_failed(connection: Connection, run_id: str) -> int:
     again = connection.execute(
         update(table)
         .where(table.run_id == run_id, table.outcome == "failed")
-        .values(outcome=None, finished_at=None, worker=None, claimed_at=None)
+        # Above the fence of whoever repeats a failure that he does not know to have been heard.
+        .values(outcome=None, finished_at=None, worker=None, claimed_at=None, fence=table.fence + 1)
     ).rowcount
     waiting = select(table.wave).where(table.run_id == run_id, table.outcome.is_(None))
     connection.execute(

@@ -19,6 +19,7 @@ from tenantry.fleet.catalog import models
 from tenantry.fleet.catalog.backups import BackupId
 from tenantry.fleet.catalog.models import Backup, BackupSchedule, BackupVerification
 from tenantry.fleet.catalog.records import ProviderId, TenantId
+from tenantry.fleet.catalog.silence import unheard_for
 
 VerificationId = NewType("VerificationId", UUID)
 VerificationState = Literal["running", "passed", "failed", "broken"]
@@ -135,10 +136,24 @@ def finish_verification(
 
 def uncleared_verifications(connection: Connection, *, silent_seconds: float, limit: int) -> list[VerificationRecord]:
     """Those whose project may still be there, and that nobody is at work on; the oldest first."""
-    silent = func.now() - text(f"interval '{silent_seconds} seconds'")
     table = BackupVerification
-    query = select(_TABLE).where(~table.cleared, table.seen_at < silent).order_by(table.started_at).limit(limit)
-    return [_record(row) for row in connection.execute(query).mappings()]
+    query = select(_TABLE).where(~table.cleared, unheard_for(table.seen_at, silent_seconds))
+    return [_record(row) for row in connection.execute(query.order_by(table.started_at).limit(limit)).mappings()]
+
+
+def give_up_verification(connection: Connection, verification_id: VerificationId, *, silent_seconds: float) -> bool:
+    """Its project may be deleted, and nothing counts that is said of it from now on. False when it was heard of."""
+    table = BackupVerification
+    given_up = connection.execute(
+        update(table)
+        .where(table.id == verification_id, ~table.cleared, unheard_for(table.seen_at, silent_seconds))
+        .values(
+            state=func.coalesce(func.nullif(table.state, "running"), "broken"),
+            finished_at=func.coalesce(table.finished_at, func.now()),
+        )
+        .returning(table.id)
+    )
+    return given_up.one_or_none() is not None
 
 
 def projects_there(connection: Connection) -> set[UUID]:

@@ -66,8 +66,9 @@ class Held:
 Step = Begin | Migrate | Judge | Prove | Others | Shut | Finish | Held
 
 
-def next_step(run: Run, waves: Sequence[Wave]) -> Step:
-    """What ``run`` needs next."""
+def next_step(run: Run, waves: Sequence[Wave], *, worker: str | None = None) -> Step:
+    """What ``run`` needs next. ``worker`` is who asks, and does one thing at a time: a wave that it is said to judge is
+    one that it was never told to, since the answer was lost."""
     if run.state != "running":
         return Held()
     for wave in waves:
@@ -78,7 +79,7 @@ def next_step(run: Run, waves: Sequence[Wave]) -> Step:
         if wave.state == "failed":
             return Held()
         if wave.state == "judging":
-            if not wave.silent:
+            if not wave.silent and (worker is None or wave.worker != worker):
                 return Others(wave)
             return Prove(wave) if wave.name == GOLDEN else Judge(wave)
         if wave.name == GOLDEN:

@@ -59,6 +59,7 @@ from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
 from tenantry.fleet.migrations.waves import BORN_MEANWHILE
 from tenantry.runtime.clock import Clock, SystemClock
 from tenantry.runtime.failpoints import failpoint
+from tenantry.runtime.telemetry import late_log
 from tenantry.runtime.windows import parse_window
 
 FLUSH_RESULTS: Final = 16
@@ -227,7 +228,7 @@ class Work:
         return self._ask(ask)
 
     def _next(self, connection: Connection, run: Run) -> Step:
-        return next_step(run, runs.waves(connection, run.id, stalled_seconds=STALLED_SECONDS))
+        return next_step(run, runs.waves(connection, run.id, stalled_seconds=STALLED_SECONDS), worker=self._worker)
 
     def _born_meanwhile(self, connection: Connection, run: Run) -> bool:
         """Whoever was created while the run ran gets a wave at its end, unless each has a folder of its own."""
@@ -252,9 +253,13 @@ class Work:
             case Migrate(wave):
                 self._migrate(wave)
             case Prove(wave):
-                self._judged(wave, self._prove())
+                with self._judging(wave):
+                    found = self._prove()
+                self._judged(wave, found)
             case Judge(wave):
-                self._judged(wave, self._objections(wave))
+                with self._judging(wave):
+                    found = self._objections(wave)
+                self._judged(wave, found)
             case Others():
                 self._wait(OTHERS_SECONDS)
             case Shut(wave, until):
@@ -384,7 +389,7 @@ class Work:
                 if result.outcome == "not_started":
                     runs.release_tenant(connection, self._run.id, claimed.tenant_id, claimed.fence)
                 elif (state := result.state) is not None and state != _known(claimed):
-                    known.append(KnownSchema(claimed.slug, state.version, state.format, state.fingerprint))
+                    known.append(_schema_of(claimed, state))
             queries.record_schemas(connection, known)
             done = [_done(claimed, result) for claimed, result in self._results if result.outcome != "not_started"]
             runs.record_done(connection, self._run.id, done)
@@ -425,6 +430,27 @@ class Work:
 
     # -- gates -----------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _judging(self, wave: Wave) -> Generator[None]:
+        """Says meanwhile that this worker lives: a gate may take longer than anybody may be silent."""
+        ended = threading.Event()
+
+        def go_on() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS):
+                try:
+                    with self._catalog.transaction() as connection:
+                        runs.keep_judging(connection, self._run.id, wave.number, self._worker)
+                except TenantryError as error:
+                    late_log("migrations").debug("the catalog did not hear that a wave is judged", reason=str(error))
+
+        thread = threading.Thread(target=go_on, name="migrate-judge-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
     def _objections(self, wave: Wave) -> list[str]:
         found = gates.objections(wave, self._options.gates)
         if not found:
@@ -454,17 +480,21 @@ class Work:
         if self._interrupts:
             return  # the wave is given back, and judged again by whoever goes on
 
-        def ask(connection: Connection) -> None:
+        def ask(connection: Connection) -> bool:
             run = runs.hold_run(connection, self._run.id)
             if run is None or run.state != "running":
-                return
+                return False
+            # Whoever has taken the wave over says what becomes of it, and it may be over, or begun again, since.
+            if not runs.keep_judging(connection, run.id, wave.number, self._worker):
+                return False
             if found:
                 self._stop(connection, wave, found)
             else:
                 runs.set_wave(connection, run.id, wave.number, "passed", verdict={"objections": []})
+            return True
 
-        self._ask(ask)
-        self._on_event(WaveJudged(wave.number, wave.name, tuple(found)))
+        if self._ask(ask):
+            self._on_event(WaveJudged(wave.number, wave.name, tuple(found)))
 
     def _stop(self, connection: Connection, wave: Wave, found: list[str]) -> None:
         runs.set_wave(connection, self._run.id, wave.number, "failed", verdict={"objections": found})
@@ -495,6 +525,10 @@ def _known(claimed: Claimed) -> SchemaState | None:
     if claimed.schema_format is None or claimed.schema_fingerprint is None:
         return None
     return SchemaState(claimed.schema_format, claimed.schema_version, claimed.schema_fingerprint)
+
+
+def _schema_of(claimed: Claimed, state: SchemaState) -> KnownSchema:
+    return KnownSchema(claimed.tenant_id, claimed.as_of, state.version, state.format, state.fingerprint)
 
 
 def _done(claimed: Claimed, result: TenantResult) -> Done:
