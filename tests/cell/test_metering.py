@@ -15,6 +15,7 @@ from tenantry.cell.loops.history import bases_loop
 from tenantry.cell.loops.metering import forgetting_loop, metering_loop
 from tenantry.cell.loops.retention import collect
 from tenantry.cell.model import BranchRestore, EndpointChange, ProjectChange, ProjectCreate
+from tenantry.cell.operations.usage import note_sizes
 from tenantry.cell.storage import sizes
 from tenantry.runtime.child import age_seconds
 
@@ -151,7 +152,7 @@ async def test_a_cell_that_comes_back_knows_what_was_used_meanwhile(tenant: Any,
         instance = next(iter(one.bare.context.instances.awake()))
         identity = instance.running.identity
         # It is as if this control process had never been: the next one adopts what runs.
-        await one.bare.context.instances._close_admin(instance)
+        await one.bare.context.instances._copies.close(instance)
         del one.bare.context.instances._known[instance.endpoint_id]
         async with open_cell(workdir) as bare:
             assert await bare.context.instances.adopt() == 1
@@ -191,3 +192,18 @@ async def test_history_that_is_let_go_is_not_occupied_any_more(tenant: Any) -> N
         now = (await usage(one)).synthetic_storage_size
         directory = context.layout.head(one.project, (await one.cell.get_branch(one.project, one.main)).head_id)
         assert now == sizes.logical_bytes(directory / "data") + sizes.history_bytes(directory), (taken, freed, full)
+
+
+async def test_what_a_head_occupies_is_not_noted_for_a_branch_that_runs_another_by_now(tenant: Any) -> None:
+    async with tenant() as one:
+        context = one.bare.context
+        branch = await one.branch("large")
+        await one.run(WRITE, branch)
+        await one.sleep()
+        large, small = [(await one.cell.get_branch(one.project, i)).head_id for i in (branch, one.main)]
+        await note_sizes(context, one.project, one.main, small)
+        before = (await one.cell.get_branch(one.project, one.main)).logical_size
+        await note_sizes(context, one.project, one.main, large)
+        assert (await one.cell.get_branch(one.project, one.main)).logical_size == before
+        await note_sizes(context, one.project, branch, large)
+        assert (await one.cell.get_branch(one.project, branch)).logical_size > before

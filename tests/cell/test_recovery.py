@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,6 +27,7 @@ from tenantry.cell.model import (
 )
 from tenantry.cell.operations import purge
 from tenantry.cell.operations.spares import Uids
+from tenantry.cell.state.state import State
 from tenantry.errors import Conflict, Locked, NotFound
 from tenantry.runtime.clock import SystemClock
 
@@ -229,6 +231,34 @@ async def test_the_earliest_go_when_there_are_too_many(tenant: Any, monkeypatch:
             await one.cell.delete_branch(one.project, await one.branch(name), hard=False)
         assert await purge.purge(one.bare.context) == 1
         assert await listed(one) == ["b", "c", "main"]
+
+
+async def test_who_is_at_work_in_a_branch_that_was_recovered_just_before_its_purge_stays(
+    tenant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed_, may_go_on = asyncio.Event(), asyncio.Event()
+    read = State.read
+
+    async def slow(state: State, query: Any) -> Any:
+        found = await read(state, query)
+        if query.__qualname__.startswith("purge.") and not listed_.is_set():
+            listed_.set()
+            await may_go_on.wait()
+        return found
+
+    async with tenant() as one, asyncio.timeout(60):
+        dev = await one.branch("dev")
+        await one.cell.delete_branch(one.project, dev, hard=False)
+        monkeypatch.setattr(purge, "RECOVERABLE_BRANCHES_MAX", 0)
+        monkeypatch.setattr(State, "read", slow)
+        purging = asyncio.create_task(purge.purge(one.bare.context))
+        await listed_.wait()
+        await one.cell.recover_branch(one.project, dev)
+        async with await one.connect(dev) as session:
+            may_go_on.set()
+            assert await purging == 0
+            await session.execute("insert into t values (2)")
+        assert await one.rows(dev) == [1, 2]
 
 
 async def test_nothing_is_purged_or_recovered_under_a_change(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:

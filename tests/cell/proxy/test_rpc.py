@@ -334,7 +334,8 @@ def test_a_worker_that_is_turned_away_tries_again(workdir: Path):
 
 def registration(**changes: Any) -> dict[str, Any]:
     start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return {"slot": 1, "pid": os.getpid(), "start_ticks": start_ticks, "version": "1", "leases": [], **changes}
+    me = {"pid": os.getpid(), "start_ticks": start_ticks}
+    return {"slot": 1, **me, "version": "1", "leases": [], "listeners": [], **changes}
 
 
 @pytest.mark.parametrize(
@@ -369,6 +370,37 @@ def test_strangers_on_the_socket_are_shown_out(workdir: Path, data: bytes):
                 assert await reader.read() == b""
             writer.close()
             assert (await wire.remote.login(ENDPOINT, "r", "")).verifier == "r"
+
+    run(workdir, test)
+
+
+def test_what_a_worker_named_before_its_latest_registration_is_not_counted(workdir: Path):
+    async def test(wire: Wire) -> None:
+        staff = FakeStaff()
+        writers: list[asyncio.StreamWriter] = []
+
+        async def register(*leases: str) -> None:
+            """Of another worker than the remote cell's."""
+            registered = len(wire.passed)
+            _, writer = await asyncio.open_unix_connection(str(wire.path))
+            writer.write(rpc.frame(registration(slot=4, leases=leases)))
+            writers.append(writer)
+            await until(lambda: len(wire.passed) > registered)
+
+        async with wire.control(staff):
+            await until(lambda: wire.ready)
+            await register("a")
+            await until(lambda: ["a"] in staff.registered)
+            staff.gates["release"] = asyncio.Event()
+            await register("b")
+            await staff.entered.wait()  # what it does not name is being given back
+            await register()
+            staff.gates["release"].set()
+            await until(lambda: staff.registered[-1] == [])
+            assert staff.registered == [[], ["a"], []]
+            assert staff.leases == set()
+            for writer in writers:
+                writer.close()
 
     run(workdir, test)
 

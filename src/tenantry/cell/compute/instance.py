@@ -54,21 +54,18 @@ class Instance:
     deaths: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     starting: asyncio.Task[None] | None = None
-    refreshing: asyncio.Task[None] | None = None
     refresh_next: asyncio.Task[None] | None = None
+    """The look at its roles and databases that has not begun yet."""
     admin: AdminConnection | None = None
     admin_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One at a time: closing a connection under a query that waits on it would leave that waiting for ever."""
+    """One at a time: closing a connection under a query that waits on it would leave that waiting for ever.
+
+    Its process is stopped under it, so that what a head has said is stored before another can take its place."""
 
     @property
     def at_work(self) -> bool:
         """Whether an operator, or an operation of the cell's own, keeps it awake."""
         return any(lease.endswith(OPERATORS) or holder == OPERATION for lease, holder in self.leases.items())
-
-    @property
-    def refreshes(self) -> bool:
-        """Whether its roles and databases are being read for somebody."""
-        return self.refreshing is not None and not self.refreshing.done()
 
     def reading(self, clock: Clock) -> Reading | None:
         """What its process has used of time up to now, if one runs or has just ended; its files are not looked at."""

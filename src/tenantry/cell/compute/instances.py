@@ -23,6 +23,7 @@ import structlog
 from tenantry.cell import metrics
 from tenantry.cell.compute import truth
 from tenantry.cell.compute.admin import Admin, AdminConnection
+from tenantry.cell.compute.copies import Copies
 from tenantry.cell.compute.engines import EngineStore
 from tenantry.cell.compute.instance import OPERATION, OPERATORS, Instance, Lease, Status
 from tenantry.cell.compute.ports import Facts, History, Paths, Records
@@ -32,7 +33,7 @@ from tenantry.cell.consumption import Reading
 from tenantry.cell.model import Endpoint
 from tenantry.cell.quotas import reads_only
 from tenantry.errors import NotFound, TenantryError, Unavailable
-from tenantry.neon.ids import EndpointId, ProjectId
+from tenantry.neon.ids import EndpointId, HeadId, ProjectId
 from tenantry.postgres import postmaster
 from tenantry.postgres.control import clean_shutdown
 from tenantry.postgres.postmaster import Postmaster
@@ -50,16 +51,8 @@ ADMIN_LINGER_SECONDS: Final = 2.0
 """How long the cell's own session outlives the last lease: connecting again soon finds it open."""
 _READ_ONLY: Final = "default_transaction_read_only"
 WATCH_SECONDS: Final = 3600.0
-REFRESH_SECONDS_MAX: Final = 10.0
 MEASURES_MAX: Final = 4
 """Heads whose files are looked through at the same time."""
-
-_BUSY: Final = (
-    # Who is idle and has no lease is the front door's: a connection that it keeps for the next client.
-    "select count(*) from pg_catalog.pg_stat_activity where backend_type in ('client backend', 'walsender')"
-    " and state is distinct from 'idle'"
-    " and pid <> pg_catalog.pg_backend_pid() and usename is distinct from 'cloud_admin'"
-)
 
 
 class Instances:
@@ -87,6 +80,7 @@ class Instances:
         self._root = root
         self._starts = asyncio.Semaphore(config.starts_max)
         self._measures = asyncio.Semaphore(MEASURES_MAX)
+        self._copies = Copies(paths=paths, records=records, history=history, admin=admin)
         self._tasks = Tasks("compute")
         self._known: dict[EndpointId, Instance] = {}
         self._numbers = itertools.count(1)
@@ -215,7 +209,7 @@ class Instances:
         instance.reads_only = over_size
         if not clean:
             # What was committed just before an unclean stop may be news to us: learn it before anyone asks.
-            self._tasks.start(self._refresh_quietly(instance), f"refresh {instance.endpoint_id}")
+            self._tasks.start(self._copies.look(instance), f"refresh {instance.endpoint_id}")
 
     async def _guard(self, facts: Facts, running: Postmaster) -> None:
         """Before any client enters a head that has no guard of its log yet."""
@@ -273,7 +267,7 @@ class Instances:
     async def _forget_process(self, instance: Instance) -> None:
         instance.running, instance.status, instance.stale = None, "asleep", True
         instance.leases.clear()
-        await self._close_admin(instance)
+        await self._copies.close(instance)
 
     # -- leases ------------------------------------------------------------------------------------------
 
@@ -333,11 +327,12 @@ class Instances:
             return False
         instance.status = "stopping"
         try:
-            if not insist and await self._busy(instance):
+            if not insist and await self._copies.busy(instance):
                 instance.status = "awake"
                 self._became_idle(instance)
                 return False
-            await self._refresh_quietly(instance)
+            if not insist or await self._copies.end_sessions(instance):
+                await self._copies.look(instance)
             await self._stop_process(instance)
         except BaseException:
             # Stopping failed half-way: what is true is what still runs.
@@ -349,35 +344,13 @@ class Instances:
     def _runs(instance: Instance) -> bool:
         return instance.running is not None and alive(instance.running.identity)
 
-    async def _busy(self, instance: Instance) -> bool:
-        async with instance.admin_lock:
-            try:
-                async with asyncio.timeout(REFRESH_SECONDS_MAX):
-                    connection = await self._own_session(instance)
-                    row = await (await connection.execute(_BUSY)).fetchone()
-                    return row is None or int(row[0]) > 0
-            except (Unavailable, OSError, truth.QUERY_ERRORS) as error:
-                # An instance that refuses even the cell cannot be shown to be idle: it is left alone.
-                _log.warning("cannot ask whether busy", endpoint_id=instance.endpoint_id, error=str(error))
-                await self._drop_admin(instance)
-                return True
-
-    async def _own_session(self, instance: Instance) -> AdminConnection:
-        """The cell's session in this instance, opened when there is none; only under ``admin_lock``."""
-        assert instance.facts is not None
-        if instance.admin is None or instance.admin.closed:
-            instance.admin = await self._admin.open(
-                instance.facts.project.id, self._paths.socket_dir(instance.endpoint_id)
-            )
-        return instance.admin
-
     async def _stop_process(self, instance: Instance) -> None:
         running = instance.running
         assert running is not None
-        await self._close_admin(instance)
-        await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
-        began = instance.reading(self._clock)
-        instance.running, instance.status, instance.stale = None, "asleep", False
+        async with self._copies.closed(instance):
+            await postmaster.stop(running, mode="fast", timeout_seconds=self._config.stop_seconds_max)
+            began = instance.reading(self._clock)
+            instance.running, instance.status, instance.stale = None, "asleep", False
         metrics.sleeps.inc()
         instance.leases.clear()
         if instance.facts is not None:
@@ -439,81 +412,21 @@ class Instances:
     # -- the truth of roles and databases ----------------------------------------------------------------
 
     def doubt(self, endpoint_id: EndpointId) -> Callable[[], bool] | None:
-        """Whether the copy of roles and databases may differ from the instance's; None where it cannot.
-
-        The question blocks for a look at the log: it is asked on a thread, at best where the copy is read. A copy
-        cannot differ while the instance has written nothing to its log since it was made, as those that are only read
-        from have not. A change that was committed without waiting for the log (``synchronous_commit``) is in it within
-        the second.
-        """
+        """As ``Copies.doubt``: blocks, and is asked on a thread."""
         instance = self._known.get(endpoint_id)
-        if instance is None or instance.status != "awake" or not instance.stale:
-            return None
-        facts, copied_at = instance.facts, instance.copied_at
-        if facts is None or copied_at is None:
-            return lambda: True
-        return lambda: self._history.log_mark(facts) != copied_at
+        return None if instance is None else self._copies.doubt(instance)
 
     async def refresh(self, endpoint_id: EndpointId, *, surely: bool = False) -> None:
-        """Makes the copy of roles and databases as fresh as this call; ``surely``, without a look at the log.
-
-        Calls that come while one runs share the next one, so the rate is bounded by the instance's own answer.
-        """
-        doubt = self.doubt(endpoint_id)
-        if doubt is None or not (surely or await asyncio.to_thread(doubt)):
-            return
+        """As ``Copies.refresh``; nothing for one that sleeps."""
         instance = self._known.get(endpoint_id)
-        if instance is None or instance.status != "awake":
-            return
-        if instance.refresh_next is None:
-            instance.refresh_next = self._tasks.start(
-                self._refresh_after(instance, instance.refreshing), f"refresh {endpoint_id}"
-            )
-        await asyncio.shield(instance.refresh_next)
-
-    async def _refresh_after(self, instance: Instance, earlier: asyncio.Task[None] | None) -> None:
-        if earlier is not None:
-            await asyncio.wait([earlier])
-        instance.refreshing, instance.refresh_next = instance.refresh_next, None
-        await self._refresh_quietly(instance)
-
-    async def _refresh_quietly(self, instance: Instance) -> None:
-        """Reads the truth; an instance that cannot answer keeps its copy, which stays marked stale."""
-        facts = instance.facts
-        if facts is None:
-            return
-        quiet_since = None if instance.leases else instance.idle_since
-        # Held until the copy is written: an older answer must not be stored over a newer one.
-        async with instance.admin_lock:
-            # Taken before the look: what is written during it is looked at again.
-            mark = await asyncio.to_thread(self._history.log_mark, facts)
-            try:
-                async with asyncio.timeout(REFRESH_SECONDS_MAX):
-                    found = await truth.read(await self._own_session(instance))
-            except (Unavailable, OSError, truth.QUERY_ERRORS) as error:
-                _log.warning("roles not refreshed", endpoint_id=instance.endpoint_id, error=str(error))
-                await self._drop_admin(instance)
-                return
-            await self._records.store_truth(facts.branch.id, found)
-            instance.copied_at = mark
-        # Whoever came and left meanwhile may have changed what was read already.
-        if not instance.leases and instance.idle_since == quiet_since:
-            instance.stale = False
+        if instance is not None:
+            await self._copies.refresh(instance, surely=surely)
 
     @asynccontextmanager
     async def copying(self, endpoint_id: EndpointId) -> AsyncGenerator[None]:
         """For who writes into the copy what it has changed: nothing that was read before is stored after the block."""
         async with self._instance(endpoint_id).admin_lock:
             yield
-
-    async def _close_admin(self, instance: Instance) -> None:
-        async with instance.admin_lock:
-            await self._drop_admin(instance)
-
-    async def _drop_admin(self, instance: Instance) -> None:
-        admin, instance.admin = instance.admin, None
-        if admin is not None:
-            await admin.close()
 
     @asynccontextmanager
     async def admin(self, endpoint_id: EndpointId, database: str = "postgres") -> AsyncGenerator[AdminConnection]:
@@ -530,16 +443,24 @@ class Instances:
             self.release(endpoint_id, lease.id)
 
     async def ask(
-        self, endpoint_id: EndpointId, statements: Sequence[LiteralString | tuple[LiteralString, Mapping[str, str]]]
+        self,
+        endpoint_id: EndpointId,
+        statements: Sequence[LiteralString | tuple[LiteralString, Mapping[str, str]]],
+        *,
+        head_id: HeadId,
     ) -> bool:
-        """Runs statements of the cell's own on an awake instance, without a lease; False when it does not answer."""
+        """Runs statements of the cell's own on an awake instance of this head, without a lease; False when it does not
+        answer, or runs another head by now."""
         instance = self._known.get(endpoint_id)
         if instance is None or instance.status != "awake" or instance.facts is None:
             return False
+        facts, running = instance.facts, instance.running
+        if facts.head.id != head_id:
+            return False
         try:
-            async with self._admin.session(
-                instance.facts.project.id, self._paths.socket_dir(endpoint_id)
-            ) as connection:
+            async with self._admin.session(facts.project.id, self._paths.socket_dir(endpoint_id)) as connection:
+                if instance.running is not running:  # another process has taken its socket's place meanwhile
+                    return False
                 for statement in statements:
                     if isinstance(statement, tuple):
                         await connection.execute(*statement)
@@ -604,18 +525,26 @@ class Instances:
 
     async def sleep_the_idle(self) -> int:
         """Looks at all instances and puts those to sleep that were idle for their timeout. How many it did."""
-        now = self._clock.monotonic()
         slept = 0
         for instance in self.awake():
-            if instance.leases or instance.facts is None:
-                continue
-            idle = now - instance.idle_since
-            if instance.admin is not None and idle > ADMIN_LINGER_SECONDS and not instance.refreshes:
-                await self._close_admin(instance)
-            timeout = suspend_seconds(instance.facts, self._config)
-            if timeout >= 0 and idle >= timeout and await self.suspend(instance.endpoint_id, insist=False):
-                slept += 1
+            idle = self._idle_seconds(instance)
+            # Where somebody uses the session, it is not idle, and one that hangs must not keep the others awake.
+            if instance.admin is not None and idle > ADMIN_LINGER_SECONDS and not instance.admin_lock.locked():
+                await self._copies.close(instance)
+            if self._idle_enough(instance):
+                async with instance.lock:
+                    # Looked at again: somebody may have come and gone while it was waited for.
+                    slept += self._idle_enough(instance) and await self._suspend(instance, insist=False)
         return slept
+
+    def _idle_seconds(self, instance: Instance) -> float:
+        return 0.0 if instance.leases else self._clock.monotonic() - instance.idle_since
+
+    def _idle_enough(self, instance: Instance) -> bool:
+        if instance.status != "awake" or instance.leases or instance.facts is None:
+            return False
+        timeout = suspend_seconds(instance.facts, self._config)
+        return 0 <= timeout <= self._idle_seconds(instance)
 
     async def read_only(self, endpoint_id: EndpointId, *, on: bool) -> None:
         """Makes transactions of an awake instance read only by default, or as its settings say; from the next one on.
@@ -637,9 +566,13 @@ class Instances:
     async def settings_changed(self, endpoint_id: EndpointId) -> None:
         """Reads an endpoint's rows again, so that a new timeout holds at once."""
         instance = self._known.get(endpoint_id)
-        if instance is not None and instance.facts is not None:
+        if instance is None:
+            return
+        # Under the lock: one that is just being started has read them before, and would set those.
+        async with instance.lock:
             facts = await self._records.facts(endpoint_id)
-            instance.facts = facts or instance.facts
+            if instance.facts is not None:
+                instance.facts = facts or instance.facts
 
     # -- the cell's start and stop -----------------------------------------------------------------------
 
@@ -692,3 +625,4 @@ class Instances:
                     _log.error("instance not stopped", endpoint_id=instance.endpoint_id, error=str(result))
                     instance.status = "gone"
         await self._tasks.stop()
+        await self._copies.stop()

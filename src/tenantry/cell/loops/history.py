@@ -51,8 +51,11 @@ async def _keep(context: Context, instance: Instance, advanced: dict[HeadId, Lsn
     for name in linked.damaged:
         _log.error("segment cannot be read", head_id=facts.head.id, segment=name)
     to = linked.advance_to
-    if to is not None and to > advanced.get(facts.head.id, Lsn(0)):
-        await context.instances.ask(instance.endpoint_id, [*slot.ENSURE, (slot.ADVANCE, {"lsn": format_lsn(to)})])
+    if to is None or to <= advanced.get(facts.head.id, Lsn(0)):
+        return len(linked.linked)
+    # Of another head that the endpoint runs by now nothing is linked yet: its log must not go by this one's.
+    advance = (slot.ADVANCE, {"lsn": format_lsn(to)})
+    if await context.instances.ask(instance.endpoint_id, [*slot.ENSURE, advance], head_id=facts.head.id):
         advanced[facts.head.id] = to
     return len(linked.linked)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -37,36 +37,51 @@ async def purge(context: Context) -> int:
     projects, branches = await context.state.read(look)
     gone = 0
     for project in projects:
-        endpoints = await context.state.read(lambda tables, i=project.id: tables.endpoints(i))
 
-        def drop_one(tables: Tables, project: Project = project) -> bool:
+        def lost(tables: Tables, project: Project = project) -> list[Endpoint] | None:
             now = tables.project(project.id)
-            # It may have been recovered meanwhile, or somebody is at it.
             if now is None or now.deleted_at != project.deleted_at or tables.operations_unfinished(project.id):
-                return False
+                return None
+            return tables.endpoints(project.id)
+
+        def drop(tables: Tables, project: Project = project) -> None:
             drop_project(context, tables, project.id)
-            return True
 
-        gone += await _drop(context, endpoints, drop_one, f"project {project.id}")
+        gone += await _drop(context, lost, drop, f"project {project.id}")
     for branch in branches:
-        endpoints = await context.state.read(lambda tables, i=branch.id: tables.endpoints_of_branch(i))
 
-        def drop_other(tables: Tables, branch: Branch = branch) -> bool:
+        def lost_one(tables: Tables, branch: Branch = branch) -> list[Endpoint] | None:
             now = tables.branch(branch.id)
             if now is None or now.deleted_at != branch.deleted_at or tables.operations_unfinished(branch.project_id):
-                return False
-            drop_branch(context, tables, branch.id)
-            return True
+                return None
+            return tables.endpoints_of_branch(branch.id)
 
-        gone += await _drop(context, endpoints, drop_other, f"branch {branch.id}")
+        def drop_one(tables: Tables, branch: Branch = branch) -> None:
+            drop_branch(context, tables, branch.id)
+
+        gone += await _drop(context, lost_one, drop_one, f"branch {branch.id}")
     return gone
 
 
-async def _drop(context: Context, endpoints: Sequence[Endpoint], drop: Callable[[Tables], bool], what: str) -> bool:
+async def _drop(
+    context: Context, lost: Callable[[Tables], list[Endpoint] | None], drop: Callable[[Tables], None], what: str
+) -> bool:
+    """``lost`` answers the endpoints of what is still to go; None when it was recovered meanwhile, or somebody is at
+    it."""
+    endpoints = await context.state.read(lost)
+    if endpoints is None:
+        return False
     for endpoint in endpoints:
         # It sleeps since it was deleted, unless stopping it failed then.
         await context.instances.suspend(endpoint.id, insist=True)
-    dropped = await context.state.write(drop)
+
+    def drop_if_lost(tables: Tables) -> bool:
+        if lost(tables) is None:
+            return False
+        drop(tables)
+        return True
+
+    dropped = await context.state.write(drop_if_lost)
     if dropped:
         _log.info("cannot be recovered any more", what=what)
         for endpoint in endpoints:

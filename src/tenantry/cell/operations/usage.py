@@ -126,12 +126,19 @@ def _storage(tables: Tables, project_id: ProjectId, start: datetime, now: dateti
 
 
 async def note_sizes(context: Context, project_id: ProjectId, branch_id: BranchId, head_id: HeadId) -> None:
-    """Measures what a branch occupies, by the files of its head, and notes it; nobody is woken."""
+    """Measures what a branch occupies, by the files of its head, and notes it if that still is its head; nobody is
+    woken."""
     directory = context.layout.head(project_id, head_id)
     logical = await asyncio.to_thread(sizes.logical_bytes, directory / "data")
     history = await asyncio.to_thread(sizes.history_bytes, directory)
     step = Step(context.clock.now(), logical, history)
-    await context.state.write(lambda tables: tables.meters.note_sizes(project_id, branch_id, step))
+
+    def note(tables: Tables) -> None:
+        branch = tables.branch(branch_id)
+        if branch is not None and branch.head_id == head_id:
+            tables.meters.note_sizes(project_id, branch_id, step)
+
+    await context.state.write(note)
 
 
 async def consumption(

@@ -157,17 +157,17 @@ class Control:
         """One connection, from the registration to its end."""
         try:
             async with asyncio.timeout(REGISTRATION_SECONDS):
-                seat, welcome = await self._register(sock)
-                peer = await Peer.on(sock, _Calls(self, seat, welcome).handlers)
+                seat, epoch, welcome = await self._register(sock)
+                peer = await Peer.on(sock, _Calls(self, seat, epoch, welcome).handlers)
             self._fresh.discard(sock)
         except (OSError, ValueError, KeyError, TypeError, TimeoutError, TenantryError) as error:
             _log.warning("a worker could not register", reason=str(error) or type(error).__name__)
             self._fresh.discard(sock)
             sock.close()
             return
-        await self._seat(seat, peer)
+        await self._seat(seat, epoch, peer)
 
-    async def _register(self, sock: socket.socket) -> tuple[_Seat, dict[str, Any]]:
+    async def _register(self, sock: socket.socket) -> tuple[_Seat, int, dict[str, Any]]:
         pid, uid, _ = _PEER_CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
@@ -190,17 +190,30 @@ class Control:
             cell = self._staff.cell_for(registration.worker)
             seat = self._seats[registration.worker] = _Seat(registration.slot, registration.identity, cell)
         seat.epoch += 1
+        epoch = seat.epoch
         if seat.peer is not None:
             await seat.peer.close()
+            self._check_latest(seat, epoch)
             seat.peer = None
+        # In one step: who registers during the releases begins with what this one has named.
         named = set(registration.leases)
-        for lease in seat.leases - named:
+        not_named, seat.leases = seat.leases - named, named
+        for lease in not_named:
             await seat.cell.release(lease)
-        seat.leases = named
+        self._check_latest(seat, epoch)
         await self._staff.worker_registered(registration.worker, registration.leases)
-        return seat, welcome
+        return seat, epoch, welcome
 
-    async def _seat(self, seat: _Seat, peer: Peer) -> None:
+    @staticmethod
+    def _check_latest(seat: _Seat, epoch: int) -> None:
+        """Raises Unavailable when the worker has registered again meanwhile, or died: its word of before is void."""
+        if seat.epoch != epoch:
+            raise Unavailable(f"worker {seat.slot} has registered again, or died")
+
+    async def _seat(self, seat: _Seat, epoch: int, peer: Peer) -> None:
+        if seat.epoch != epoch:
+            await peer.close()
+            return
         if seat.peer is not None:
             await seat.peer.close()
         seat.peer = peer
@@ -245,11 +258,11 @@ class Control:
 class _Calls:
     """What one connection of a worker may ask."""
 
-    def __init__(self, control: Control, seat: _Seat, welcome: dict[str, Any]) -> None:
+    def __init__(self, control: Control, seat: _Seat, epoch: int, welcome: dict[str, Any]) -> None:
         self._control = control
         self._seat = seat
         self._cell = seat.cell
-        self._epoch = seat.epoch
+        self._epoch = epoch
         self._welcome = welcome
 
     @property

@@ -42,6 +42,7 @@ from tenantry.fleet.migrations.restore_point import Keeping
 from tenantry.fleet.migrations.saved_plan import SavedPlan, Visit
 from tenantry.fleet.migrations.tenant import RunId, TenantRef
 from tenantry.fleet.migrations.waves import GOLDEN, Rules, Survey, Waves
+from tenantry.runtime.child import identity_of
 from tenantry.runtime.windows import parse_window
 
 STALLED_SECONDS: Final = 45.0
@@ -326,13 +327,17 @@ def _move(catalog: Catalog, run: Run, state: RunState, only_from: list[RunState]
 
 
 def worker_name() -> str:
-    """Of this process, so that others can tell whether it lives."""
-    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    """Of this process, so that others can tell whether it lives: its machine, its pid, and when it started.
+
+    In three parts, as earlier versions read it.
+    """
+    me = identity_of(os.getpid())
+    return f"{socket.gethostname()}/{os.getpid()}/{me.start_ticks if me else ''}-{secrets.token_hex(4)}"
 
 
 def is_alive(worker: str) -> bool:
     """Whether it may live. Only who is on the same machine can be known to be dead."""
-    host, pid, _ = worker.split("/")
+    host, pid, mark = worker.split("/")
     if host != socket.gethostname():
         return True
     try:
@@ -340,8 +345,10 @@ def is_alive(worker: str) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    # Another process may have the pid by now, as after a restart of the machine.
+    started, now = mark.rpartition("-")[0], identity_of(int(pid))
+    return not started or now is None or now.start_ticks == int(started)
 
 
 def release_dead(connection: Connection, run_id: str) -> bool:
