@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import IO, Final
+from typing import Final
 
 from tenantry.errors import OperatorError, TenantryError
 from tenantry.fleet.backups.programs import CHUNK_BYTES, Client, Program, running
@@ -38,17 +38,10 @@ def load_dump(
         script = closing.enter_context(running(client, "pg_restore", arguments, None, reads=True))
         loading = closing.enter_context(
             running(
-                client,
-                "psql",
-                [
-                    *("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--no-password", "--output=/dev/null"),
-                ],
-                dsn,
-                reads=True,
+                client, "psql", ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--no-password"], dsn,
+                reads=True, writes=False,
             )
-        )
-        drained = threading.Thread(target=_drain, args=(loading.output,), name="psql-output", daemon=True)
-        drained.start()
+        )  # fmt: skip
         feeding = _Feeding(dump, script)
         feeding.start()
         broken: OSError | None = None
@@ -70,7 +63,6 @@ def load_dump(
         loading.input.write(b"\nCOMMIT;\n")
         loading.input.close()
         loading.ended()
-        drained.join()
         return [line for line in script.said + loading.said if "warning" in line.lower()]
 
 
@@ -118,11 +110,6 @@ def _failure_of(program: Program) -> TenantryError | None:
     except TenantryError as error:
         return error
     return None
-
-
-def _drain(stream: IO[bytes]) -> None:
-    while stream.read(CHUNK_BYTES):
-        continue
 
 
 class _Feeding(threading.Thread):

@@ -164,9 +164,12 @@ class Program:
 
 @contextmanager
 def running(
-    client: Client, name: str, arguments: Sequence[str], dsn: Dsn | None, *, reads: bool = False
+    client: Client, name: str, arguments: Sequence[str], dsn: Dsn | None, *, reads: bool = False, writes: bool = True
 ) -> Generator[Program]:
-    """The program, connected by the variables of libpq; killed when the block is left before its end."""
+    """The program, connected by the variables of libpq; killed when the block is left before its end.
+
+    It has an input where it ``reads`` and an output where it ``writes``.
+    """
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": "/nonexistent", "PGAPPNAME": "tenantry backup"}
     descriptor: int | None = None
     if dsn is not None:
@@ -177,7 +180,7 @@ def running(
         process = subprocess.Popen(
             [client.program(name), *arguments],
             stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if writes else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
             cwd="/",
