@@ -10,6 +10,7 @@ import pytest
 
 from tenantry.fleet.catalog import jobs as rows
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.fleet.jobs.worker import offer_after
 
 if TYPE_CHECKING:
     from conftest import Workshop
@@ -99,6 +100,32 @@ def test_parts_that_are_meant_for_different_workers_are_not_taken_by_one(
     job = workshop.wait_finished(job_id)
     assert (job.state, job.done) == ("done", 3), "the third is done by whoever is free"
     assert {item.attempts for item in workshop.items(job_id).values()} == {1}
+
+
+def test_a_worker_that_is_alone_leaves_parts_that_are_meant_for_others_alone(
+    catalog: Catalog, catalog_url: str, new_workshop: Callable[..., Workshop]
+) -> None:
+    """It is offered them now and then, claims none, and does them one after the other where nobody else comes."""
+    del catalog
+    workshop = new_workshop(catalog_url, batch_items=1, apart=True)
+    job_id = workshop.start(subjects(4, gate="end"))
+    alone = workshop.begin(look_seconds=3600.0)  # it offers them by itself
+    workshop.until(lambda: attempts(workshop) == 1, "it has begun one")
+    offered = "SELECT last_value FROM procrastinate.procrastinate_jobs_id_seq"
+    before = _scalar(workshop, offered)
+    workshop.until(lambda: _scalar(workshop, offered) >= before + 6, "the others were offered twice")
+    # Two may have been claimed when the first was, and were given back.
+    assert _scalar(workshop, "SELECT sum(fence) FROM job_batch") <= 1 + 2
+    assert workshop.job(job_id).workers == (alone,)
+    workshop.open_gate("end")
+    job = workshop.wait_finished(job_id)
+    assert (job.state, job.done) == ("done", 4)
+    assert {item.attempts for item in workshop.items(job_id).values()} == {1}
+
+
+def test_parts_for_others_are_offered_less_and_less_often_and_then_by_the_looks_alone() -> None:
+    pauses = [offer_after(times, 10.0) for times in range(6)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, None, None]
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])

@@ -541,6 +541,11 @@ def queue_again(connection: Connection, *, queues: Mapping[str, str], stalled_se
     return _queue_waiting(connection, queues=queues, stalled_seconds=stalled_seconds)
 
 
+def queue_job(connection: Connection, job_id: JobId, *, queues: Mapping[str, str]) -> int:
+    """Puts back into the queue every batch of the job that waits and is not in it; returns how many."""
+    return _queue_waiting(connection, queues=queues, job_id=job_id)
+
+
 def _queue_waiting(
     connection: Connection,
     *,

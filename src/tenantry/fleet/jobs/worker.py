@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import psycopg_pool
@@ -39,8 +39,8 @@ CONCURRENCY_MAX: Final = 64
 BATCHES_MAX: Final = 3
 """Batches in hand: while one waits for its last item, the next has begun, and a pass need not wait for either. Never
 more than items at a time: what could not be begun is better claimed by somebody else."""
-GIVE_BACK_SECONDS: Final = 1.0
-"""Before a batch that is meant for another worker is put back: one that is alone would else claim it again at once."""
+OFFER_AGAIN_SECONDS: Final = 1.0
+"""Before batches that are meant for other workers are offered again; it doubles, since there may be no other."""
 STRAYS_MAX: Final = 8
 """Threads that took too long before a worker gives itself up: only its end frees them."""
 AGAIN_SECONDS: Final = 1.0
@@ -50,6 +50,12 @@ CATALOG_CONNECTIONS_MAX: Final = CONNECTIONS_MAX + DESK_CONNECTIONS + POOL_CONNE
 """What one worker may hold of the catalog's connections, whatever its concurrency."""
 
 _log: Final = structlog.get_logger("jobs")
+
+
+def offer_after(times: int, look_seconds: float) -> float | None:
+    """The pause before batches that were offered so often are offered again. None: the next look does it. Pure."""
+    pause = OFFER_AGAIN_SECONDS * 2**times
+    return pause if pause < look_seconds else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +177,9 @@ class _Session:
         self._orders = orders
         self._passes = place.passes if queues is None or QUEUE_PASSES in queues else ()
         self._in_hand: dict[tuple[JobId, int], BatchWork] = {}
+        self._offered: dict[JobId, int] = {}
+        """Jobs of which this worker has a batch in hand, and may not have two: how often it has offered the others."""
+        self._tasks = Tasks("worker")
         self._ended = asyncio.Event()
         """The queue has given up, or this worker has."""
 
@@ -190,7 +199,7 @@ class _Session:
         )
         async with AsyncExitStack() as closing:
             await closing.enter_async_context(app.open_async())
-            tasks = Tasks("worker")
+            tasks = self._tasks
             closing.push_async_callback(tasks.stop)
             running = asyncio.ensure_future(hands.run())
             closing.push_async_callback(asyncio.wait, [running])
@@ -222,10 +231,14 @@ class _Session:
         if (job, number) in self._in_hand:
             return  # put back as if we were dead, and we are not: should we lose it, the next look puts it back again
 
-        def claim(connection: Connection) -> rows.Claim | None:
+        has_part = self._has_part(job)
+
+        def claim(connection: Connection) -> rows.Claim | Literal["for another"] | None:
             kind = rows.kind_of(connection, job)
             if kind is None:
                 return None
+            if has_part and kind in self._kinds and self._kinds[kind].apart:
+                return "for another"
             if kind not in self._kinds:
                 _log.warning(
                     "this worker does not know this kind of job: a newer one must do it", kind=kind, job=job_id
@@ -238,9 +251,11 @@ class _Session:
         claimed = await self._desk.ask(claim, patience_seconds=CATALOG_SECONDS_MAX)
         if claimed is None:
             return
+        if claimed == "for another":
+            self._offer_later(job)
+            return
         kind = self._kinds[claimed.kind]
-        if kind.apart and any(other == job and which != number for other, which in self._in_hand):
-            await within(self._orders.halt, GIVE_BACK_SECONDS)
+        if kind.apart and self._has_part(job):  # both were asked for at once
             await self._desk.ask(lambda connection: rows.release_batch(connection, claimed, queues=self._queues))
             return
         batch = BatchWork(claimed, kind, self._desk, self._orders, queues=self._queues)
@@ -251,8 +266,35 @@ class _Session:
             # Two entries may be followed at once, and the later claim has then taken this one's place.
             if self._in_hand.get((job, number)) is batch:
                 del self._in_hand[job, number]
+        if self._offered.pop(job, None) is not None:
+            await self._offer(job)  # what nobody else took is for this worker again
         if self._orders.strays >= STRAYS_MAX:
             self._ended.set()
+
+    def _has_part(self, job: JobId) -> bool:
+        return any(other == job for other, _ in self._in_hand)
+
+    def _offer_later(self, job: JobId) -> None:
+        """Nobody waits for it here: what waits is in a task of its own, one for each job at a time."""
+        if job in self._offered:
+            return  # they are offered together
+        self._offered[job] = 0
+        self._tasks.start(self._offer_again(job), "offer")
+
+    async def _offer_again(self, job: JobId) -> None:
+        while (times := self._offered.get(job)) is not None:
+            pause = offer_after(times, self._bounds.look_seconds)
+            if pause is None or await within(self._orders.halt, pause) or job not in self._offered:
+                return
+            self._offered[job] = times + 1
+            await self._offer(job)
+
+    async def _offer(self, job: JobId) -> None:
+        """To whoever is free. What does not reach the catalog the next look does."""
+        try:
+            await self._desk.ask(lambda connection: rows.queue_job(connection, job, queues=self._queues))
+        except TenantryError as error:
+            _log.debug("could not offer the other parts of a job", job=str(job), reason=str(error))
 
     async def _keep(self) -> None:
         """Says that this worker lives, and learns what others have claimed."""
