@@ -97,6 +97,7 @@ def run_command(
             force=force,
             begun=begun,
             tell=keep,
+            on_interrupt=lambda: tell_stopping(output, "backups"),
         )
     output.document(
         {
@@ -371,6 +372,13 @@ def _document(record: BackupRecord) -> dict[str, Any]:
 
 def failure_document(error: TenantryError) -> dict[str, str]:
     return {"message": error.message, "next_step": error.next_step}
+
+
+def tell_stopping(output: Output, what: str) -> None:
+    """After the first Ctrl-C."""
+    output.remark(
+        f"stopping: the {what} under way end first; Ctrl-C again leaves them, and a later run clears up what they left"
+    )
 
 
 def tell_vault_away(output: Output, error: TenantryError, left: Sequence[str], then: str) -> None:

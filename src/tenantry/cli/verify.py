@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tenantry.cli.backup import failure_document, tell_vault_away
+from tenantry.cli.backup import failure_document, tell_stopping, tell_vault_away
 from tenantry.cli.failures import FAILED, SOME_FAILED
 from tenantry.cli.options import Data, Json
 from tenantry.cli.output import Output
@@ -80,7 +80,14 @@ def verify_command(
     with the_fleet(data, at_a_time=8) as fleet:
         proofs = fleet.proofs(vault)
         chosen = tenants or (proofs.everybody() if everybody else proofs.due())
-        summary = proofs.verify(chosen, backup=backup, jobs=jobs, minutes=minutes, tell=tell)
+        summary = proofs.verify(
+            chosen,
+            backup=backup,
+            jobs=jobs,
+            minutes=minutes,
+            tell=tell,
+            on_interrupt=lambda: tell_stopping(output, "verifications"),
+        )
     output.document(
         {
             "passed": summary.passed,

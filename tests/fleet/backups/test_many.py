@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
+import pytest
+
 from tenantry.errors import InvalidInput, VaultError
-from tenantry.fleet.backups.many import VAULT_FAILURES_MIN, VaultWatch, work_on
+from tenantry.fleet.backups.many import VAULT_FAILURES_MIN, Done, VaultWatch, work_on
 
 SLUGS = [f"t-{number}" for number in range(40)]
 
@@ -27,6 +30,44 @@ def test_nobody_is_begun_once_the_vault_is_away_however_late_the_caller_hears_of
     assert VAULT_FAILURES_MIN <= len(begun) <= VAULT_FAILURES_MIN + 1, "one more may be in hand"
     assert [*begun, *left] == SLUGS
     assert watch.away is not None
+
+
+def test_ctrl_c_loses_nobody_who_is_being_told_of_and_begins_nobody_else() -> None:
+    """It comes when somebody was heard of, and before that is told."""
+    heard: list[str] = []
+    said: list[str] = []
+    told = threading.Event()
+
+    def tell(done: Done[None]) -> None:
+        if not heard:
+            signal.raise_signal(signal.SIGINT)
+        heard.append(done.slug)
+        told.set()
+
+    def work(slug: str) -> None:
+        assert slug == SLUGS[0] or told.wait(60)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        work_on(SLUGS, work, jobs=1, tell=tell, on_interrupt=lambda: said.append("stopping"))
+    assert heard == SLUGS[:2], "the second was under way"
+    assert said == ["stopping"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_waits_for_nobody() -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def work(_: str) -> None:
+        begun.set()
+        assert end.wait(60)
+
+    interrupts = [threading.Thread(target=lambda: begun.wait(60) and signal.raise_signal(signal.SIGINT), daemon=True)]
+    interrupts[0].start()
+    with pytest.raises(KeyboardInterrupt):
+        work_on(SLUGS, work, jobs=2, tell=lambda _: None, on_interrupt=lambda: signal.raise_signal(signal.SIGINT))
+    assert not end.is_set(), "those under way are left at it"
+    end.set()
 
 
 def test_what_fails_by_itself_says_nothing_about_the_vault() -> None:

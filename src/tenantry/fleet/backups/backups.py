@@ -127,6 +127,7 @@ class Backups:
         force: bool = False,
         tell: Callable[[TenantOutcome], None] = lambda _: None,
         begun: Callable[[int], None] = lambda _: None,
+        on_interrupt: Callable[[], None] = lambda: None,
     ) -> RunSummary:
         """Backs up these tenants, or all (None), those first that waited longest. ``begun`` hears how many.
 
@@ -176,6 +177,7 @@ class Backups:
                 tell=finished,
                 until=None if minutes is None else began + minutes * 60,
                 goes_on=lambda done: watch.still_answers(done.error),
+                on_interrupt=on_interrupt,
             )
         seconds = time.monotonic() - began
         return RunSummary(**counts, left=left, seconds=seconds, swept=swept, vault_away=watch.away)

@@ -6,12 +6,14 @@ Who is next is asked for when somebody is free, and what came of it is told in t
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import Final, Generic, TypeVar
 
 from sqlalchemy import Connection
@@ -71,20 +73,22 @@ def work_on(
     tell: Callable[[Done[T]], None],
     until: float | None = None,
     goes_on: Callable[[Done[T]], bool] = lambda _: True,
+    on_interrupt: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Begins no other once ``until`` (monotonic) has come or ``goes_on`` has said no; says who was left.
 
     ``goes_on`` hears of each in the thread that did it, one at a time, before that thread begins another.
-    An interrupt lets what is under way end, and is raised then.
+    Ctrl-C lets what is under way end, which ``on_interrupt`` is told of, and is raised then. A second one is raised at
+    once: what is under way then ends with the process, and is cleared up as if that had been killed.
     """
     waiting = iter(slugs)
     turn = threading.Lock()
     inbox: SimpleQueue[Done[T] | None] = SimpleQueue()
-    stop = threading.Event()
+    halt = _Halt()
 
     def take() -> str | None:
         with turn:
-            if stop.is_set() or (until is not None and time.monotonic() >= until):
+            if halt.stopping or (until is not None and time.monotonic() >= until):
                 return None
             return next(waiting, None)
 
@@ -104,35 +108,60 @@ def work_on(
                 done = Done(slug, time.monotonic() - began, result, error)
                 with turn:
                     if not goes_on(done):
-                        stop.set()
+                        halt.stopping = True
                 inbox.put(done)
         finally:
             inbox.put(None)
 
     threads = [threading.Thread(target=run, name=f"backup-{number}", daemon=True) for number in range(jobs)]
-    for thread in threads:
-        thread.start()
-    living = len(threads)
-    interrupted: KeyboardInterrupt | None = None
-    while living:
+    with _interruptible(halt):
         try:
-            with contextlib.suppress(Empty):
-                done = inbox.get(timeout=_TICK_SECONDS)
-                if done is None:
-                    living -= 1
-                else:
-                    tell(done)
-        except KeyboardInterrupt as interrupt:
-            if interrupted is not None:
-                raise
-            interrupted = interrupt
-            stop.set()
-        except BaseException:
-            stop.set()
-            raise
-    if interrupted is not None:
-        raise interrupted
+            for thread in threads:
+                thread.start()
+            living, told = len(threads), False
+            while living:
+                with contextlib.suppress(Empty):
+                    done = inbox.get(timeout=_TICK_SECONDS)
+                    if done is None:
+                        living -= 1
+                    else:
+                        tell(done)
+                if halt.interrupts and not told:
+                    told = True
+                    on_interrupt()
+        finally:
+            halt.stopping = True
+    if halt.interrupts:
+        raise KeyboardInterrupt
     return list(waiting)
+
+
+class _Halt:
+    """Plain fields, since a signal handler sets them: a lock could be held by whom it interrupts."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self.interrupts = 0
+
+
+@contextmanager
+def _interruptible(halt: _Halt) -> Generator[None]:
+    """So that no KeyboardInterrupt falls between hearing of somebody and telling of him, but a second one anywhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        halt.stopping = True
+        halt.interrupts += 1
+        if halt.interrupts > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 @contextmanager

@@ -185,6 +185,7 @@ def running(
             env=environment,
             cwd="/",
             pass_fds=() if descriptor is None else (descriptor,),
+            process_group=0,  # a terminal's Ctrl-C is for this program, which lets what is under way end
         )
     except OSError as error:
         raise OperatorError(

@@ -89,6 +89,7 @@ class Proofs:
         jobs: int,
         minutes: float | None = None,
         tell: Callable[[TenantVerified], None] = lambda _: None,
+        on_interrupt: Callable[[], None] = lambda: None,
     ) -> VerifySummary:
         """The newest backup of each, or the one that ``backup`` is the beginning of."""
         if not 1 <= jobs <= JOBS_MAX:
@@ -124,6 +125,7 @@ class Proofs:
                 tell=finished,
                 until=None if minutes is None else began + minutes * 60,
                 goes_on=lambda done: watch.still_answers(done.error if done.result is None else done.result.error),
+                on_interrupt=on_interrupt,
             )
         return VerifySummary(
             passed=counts["passed"],

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 
@@ -47,6 +48,8 @@ from tenantry.neon.ids import ProjectId
 from tenantry.postgres.dsn import Dsn
 from tenantry.runtime.failpoints import failpoint
 from tenantry.runtime.telemetry import late_log
+
+T = TypeVar("T")
 
 LOCK_WAIT_SECONDS_MAX: Final = 60
 """How long a dump waits for tables that somebody holds, before it gives up and says so."""
@@ -261,8 +264,12 @@ class _Taking:
             f"--lock-wait-timeout={LOCK_WAIT_SECONDS_MAX}s",
         ]
         with ExitStack() as closing:
-            pool = closing.enter_context(ThreadPoolExecutor(1, thread_name_prefix="count"))
-            counting: Future[_Looked] = pool.submit(self._look, session)
+            counting: Future[_Looked] = Future()
+            thread = threading.Thread(
+                target=_into, args=(counting, lambda: self._look(session)), name="count", daemon=True
+            )
+            thread.start()
+            closing.callback(thread.join)
             # A session that is waited for is ended when the dump fails.
             closing.callback(lambda: counting.done() or session.cancel_safe(timeout=5.0))
             dump = closing.enter_context(running(client, "pg_dump", arguments, dsn))
@@ -319,6 +326,14 @@ class _Taking:
             withheld=contents.withheld,
             objects=self._objects,
         )
+
+
+def _into(future: Future[T], work: Callable[[], T]) -> None:
+    """For a thread that an interpreter which ends does not wait for, as it would for a pool's."""
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - the boundary of the thread: what it raises is the caller's
+        future.set_exception(error)
 
 
 def _marked(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
