@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from tenantry.cell.model import (
 from tenantry.cell.operations import purge
 from tenantry.cell.operations.spares import Uids
 from tenantry.cell.state.state import State
+from tenantry.cell.state.tables import Tables
 from tenantry.errors import Conflict, Locked, NotFound
 from tenantry.runtime.clock import SystemClock
 
@@ -288,3 +291,43 @@ async def test_an_expired_branch_says_that_it_expired(tenant: Any, monkeypatch: 
         await one.cell.recover_branch(one.project, dev)
         assert await expire() is None
         assert await one.rows(dev) == [1]
+
+
+async def test_a_uid_whose_row_is_written_while_another_is_looked_for_is_not_given_twice(
+    workdir: Path, open_cell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_cell(workdir) as bare, asyncio.timeout(60):
+        uids = Uids(replace(bare.context, uids=range(1_000_000, 1_000_003)))
+        looked, may_go_on = asyncio.Event(), asyncio.Event()
+        first = await uids.take()
+        read = State.read
+
+        async def slow(state: State, query: Any) -> Any:
+            found = await read(state, query)
+            looked.set()
+            await may_go_on.wait()
+            return found
+
+        monkeypatch.setattr(State, "read", slow)
+        taking = asyncio.create_task(uids.take())
+        await looked.wait()
+        uids.settle(first)
+        may_go_on.set()
+        assert await taking != first
+
+
+async def test_a_snapshot_that_goes_while_it_expires_keeps_no_other_from_it(
+    tenant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tenant() as one:
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        first, second = [
+            (await one.cell.create_snapshot(one.project, one.main, SnapshotCreate(name=name, expires_at=soon))).snapshot
+            for name in ("first", "second")
+        ]
+        expired = await one.bare.context.state.read(lambda tables: tables.snapshots_expired(soon))
+        assert {each.id for each in expired} == {first.id, second.id}
+        await one.cell.delete_snapshot(one.project, expired[0].id)
+        monkeypatch.setattr(Tables, "snapshots_expired", lambda *_: expired)
+        assert await expiry_loop(one.bare.context, one.bare.runner)._cycle() is not None
+        assert await one.cell.list_snapshots(one.project) == []

@@ -15,6 +15,7 @@ from tenantry.cell.compute import truth
 from tenantry.cell.compute.instances import Instances
 from tenantry.cell.compute.truth import Truth
 from tenantry.cell.model import ProjectCreate, RoleCreate, SnapshotCreate, SnapshotRestore
+from tenantry.cell.operations import new_head
 
 NOTICED_SECONDS_MAX = 20.0
 CONCURRENT_SECONDS = 1.0
@@ -129,3 +130,36 @@ async def test_a_project_whose_roles_are_read_while_it_is_made_keeps_its_passwor
         created = await making
         assert [role.name for role in await bare.cell.list_roles(project.id, branch.id)] == ["acme"]
         assert await bare.cell.reveal_password(project.id, branch.id, "acme") == created.roles[0].password
+
+
+async def test_a_role_that_sql_made_just_before_a_branch_was_copied_is_known_there(
+    tenant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tenant() as one:
+        fork_running = new_head.fork.fork_running
+
+        def slow(*arguments: Any, **named: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(change(), loop).result(NOTICED_SECONDS_MAX)
+            return fork_running(*arguments, **named)
+
+        async def change() -> None:
+            for statement in ("alter role neondb_owner password 'by SQL'", "create role late", "drop database side"):
+                await session.execute(statement)
+
+        loop = asyncio.get_running_loop()
+        await one.run("create database side")
+        monkeypatch.setattr(new_head.fork, "fork_running", slow)
+        async with await one.connect() as session:
+            await session.execute("create role early")
+            branch = await one.branch("dev")
+        assert one.bare.context.instances.status((await one.cell.list_endpoints(one.project, branch))[0].id) == "asleep"
+        parent, child = [
+            (
+                [(role.name, role.verifier) for role in await one.cell.list_roles(one.project, i)],
+                [database.name for database in await one.cell.list_databases(one.project, i)],
+            )
+            for i in (one.main, branch)
+        ]
+        assert child == parent
+        assert "late" in dict(child[0])
+        assert await one.cell.reveal_password(one.project, branch, "neondb_owner") is None

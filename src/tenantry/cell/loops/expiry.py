@@ -11,7 +11,7 @@ from tenantry.cell.model import BackupSlot
 from tenantry.cell.operations import branches, snapshots
 from tenantry.cell.operations.context import Context
 from tenantry.cell.operations.runner import Runner
-from tenantry.errors import TenantryError
+from tenantry.errors import NotFound, TenantryError
 
 _log = structlog.get_logger("expiry")
 PERIOD_SECONDS: Final = 5.0
@@ -29,8 +29,11 @@ def expiry_loop(context: Context, runner: Runner) -> Loop:
                 # A child, a snapshot or another change holds it: looked at again in the next cycle.
                 _log.warning("expired branch not deleted", branch_id=branch.id, error=str(error))
         for snapshot in await context.state.read(lambda tables: tables.snapshots_expired(now)):
-            await snapshots.delete_snapshot(context, snapshot.project_id, snapshot.id)
-            gone += 1
+            try:
+                await snapshots.delete_snapshot(context, snapshot.project_id, snapshot.id)
+                gone += 1
+            except NotFound as error:
+                _log.info("expired snapshot is gone already", snapshot_id=snapshot.id, reason=str(error))
         return f"{gone} expired branches and snapshots deleted" if gone else None
 
     return Loop("expiry", PERIOD_SECONDS, cycle)

@@ -28,7 +28,7 @@ from tenantry.cell.model import (
 from tenantry.cell.operations.context import Context, Verb, branch_of, idle_project, living_project, operation
 from tenantry.cell.operations.endpoints import check_one_writer, new_endpoint
 from tenantry.cell.operations.history import head_of, heads_by_id
-from tenantry.cell.operations.new_head import Source, check_lsn, forget, make_head, read_source
+from tenantry.cell.operations.new_head import Source, check_lsn, forget, make_head, opened, read_source
 from tenantry.cell.operations.outline_head import make_outline_head
 from tenantry.cell.operations.passwords import resealed, stored_password
 from tenantry.cell.operations.purge import drop_branch
@@ -286,6 +286,8 @@ async def _make(context: Context, work: Operation) -> None:
         size = await asyncio.to_thread(sizes.logical_bytes, context.layout.head_data(work.project_id, head.id))
     else:
         made, holds = await make_head(context, source, head, keep)
+        if holds is None and await _changed_by_sql(context, source, branch_id):
+            holds = await opened(context, source, made, {})
 
     def note(tables: Tables) -> None:
         tables.update(made)
@@ -304,6 +306,25 @@ async def _make(context: Context, work: Operation) -> None:
                 copy_truth(tables, branch_id, holds, now)
 
     await context.state.write(note)
+
+
+async def _changed_by_sql(context: Context, source: Source, branch_id: BranchId) -> bool:
+    """Whether the parent's roles or databases may differ from those that the branch was given when it was planned: then
+    nobody but its head knows what was copied with it."""
+    if source.endpoint is not None:
+        await context.instances.refresh(source.endpoint.id)
+
+    def differ(tables: Tables) -> bool:
+        (theirs, ours) = (
+            (
+                {role.name: role.verifier for role in tables.roles(i)},
+                {database.name: database.owner_name for database in tables.databases(i)},
+            )
+            for i in (source.branch.id, branch_id)
+        )
+        return theirs != ours
+
+    return await context.state.read(differ)
 
 
 async def _unmake(context: Context, work: Operation) -> None:

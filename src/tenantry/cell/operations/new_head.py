@@ -81,8 +81,11 @@ async def make_head_with_roles(
 ) -> tuple[Head, Truth]:
     """Like ``make_head``, for a head that takes another's place: its roles are looked after in any case."""
     made, found = await make_head(context, source, head, keep)
-    if found is not None:
-        return made, found
+    return made, await opened(context, source, made, keep) if found is None else found
+
+
+async def opened(context: Context, source: Source, made: Head, keep: Mapping[str, str]) -> Truth:
+    """What a head that was copied, and has not been started yet, holds; it sleeps again. Raises as ``make_head``."""
     running = await start_private(context, source, made, UNSYNCED)
     failpoint("new_head.started")
     try:
@@ -90,8 +93,8 @@ async def make_head_with_roles(
         failpoint("new_head.opened")
     finally:
         await stop_private(context, source, made, running)
-    await asyncio.to_thread(make_durable, _directory(context, source, head))
-    return made, found
+    await asyncio.to_thread(make_durable, _directory(context, source, made))
+    return found
 
 
 async def _fork(context: Context, source: Source, head: Head) -> fork.Forked | None:

@@ -36,7 +36,9 @@ class Uids:
         if self._context.uids is None:
             return self._context.own_uid
         async with self._lock:
-            taken = await self._context.state.read(lambda tables: tables.uids_taken()) | self._promised
+            # Before the look: one that is settled during it has a row that the look may not see yet.
+            promised = frozenset(self._promised)
+            taken = await self._context.state.read(lambda tables: tables.uids_taken()) | promised
             free = next((uid for uid in self._context.uids if uid not in taken), None)
             if free is None:
                 raise OperatorError(
