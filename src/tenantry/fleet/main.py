@@ -384,7 +384,9 @@ class Fleet:
         return prune_backups(self)
 
     def collect_usage(self) -> builtins.list[str]:
-        return self.usage.collect_pass()
+        from tenantry.fleet.settings import load_settings
+
+        return self.usage.collect_pass(load_settings().usage.keep_days)
 
     def examine(self, *, everything: bool = False, at_home: Collection[int] | None = None) -> builtins.list[Finding]:
         """``everything`` lists every project of every provider; ``at_home``: majors that home has builds of."""

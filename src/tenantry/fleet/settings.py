@@ -306,6 +306,13 @@ class Aws(_Section):
     directory: str = Field(default="infra/tenantry", description="Where the files are written.")
 
 
+class Usage(_Section):
+    """What is remembered of what tenants used."""
+
+    # More than the days that may still change: what is forgotten must not be collected again.
+    keep_days: int = Field(default=400, ge=62, le=3660, description="How long each tenant's days are remembered.")
+
+
 class Vercel(_Section):
     """What `tenantry generate vercel` and `tenantry branch vercel` need to know."""
 
@@ -332,6 +339,7 @@ class Settings(BaseModel):
     anonymize: Anonymize = Field(default_factory=Anonymize.model_construct)
     worker: Worker = Field(default_factory=Worker.model_construct)
     backups: Backups = Field(default_factory=Backups.model_construct)
+    usage: Usage = Field(default_factory=Usage.model_construct)
     prices: Prices = Field(default_factory=Prices.model_construct)
     drizzle: Drizzle = Field(default_factory=Drizzle.model_construct)
     github: Github = Field(default_factory=Github.model_construct)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -17,6 +17,7 @@ from tenantry.fleet.catalog.models import HOME_PROVIDER
 from tenantry.fleet.catalog.records import ProviderId, ProviderRecord
 from tenantry.fleet.catalog.usage import Amounts
 from tenantry.fleet.usage import collect as collecting
+from tenantry.fleet.usage import usage as using
 from tenantry.fleet.usage.collect import DAYS_MAX, collect, collect_of_tenant, first_open_day
 
 if TYPE_CHECKING:
@@ -193,3 +194,21 @@ def test_four_that_collect_at_once_write_the_same(metered: Metered, stored: Stor
         assert list(pool.map(work, range(4))) == [None] * 4
     assert len(stored()) == 300
     assert stored()["t299", today] == (299, 299, 1, 1, 1)
+
+
+def test_what_is_older_than_is_kept_goes_the_oldest_first(
+    metered: Metered, stored: Stored, today: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = metered.tenant("acme")
+    assert acme.project_id is not None
+    days = [today - age * DAY for age in (1, 400, 401, 500)]
+    with metered.catalog.transaction() as connection:
+        said = {(acme.project_id, day): Amounts(active_seconds=1) for day in days}
+        assert rows.put_usage(connection, HOME, datetime.now(UTC), said) == 4
+    usage = using.Usage(metered.catalog, cast("Any", metered))
+    monkeypatch.setattr(using, "FORGOTTEN_MAX", 1)
+    assert usage.forget(400) == 1
+    assert {day for _, day in stored()} == set(days[:3])
+    assert "1 days of tenants are older than 400 days, and forgotten" in usage.collect_pass(400)
+    assert {day for _, day in stored()} == set(days[:2])
+    assert usage.forget(400) == 0

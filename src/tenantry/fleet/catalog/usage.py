@@ -137,6 +137,21 @@ def mark_collected(connection: Connection, provider: ProviderId, asked_at: datet
     )
 
 
+def forget_usage(connection: Connection, before: date, *, limit: int) -> int:
+    """Days before this one go, the oldest first; says how many rows that were."""
+    gone = connection.execute(
+        text(
+            """
+            DELETE FROM usage_day WHERE (project_id, day) IN (
+                SELECT project_id, day FROM usage_day WHERE day < :before ORDER BY day, project_id LIMIT :limit
+            )
+            """
+        ),
+        {"before": before, "limit": limit},
+    )
+    return gone.rowcount
+
+
 # ------------------------------------------------------------------------------------------------- reporting
 
 _SUMS: Final = """

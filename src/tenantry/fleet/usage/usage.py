@@ -20,6 +20,8 @@ from tenantry.fleet.usage.outliers import Noisy, noisy
 from tenantry.fleet.usage.report import By, Line, Period, PriceTable, Report, each_day_of_each, report
 
 IDLE_DAYS: Final = 30
+FORGOTTEN_MAX: Final = 50_000
+"""Days of tenants that one call forgets: a pass each hour keeps up with a fleet of any size that there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +44,20 @@ class Usage:
     def collect(self) -> builtins.list[Collected]:
         return collect(self._catalog, self._opened.opened)
 
-    def collect_pass(self) -> builtins.list[str]:
+    def collect_pass(self, keep_days: int) -> builtins.list[str]:
         """A sentence for each provider that something is to be said of; what went wrong comes first."""
         found = sorted(self.collect(), key=lambda each: (each.problem is None, not each.metered))
-        return [each.sentence() for each in found if each.problem is not None or not each.metered or each.rows]
+        said = [each.sentence() for each in found if each.problem is not None or not each.metered or each.rows]
+        forgotten = self.forget(keep_days)
+        if forgotten:
+            said.append(f"{forgotten} days of tenants are older than {keep_days} days, and forgotten")
+        return said
+
+    def forget(self, keep_days: int) -> int:
+        """Days that are older go; says how many days of tenants that were. What is left the next call finds."""
+        with self._catalog.transaction() as connection:
+            oldest = rows.clock(connection).date() - timedelta(days=keep_days)
+            return rows.forget_usage(connection, oldest, limit=FORGOTTEN_MAX)
 
     def collect_of(self, tenant: Tenant, since: date) -> Collected:
         """One tenant's. Raises NotSupported where its provider has no metered usage."""
