@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from tenantry.cell import doctor as of_the_cell
+from tenantry.cell import state
 from tenantry.cell.doctor import examine, mount_of, of_heads
 from tenantry.cell.model import BuildId
 from tenantry.fleet.health import listeners
@@ -175,6 +178,29 @@ def test_heads_on_builds_that_are_old_or_gone_are_told() -> None:
     assert (found.level, found.found) == ("wrong", "3 heads need builds that are not here: pg16.14-npm")
     (found,) = of_heads([old, other], {BuildId(old.build_id): 2})
     assert found.level == "ok"
+
+
+def test_projects_that_have_one_user_are_named(workdir: Path) -> None:
+    data = workdir / "d"
+    data.mkdir()
+    schema = Path(state.__file__).with_name("schema.sql").read_text()
+
+    def found(*uids: int) -> list[Finding]:
+        (data / "cell.db").unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(data / "cell.db", isolation_level=None)) as db:
+            db.executescript(schema)
+            for number, uid in enumerate(uids):
+                values = {row[1]: b"" if row[2] == "BLOB" else "" for row in db.execute("pragma table_info(spare)")}
+                values |= {"project_id": f"p{number}", "uid": uid}
+                db.execute(f"insert into spare values ({', '.join(['?'] * len(values))})", list(values.values()))
+        return [each for each in examine(data) if each.name == "users"]
+
+    mine = data.stat().st_uid
+    assert found(7001, 7002, 7003) == []
+    assert found(mine, mine) == [], "without root all projects have the cell's own user"
+    (told,) = found(7001, 7002, 7001)
+    assert (told.level, told.facts) == ("wrong", {"projects_by_uid": {"7001": ["p0", "p2"]}})
+    assert "p0, p2 (uid 7001)" in told.found
 
 
 def test_a_full_disk_is_wrong(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

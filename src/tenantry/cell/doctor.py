@@ -17,8 +17,8 @@ from typing import Final
 
 from tenantry.cell.compute.engines import SHARED_ENGINES
 from tenantry.cell.config import DEFAULT_MAJOR
-from tenantry.cell.model import BuildId
-from tenantry.cell.state.census import heads_by_build
+from tenantry.cell.model import BuildId, Uid
+from tenantry.cell.state.census import heads_by_build, projects_by_shared_uid
 from tenantry.cell.storage.clone import probe
 from tenantry.cell.storage.layout import Layout, run_directory
 from tenantry.errors import OperatorError
@@ -49,6 +49,7 @@ def examine(data: Path, *, today: date | None = None) -> list[Finding]:
         _space(place),
         _clones(layout),
         _secrets(layout),
+        *_users(layout),
         *_engines(layout, today or datetime.now(UTC).date()),
     ]
 
@@ -161,6 +162,21 @@ def _secrets(layout: Layout) -> Finding:
             {"open": open_ones},
         )  # fmt: skip
     return Finding(name, "ok", "only their owner may read them")
+
+
+def _users(layout: Layout) -> list[Finding]:
+    """Of a cell under root, whose projects have a user each; without root all are the cell's own."""
+    shared = projects_by_shared_uid(layout.database)
+    if not shared or set(shared) == {Uid(layout.data.stat().st_uid)}:
+        return []
+    several = "; ".join(f"{', '.join(projects)} (uid {uid})" for uid, projects in shared.items())
+    return [
+        Finding(
+            "users", "wrong", f"these could open each other's files, since their uid is the same: {several}",
+            "bring all but one of each into a new project, by a dump and a restore, and delete the old one",
+            {"projects_by_uid": {str(uid): projects for uid, projects in shared.items()}},
+        )
+    ]  # fmt: skip
 
 
 def _engines(layout: Layout, today: date) -> list[Finding]:
