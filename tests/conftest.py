@@ -50,6 +50,8 @@ _workdirs = pytest.StashKey[list[Path]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background ignores Ctrl-C, and whatever is started there would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = getattr(config, "workerinput", {}).get("workerid")
     if worker is None:
         run = secrets.token_hex(4)

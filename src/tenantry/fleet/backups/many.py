@@ -147,7 +147,9 @@ class _Halt:
 @contextmanager
 def _interruptible(halt: _Halt) -> Generator[None]:
     """So that no KeyboardInterrupt falls between hearing of somebody and telling of him, but a second one anywhere."""
-    if threading.current_thread() is not threading.main_thread():
+    # In a shell's background Ctrl-C is for others, and ignored.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
 
