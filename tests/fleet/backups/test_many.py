@@ -62,8 +62,7 @@ def test_a_second_ctrl_c_waits_for_nobody() -> None:
         begun.set()
         assert end.wait(60)
 
-    interrupts = [threading.Thread(target=lambda: begun.wait(60) and signal.raise_signal(signal.SIGINT), daemon=True)]
-    interrupts[0].start()
+    threading.Thread(target=lambda: begun.wait(60) and signal.raise_signal(signal.SIGINT), daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         work_on(SLUGS, work, jobs=2, tell=lambda _: None, on_interrupt=lambda: signal.raise_signal(signal.SIGINT))
     assert not end.is_set(), "those under way are left at it"

@@ -14,7 +14,7 @@ from tenantry.errors import InvalidInput, NotFound, TenantryError, VaultError
 from tenantry.fleet.backups.activity import activity_of, is_unchanged
 from tenantry.fleet.backups.keys import FleetKeys
 from tenantry.fleet.backups.list import schedules
-from tenantry.fleet.backups.many import JOBS_MAX, Done, VaultWatch, beating, work_on
+from tenantry.fleet.backups.many import JOBS_MAX, Done, VaultWatch, kept_alive, work_on
 from tenantry.fleet.backups.opened import OpenedBackup, open_backup
 from tenantry.fleet.backups.ports import Fingerprints, Tenants
 from tenantry.fleet.backups.prune import (
@@ -169,7 +169,7 @@ class Backups:
                 )
             )
 
-        with beating(self.around.catalog, "backups", living.ids, rows.beat_backups):
+        with kept_alive(self.around.catalog, "backups", living.ids, rows.beat_backups):
             left = work_on(
                 (each.slug for each in waiting),
                 lambda slug: take_backup(self.around, slug, living),
@@ -185,7 +185,7 @@ class Backups:
     def take(self, slug: str) -> BackupRecord:
         """One tenant's, for a worker."""
         living = Living()
-        with beating(self.around.catalog, "backups", living.ids, rows.beat_backups):
+        with kept_alive(self.around.catalog, "backups", living.ids, rows.beat_backups):
             return take_backup(self.around, slug, living)
 
     def _standings(self, slugs: Sequence[str] | None) -> list[Standing]:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from tenantry.errors import TenantryError, VaultError
 from tenantry.fleet.catalog.catalog import Catalog
+from tenantry.runtime.beating import beating
 from tenantry.runtime.telemetry import late_log
 
 JOBS_DEFAULT: Final = 4
@@ -166,28 +167,14 @@ def _interruptible(halt: _Halt) -> Generator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
-@contextmanager
-def beating(
+def kept_alive(
     catalog: Catalog, what: str, living: Callable[[], list[Id]], beat: Callable[[Connection, list[Id]], None]
-) -> Generator[None]:
+) -> AbstractContextManager[None]:
     """Says meanwhile that those (``what``: backups, verifications) are worked on."""
-    ended = threading.Event()
 
-    def go_on() -> None:
-        while not ended.wait(BEAT_SECONDS):
-            ids = living()
-            if not ids:
-                continue
-            try:
-                with catalog.transaction() as connection:
-                    beat(connection, ids)
-            except TenantryError as error:
-                late_log("backups").warning(f"the catalog did not hear that {what} are under way", reason=str(error))
+    def beat_all() -> None:
+        if ids := living():
+            with catalog.transaction() as connection:
+                beat(connection, ids)
 
-    thread = threading.Thread(target=go_on, name=f"{what}-beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return beating(what, BEAT_SECONDS, beat_all)

@@ -10,7 +10,7 @@ from typing import Final
 
 from tenantry.errors import InvalidInput, TenantryError
 from tenantry.fleet.backups.backups import Backups
-from tenantry.fleet.backups.many import JOBS_MAX, SILENT_SECONDS, Done, VaultWatch, beating, work_on
+from tenantry.fleet.backups.many import JOBS_MAX, SILENT_SECONDS, Done, VaultWatch, kept_alive, work_on
 from tenantry.fleet.backups.report import Report, report_of
 from tenantry.fleet.backups.rotation import due_now
 from tenantry.fleet.backups.verify import Verified, delete_project, verify_backup
@@ -117,7 +117,7 @@ class Proofs:
             )
 
         living: set[VerificationId] = set()
-        with beating(self._around.catalog, "verifications", lambda: list(living.copy()), rows.beat_verifications):
+        with kept_alive(self._around.catalog, "verifications", lambda: list(living.copy()), rows.beat_verifications):
             left = work_on(
                 slugs,
                 lambda slug: self._one(slug, backup, living),

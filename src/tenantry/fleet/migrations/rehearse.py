@@ -7,7 +7,6 @@ tenant's passwords, and is deleted for good at the end, or by whoever rehearses 
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -33,6 +32,7 @@ from tenantry.fleet.migrations.tenant import TenantSlug
 from tenantry.fleet.migrations.versions import version_before
 from tenantry.fleet.providers.ports import ProviderOf
 from tenantry.neon.ids import BranchId, ProjectId
+from tenantry.runtime.beating import beating
 from tenantry.runtime.clock import Clock, SystemClock
 from tenantry.runtime.failpoints import failpoint
 from tenantry.runtime.telemetry import late_log
@@ -104,7 +104,7 @@ class Rehearse:
         """Those that are there, for their renewal."""
         self._left: set[TenantId] = set()
         """Where a branch may be left that could not be deleted."""
-        self._ended = threading.Event()
+        self._renewed = self._clock.monotonic()
 
     def sweep(self) -> list[str]:
         """Deletes the branches of rehearsals that died; a sentence for each. Safe at any time and by anybody."""
@@ -149,18 +149,14 @@ class Rehearse:
             by=events.actor(),
             branches=(),
         )
-        beating = threading.Thread(target=self._beat, args=(rehearsal_id,), name="rehearsal-beat", daemon=True)
-        beating.start()
-        try:
-            reports = self._all(rehearsal_id, found)
-        except BaseException:
-            if not self._left:
-                with self._catalog.transaction() as connection:
-                    rehearsals.clear(connection, rehearsal_id)
-            raise
-        finally:
-            self._ended.set()
-            beating.join()
+        with beating("a rehearsal", BEAT_SECONDS, lambda: self._beat(rehearsal_id)):
+            try:
+                reports = self._all(rehearsal_id, found)
+            except BaseException:
+                if not self._left:
+                    with self._catalog.transaction() as connection:
+                        rehearsals.clear(connection, rehearsal_id)
+                raise
         return self._finish(replace(rehearsal, branches=tuple(reports)))
 
     def _find(self, slugs: Sequence[str]) -> list[Tenant]:
@@ -328,21 +324,14 @@ class Rehearse:
         return f"{dead.id}: what it left is deleted"
 
     def _beat(self, rehearsal_id: str) -> None:
-        """While it goes on the catalog hears of it, and its branches stay."""
-        renewed = self._clock.monotonic()
-        while not self._ended.wait(BEAT_SECONDS):
-            try:
-                with self._catalog.transaction() as connection:
-                    rehearsals.beat(connection, rehearsal_id)
-                if self._clock.monotonic() - renewed > RENEW_SECONDS and not self._options.keep:
-                    renewed = self._clock.monotonic()
-                    until = datetime.now(UTC) + timedelta(seconds=EXPIRES_SECONDS)
-                    for client, project_id, branch_id in list(self._branches.values()):
-                        client.update_branch(project_id, branch_id, expires_at=until)
-            except TenantryError as error:
-                late_log("rehearsal").warning(
-                    "a rehearsal was not heard of", rehearsal_id=rehearsal_id, error=str(error)
-                )
+        """The catalog hears of it, and its branches stay."""
+        with self._catalog.transaction() as connection:
+            rehearsals.beat(connection, rehearsal_id)
+        if self._clock.monotonic() - self._renewed > RENEW_SECONDS and not self._options.keep:
+            self._renewed = self._clock.monotonic()
+            until = datetime.now(UTC) + timedelta(seconds=EXPIRES_SECONDS)
+            for client, project_id, branch_id in list(self._branches.values()):
+                client.update_branch(project_id, branch_id, expires_at=until)
 
 
 def _change_passwords(client: NeonClient, project_id: ProjectId, branch_id: BranchId) -> None:

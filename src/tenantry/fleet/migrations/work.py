@@ -57,9 +57,9 @@ from tenantry.fleet.migrations.run import (
 )
 from tenantry.fleet.migrations.tenant import SchemaState, TenantSlug
 from tenantry.fleet.migrations.waves import BORN_MEANWHILE
+from tenantry.runtime.beating import beating
 from tenantry.runtime.clock import Clock, SystemClock
 from tenantry.runtime.failpoints import failpoint
-from tenantry.runtime.telemetry import late_log
 from tenantry.runtime.windows import parse_window
 
 FLUSH_RESULTS: Final = 16
@@ -430,26 +430,14 @@ class Work:
 
     # -- gates -----------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _judging(self, wave: Wave) -> Generator[None]:
+    def _judging(self, wave: Wave) -> AbstractContextManager[None]:
         """Says meanwhile that this worker lives: a gate may take longer than anybody may be silent."""
-        ended = threading.Event()
 
-        def go_on() -> None:
-            while not ended.wait(HEARTBEAT_SECONDS):
-                try:
-                    with self._catalog.transaction() as connection:
-                        runs.keep_judging(connection, self._run.id, wave.number, self._worker)
-                except TenantryError as error:
-                    late_log("migrations").debug("the catalog did not hear that a wave is judged", reason=str(error))
+        def beat() -> None:
+            with self._catalog.transaction() as connection:
+                runs.keep_judging(connection, self._run.id, wave.number, self._worker)
 
-        thread = threading.Thread(target=go_on, name="migrate-judge-beat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        return beating("a judged wave", HEARTBEAT_SECONDS, beat)
 
     def _objections(self, wave: Wave) -> list[str]:
         found = gates.objections(wave, self._options.gates)
